@@ -1,0 +1,7 @@
+//! Sluicegate: records from Kafka through WebAssembly transforms and back to Kafka, with keyed state in ZooKeeper.
+//!
+//! The modules in reading order; `ARCHITECTURE.md` at the root of the repository draws the picture.
+
+pub mod manifest;
+pub mod meta;
+pub mod record;
