@@ -5,3 +5,4 @@
 pub mod manifest;
 pub mod meta;
 pub mod record;
+pub mod state;

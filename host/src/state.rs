@@ -1,0 +1,11 @@
+//! Keyed state of tasks, held in memory by the host while a task runs.
+//!
+//! A guest reads and writes it through the engine, the checkpoint makes it durable. Nothing here does I/O, and nothing here
+//! knows epochs or chunks: a store remembers which of its entries changed since they were last made durable, what they
+//! were before, and for each entry one opaque number that the checkpoint keeps there (its [`Home`]).
+
+mod store;
+mod task;
+
+pub use store::{Home, Page, Slot, Store};
+pub use task::{StoreName, TaskState, TransformState};
