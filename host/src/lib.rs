@@ -2,6 +2,8 @@
 //!
 //! The modules in reading order; `ARCHITECTURE.md` at the root of the repository draws the picture.
 
+pub mod checkpoint;
+pub mod ids;
 pub mod manifest;
 pub mod meta;
 pub mod record;
