@@ -451,6 +451,60 @@ impl Batch {
     }
 }
 
+impl Batch {
+    /// Appends what `emission` made of `batch`, as the next transform of a chain gets it: the origin is that of the causes.
+    pub fn append_emitted(&mut self, batch: &Batch, emission: &Emission) {
+        let mut origins = Origins::new(batch);
+        for record in emission.records(batch) {
+            let origin = origins.seek(record.cause);
+            self.push(origin, record.timestamp, record.key, record.value, record.headers);
+        }
+    }
+
+    /// Merges batches of several inputs by timestamp; the order within an input is kept, and among equal timestamps the
+    /// earlier batch comes first.
+    #[must_use]
+    pub fn merge(batches: &[Batch]) -> Batch {
+        let mut merged = Batch::default();
+        let mut sources: Vec<_> =
+            batches.iter().map(|batch| (batch.records().peekable(), Origins::new(batch))).collect();
+        loop {
+            let heads = sources.iter_mut().enumerate();
+            let next = heads.filter_map(|(at, (records, _))| Some((records.peek()?.timestamp, at))).min();
+            let Some((_, at)) = next else { return merged };
+            let (records, origins) = &mut sources[at];
+            if let Some(record) = records.next() {
+                merged.push(origins.seek(record.cause), record.timestamp, record.key, record.value, record.headers);
+            }
+        }
+    }
+}
+
+/// Walks the origins of a batch forwards.
+struct Origins<'a> {
+    runs: std::slice::Iter<'a, Run>,
+    offsets: &'a [i64],
+    run: Run,
+    before: u32,
+}
+
+impl<'a> Origins<'a> {
+    fn new(batch: &'a Batch) -> Self {
+        let run = Run { input: 0, partition: 0, count: 0 };
+        Self { runs: batch.runs.iter(), offsets: &batch.offsets, run, before: 0 }
+    }
+
+    /// The origin of a record of the batch, not before the one asked for last.
+    fn seek(&mut self, index: u32) -> (u32, i32, i64) {
+        while index >= self.before {
+            let Some(run) = self.runs.next() else { break };
+            self.run = *run;
+            self.before += run.count;
+        }
+        (self.run.input, self.run.partition, self.offsets[index as usize])
+    }
+}
+
 /// Walks a batch forwards, and stays where it is when asked for the same record again.
 struct BatchWalk<'a> {
     keys: Entries<'a>,
@@ -632,5 +686,105 @@ impl<'a> Iterator for EmittedRecords<'a> {
 
     fn size_hint(&self) -> (usize, Option<usize>) {
         (self.count - self.index, Some(self.count - self.index))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(input: u32, records: &[(i64, &str)]) -> Batch {
+        let mut batch = Batch::default();
+        for (offset, (timestamp, value)) in records.iter().enumerate() {
+            let header = [(b"h".as_slice(), Some(value.as_bytes()))];
+            batch.push((input, 3, offset as i64), *timestamp, Some(b"key"), Some(value.as_bytes()), header.into_iter());
+        }
+        batch
+    }
+
+    fn values(batch: &Batch) -> Vec<&str> {
+        batch.records().map(|record| std::str::from_utf8(record.value.unwrap_or(b"null")).unwrap()).collect()
+    }
+
+    #[test]
+    fn an_emission_inherits_what_it_leaves_out() {
+        let batch = batch(0, &[(1, "a"), (2, "b"), (3, "c")]);
+        let emission = Emission {
+            causes: Some(vec![0, 2, 2]),
+            values: Some(Column { bytes: b"xy".to_vec(), lengths: vec![2, INHERIT, NULL] }),
+            ..Emission::default()
+        };
+        let emission = emission.checked(batch.len()).unwrap();
+        let records: Vec<_> = emission.records(&batch).collect();
+        let seen: Vec<_> = records.iter().map(|record| (record.cause, record.timestamp, record.key, record.value)).collect();
+        let key = Some(b"key".as_slice());
+        assert_eq!(seen, [(0, 1, key, Some(b"xy".as_slice())), (2, 3, key, Some(b"c")), (2, 3, key, None)]);
+        assert_eq!(records[1].headers.clone().next(), Some((b"h".as_slice(), Some(b"c".as_slice()))));
+    }
+
+    #[test]
+    fn an_emission_may_replace_everything() {
+        let batch = batch(0, &[(1, "a")]);
+        let mut headers = Headers::default();
+        headers.push([(b"n".as_slice(), None)].into_iter());
+        let emission = Emission {
+            keys: Some([None].into_iter().collect()),
+            headers: Some(headers),
+            timestamps: Some(vec![99]),
+            ..Emission::default()
+        };
+        let emission = emission.checked(1).unwrap();
+        let record = emission.records(&batch).next().unwrap();
+        assert_eq!((record.key, record.value, record.timestamp), (None, Some(b"a".as_slice()), 99));
+        assert_eq!(record.headers.collect::<Vec<_>>(), [(b"n".as_slice(), None)]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_by_name() {
+        let refused = |emission: Emission| emission.checked(2).unwrap_err();
+        let causes = |causes: &[u32]| Emission { causes: Some(causes.to_vec()), ..Emission::default() };
+        assert!(matches!(refused(causes(&[2])), ShapeError::Cause { cause: 2, .. }));
+        assert!(matches!(refused(causes(&[1, 0])), ShapeError::CauseOrder { .. }));
+        let values = |bytes: &[u8], lengths: &[i32]| Emission {
+            values: Some(Column { bytes: bytes.to_vec(), lengths: lengths.to_vec() }),
+            ..Emission::default()
+        };
+        assert!(matches!(refused(values(b"abc", &[1, 1])), ShapeError::Sum { sum: 2, bytes: 3, .. }));
+        assert!(matches!(refused(values(b"", &[-3, 0])), ShapeError::Length { length: -3, .. }));
+        assert!(matches!(refused(values(b"", &[i32::MAX, i32::MAX])), ShapeError::Sum { .. }));
+        assert!(matches!(refused(values(b"", &[-1])), ShapeError::Count { found: 1, expected: 2, .. }));
+        let headers = |counts: &[i32], names: &[Option<&[u8]>]| Emission {
+            headers: Some(Headers {
+                counts: counts.to_vec(),
+                names: names.iter().copied().collect(),
+                values: names.iter().copied().collect(),
+            }),
+            ..Emission::default()
+        };
+        assert!(matches!(refused(headers(&[1, 1], &[Some(b"a")])), ShapeError::Count { .. }));
+        assert!(matches!(refused(headers(&[1, 1], &[Some(b"a"), Some(b"\xff")])), ShapeError::HeaderName { index: 1 }));
+        assert!(matches!(refused(headers(&[1, 1], &[Some(b"a"), None])), ShapeError::HeaderName { index: 1 }));
+    }
+
+    #[test]
+    fn origins_follow_the_causes_down_a_chain() {
+        let first = batch(0, &[(1, "a"), (2, "b")]);
+        let mut batch = first.clone();
+        batch.push((1, 3, 70), 5, None, None, std::iter::empty());
+        let emission = Emission { causes: Some(vec![1, 1, 2]), ..Emission::default() }.checked(3).unwrap();
+        let mut next = Batch::default();
+        next.append_emitted(&batch, &emission);
+        let origins: Vec<_> = (0..3).map(|index| next.origin(index).unwrap()).collect();
+        assert_eq!(origins, [(0, 3, 1), (0, 3, 1), (1, 3, 70)]);
+        assert_eq!(next.origin(3), None);
+    }
+
+    #[test]
+    fn inputs_are_merged_by_timestamp_and_keep_their_own_order() {
+        let left = batch(0, &[(1, "l1"), (9, "l2"), (2, "l3")]);
+        let right = batch(1, &[(1, "r1"), (3, "r2")]);
+        let merged = Batch::merge(&[left, right]);
+        assert_eq!(values(&merged), ["l1", "r1", "r2", "l2", "l3"]);
+        assert_eq!(merged.runs.iter().map(|run| (run.input, run.count)).collect::<Vec<_>>(), [(0, 1), (1, 2), (0, 2)]);
     }
 }

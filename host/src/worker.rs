@@ -1,0 +1,22 @@
+//! The worker: an OS thread with one consumer-group member, one producer and the tasks that Kafka assigned to it.
+//!
+//! - [`plan`]: what a pipeline comes down to once its plugins are loaded; shared by all threads.
+//! - [`step`]: what a thread does next (pure).
+//! - [`budget`]: how many bytes commits may write (pure).
+//! - [`chain`]: the way of a batch through a task's transforms to the sinks.
+//! - [`task`]: one partition: state, instances, positions.
+//! - [`restore`]: from an assigned partition to a task that can go on, beside the thread.
+//! - [`outbox`]: the sinks.
+//! - [`commit`]: making what was done durable.
+//! - [`thread`]: the loop that puts these together.
+
+pub mod budget;
+pub mod chain;
+pub mod commit;
+pub mod failure;
+pub mod outbox;
+pub mod plan;
+pub mod restore;
+pub mod step;
+pub mod task;
+pub mod thread;

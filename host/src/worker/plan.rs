@@ -1,0 +1,138 @@
+//! What a pipeline comes down to once its plugins are loaded and its topics are known. Immutable, shared by all threads.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::checkpoint::head::TransformIdentity;
+use crate::config::pipeline::{OnError, Start};
+use crate::engine::{Grants, InstanceOptions, Limits, Plugin};
+use crate::ids::TaskId;
+use crate::state::TaskState;
+
+/// A pipeline, ready to run.
+pub struct Plan {
+    /// Its name.
+    pub pipeline: String,
+    /// Counts the deployments that did not keep state.
+    pub incarnation: u64,
+    /// The consumer group of its threads.
+    pub group: String,
+    /// Where records come from; co-partitioned.
+    pub sources: Vec<SourcePlan>,
+    /// Partitions that every source topic has.
+    pub partitions: u32,
+    /// The chain.
+    pub transforms: Vec<TransformPlan>,
+    /// Where records go.
+    pub sinks: Vec<SinkPlan>,
+    /// Time between commits.
+    pub commit_interval: Duration,
+    /// What a rejected record does.
+    pub on_error: OnError,
+    /// Most records of one batch.
+    pub batch_records: usize,
+    /// Most bytes of one batch.
+    pub batch_bytes: usize,
+}
+
+/// A source topic.
+#[derive(Clone, Debug)]
+pub struct SourcePlan {
+    /// Its name.
+    pub topic: String,
+    /// Where a task without offset begins.
+    pub start: Start,
+}
+
+/// A sink topic.
+#[derive(Clone, Debug)]
+pub struct SinkPlan {
+    /// Its name.
+    pub topic: String,
+    /// Partitions that it had at start.
+    pub partitions: u32,
+}
+
+/// One transform of the chain.
+pub struct TransformPlan {
+    /// Its name in the pipeline.
+    pub name: String,
+    /// Its code.
+    pub plugin: Arc<Plugin>,
+    /// What `open` gets: a JSON object.
+    pub config: String,
+    /// What an instance may use.
+    pub limits: Limits,
+    /// What an instance may do.
+    pub grants: Grants,
+    /// Names of its inputs, in the order of the sources; behind another transform one.
+    pub inputs: Vec<String>,
+    /// Its outputs; emissions count in them.
+    pub outlets: Vec<OutletPlan>,
+    /// What the manifests of its tasks say of it.
+    pub identity: TransformIdentity,
+}
+
+/// One output of a transform.
+#[derive(Clone, Debug)]
+pub struct OutletPlan {
+    /// Its name.
+    pub name: String,
+    /// Goes on to the next transform.
+    pub next: bool,
+    /// Goes to these sinks.
+    pub sinks: Vec<usize>,
+}
+
+impl Plan {
+    /// Whether any transform keeps state.
+    #[must_use]
+    pub fn is_stateful(&self) -> bool {
+        self.transforms.iter().any(|transform| !transform.identity.stores.is_empty())
+    }
+
+    /// The task of a partition number.
+    #[must_use]
+    pub fn task(&self, partition: u32) -> TaskId {
+        TaskId { pipeline: self.pipeline.clone(), incarnation: self.incarnation, stage: 0, partition }
+    }
+
+    /// Empty stores for a task.
+    #[must_use]
+    pub fn empty_state(&self) -> TaskState {
+        TaskState::new(self.transforms.iter().map(|transform| {
+            let stores = transform.plugin.manifest().stores.iter().map(|store| store.name.clone()).collect();
+            (transform.name.as_str(), stores)
+        }))
+    }
+
+    /// What manifests say of the code.
+    #[must_use]
+    pub fn identities(&self) -> Vec<TransformIdentity> {
+        self.transforms.iter().map(|transform| transform.identity.clone()).collect()
+    }
+
+    /// Partition counts by source topic, for heads.
+    #[must_use]
+    pub fn source_partitions(&self) -> BTreeMap<String, u32> {
+        self.sources.iter().map(|source| (source.topic.clone(), self.partitions)).collect()
+    }
+}
+
+impl TransformPlan {
+    /// How to make an instance for a task of `pipeline`.
+    #[must_use]
+    pub fn instance_options(&self, pipeline: &str, task: u32) -> InstanceOptions {
+        InstanceOptions {
+            pipeline: pipeline.to_owned(),
+            transform: self.name.clone(),
+            task,
+            inputs: self.inputs.clone(),
+            outlets: self.outlets.iter().map(|outlet| outlet.name.clone()).collect(),
+            config: self.config.clone(),
+            limits: self.limits.clone(),
+            grants: self.grants.clone(),
+        }
+    }
+}

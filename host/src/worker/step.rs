@@ -1,0 +1,125 @@
+//! What a worker thread does next. Pure: from observed facts to one step; no clock, no I/O.
+
+use std::time::{Duration, Instant};
+
+/// The longest a thread waits for a first record: group events are looked at between two waits.
+pub const FETCH_WAIT_MAX: Duration = Duration::from_millis(20);
+
+/// What the thread sees.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed {
+    /// Now.
+    pub now: Instant,
+    /// When the last commit ended.
+    pub last_commit: Instant,
+    /// The commit interval of the pipeline.
+    pub commit_interval: Duration,
+    /// How long the byte budget asks commits to wait beyond the interval.
+    pub budget_delay: Duration,
+    /// Whether anything was done since the last commit.
+    pub dirty: bool,
+    /// Whether a commit is under way that could not be ended yet.
+    pub committing: bool,
+    /// Whether any task can take records.
+    pub running: bool,
+    /// Whether the thread is to stop after a last commit.
+    pub draining: bool,
+}
+
+/// One step.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// Begin a commit, or go on with the one under way.
+    Commit,
+    /// Take records, waiting at most this long for the first, and process them.
+    Fetch {
+        /// At most.
+        wait: Duration,
+    },
+    /// Nothing can be done: look at the group again after this long.
+    Idle {
+        /// How long.
+        wait: Duration,
+    },
+    /// Everything is durable and the thread is to stop.
+    Finish,
+}
+
+/// Decides.
+#[must_use]
+pub fn next(observed: &Observed) -> Step {
+    if observed.committing {
+        return Step::Commit;
+    }
+    if observed.draining {
+        return if observed.dirty { Step::Commit } else { Step::Finish };
+    }
+    let due = observed.last_commit + observed.commit_interval + observed.budget_delay;
+    if observed.dirty && observed.now >= due {
+        return Step::Commit;
+    }
+    let wait = if observed.dirty { FETCH_WAIT_MAX.min(due - observed.now) } else { FETCH_WAIT_MAX };
+    if observed.running { Step::Fetch { wait } } else { Step::Idle { wait } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn observed() -> Observed {
+        let now = Instant::now();
+        Observed {
+            now,
+            last_commit: now,
+            commit_interval: Duration::from_secs(1),
+            budget_delay: Duration::ZERO,
+            dirty: true,
+            committing: false,
+            running: true,
+            draining: false,
+        }
+    }
+
+    #[test]
+    fn records_are_taken_until_the_commit_is_due() {
+        let mut seen = observed();
+        assert_eq!(next(&seen), Step::Fetch { wait: FETCH_WAIT_MAX });
+        seen.now += Duration::from_millis(995);
+        assert_eq!(next(&seen), Step::Fetch { wait: Duration::from_millis(5) });
+        seen.now += Duration::from_millis(5);
+        assert_eq!(next(&seen), Step::Commit);
+    }
+
+    #[test]
+    fn nothing_done_means_nothing_to_commit() {
+        let seen = observed();
+        let later = seen.now + Duration::from_secs(100);
+        assert_eq!(next(&Observed { dirty: false, now: later, ..seen }), Step::Fetch { wait: FETCH_WAIT_MAX });
+    }
+
+    #[test]
+    fn the_budget_delays_a_commit() {
+        let mut seen = Observed { budget_delay: Duration::from_secs(1), ..observed() };
+        seen.now += Duration::from_millis(1_500);
+        assert!(matches!(next(&seen), Step::Fetch { .. }));
+        seen.now += Duration::from_millis(500);
+        assert_eq!(next(&seen), Step::Commit);
+    }
+
+    #[test]
+    fn a_commit_under_way_comes_before_everything() {
+        assert_eq!(next(&Observed { committing: true, draining: true, dirty: false, ..observed() }), Step::Commit);
+    }
+
+    #[test]
+    fn draining_commits_once_and_finishes() {
+        let seen = Observed { draining: true, ..observed() };
+        assert_eq!(next(&seen), Step::Commit);
+        assert_eq!(next(&Observed { dirty: false, ..seen }), Step::Finish);
+    }
+
+    #[test]
+    fn without_a_running_task_no_record_is_taken() {
+        assert!(matches!(next(&Observed { running: false, dirty: false, ..observed() }), Step::Idle { .. }));
+    }
+}
