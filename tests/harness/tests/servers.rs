@@ -1,0 +1,75 @@
+//! The harness keeps its own promises.
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use sluicegate_harness::kafka::{Kafka, KafkaOptions, answers};
+use sluicegate_harness::zookeeper::{ZooKeeper, ZooKeeperOptions, serves};
+
+#[test]
+fn zookeeper_starts_stops_restarts_and_pauses() {
+    let mut zookeeper = ZooKeeper::start(ZooKeeperOptions::default()).unwrap();
+    let address = zookeeper.connect();
+    zookeeper.stop().unwrap();
+    assert!(!serves(&address));
+    zookeeper.restart().unwrap();
+    assert!(serves(&address));
+    zookeeper.pause().unwrap();
+    assert!(!serves(&address));
+    zookeeper.resume().unwrap();
+    assert!(serves(&address));
+    zookeeper.wipe().unwrap();
+    zookeeper.restart().unwrap();
+    assert!(serves(&address));
+    drop(zookeeper);
+    assert!(!serves(&address));
+}
+
+#[test]
+fn kafka_keeps_its_topics_across_a_kill_and_runs_its_tools() {
+    let mut kafka = Kafka::start(KafkaOptions::default().with("num.partitions", "2")).unwrap();
+    let address = kafka.bootstrap();
+    kafka.create_topic("kept", 3).unwrap();
+    kafka.kill().unwrap();
+    assert!(!answers(&address));
+    kafka.restart().unwrap();
+    assert_eq!(kafka.tool("org.apache.kafka.tools.TopicCommand", &["--list"]).unwrap().trim(), "kept");
+    kafka.stop().unwrap();
+    assert!(!answers(&address));
+}
+
+#[test]
+fn a_server_that_cannot_start_says_why() {
+    let error = Kafka::start(KafkaOptions::default().with("broker.id", "no number")).unwrap_err();
+    assert!(format!("{error:#}").contains("broker.id"), "{error:#}");
+}
+
+#[test]
+fn a_server_dies_with_the_process_that_started_it() {
+    const ROLE: &str = "SLUICEGATE_HARNESS_ROLE";
+    if std::env::var_os(ROLE).is_some() {
+        let zookeeper = ZooKeeper::start(ZooKeeperOptions::default()).unwrap();
+        println!("address={}", zookeeper.connect());
+        loop {
+            std::thread::park();
+        }
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "a_server_dies_with_the_process_that_started_it", "--nocapture"])
+        .env(ROLE, "starter")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = std::io::BufReader::new(child.stdout.take().unwrap());
+    let address = std::io::BufRead::lines(output)
+        .map(Result::unwrap)
+        .find_map(|line| line.split_once("address=").map(|(_, address)| address.to_owned()))
+        .unwrap();
+    assert!(serves(&address));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while serves(&address) {
+        assert!(Instant::now() < deadline, "the server outlived its starter");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
