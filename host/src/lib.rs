@@ -3,6 +3,8 @@
 //! The modules in reading order; `ARCHITECTURE.md` at the root of the repository draws the picture.
 
 pub mod checkpoint;
+pub mod digest;
+pub mod http;
 pub mod ids;
 pub mod manifest;
 pub mod meta;

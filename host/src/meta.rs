@@ -1,14 +1,24 @@
 //! Metadata: versioned nodes in a tree, written atomically. ZooKeeper's model, and only as much of it as is needed.
 //!
-//! Every implementation is held to one conformance suite (`meta/conformance.rs`). What callers may rely on:
+//! Every implementation is held to one suite ([`conformance`]). What callers may rely on:
 //! - a write names the version it replaces; nothing is written blindly;
 //! - several writes of one [`MetaStore::multi`] happen together or not at all;
 //! - an error says whether the write may have happened ([`MetaError::may_have_happened`]); it is never repeated in here;
 //! - a session reads its own writes;
 //! - requests that are too large are refused before they are sent.
+//!
+//! What they may not rely on: that of two requests in flight the second happens only if the first did. A write that must
+//! not happen without another one waits for its answer, or stands in the same multi.
+
+pub mod conformance;
+pub mod layout;
+pub mod local;
+pub mod remote;
+pub mod zookeeper;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::watch;
 
@@ -16,8 +26,12 @@ use tokio::sync::watch;
 /// is 1,048,575 bytes, and a server answers a larger request by closing the connection on everyone in flight.
 pub const REQUEST_BYTES_MAX: usize = 1_000_000;
 
+/// What a write takes in a request beside its path and contents: lengths, versions, flags, the access control list (60
+/// bytes) and the namespace (at most [`zookeeper::NAMESPACE_BYTES_MAX`]).
+const WRITE_FRAMING_BYTES: usize = 128;
+
 /// How often a node has been written: 0 when it was made.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub struct Version(pub i32);
 
 /// A node's contents.
@@ -71,7 +85,10 @@ impl Write {
     #[must_use]
     pub fn path(&self) -> &str {
         match self {
-            Self::Create { path, .. } | Self::Set { path, .. } | Self::Delete { path, .. } | Self::Check { path, .. } => path,
+            Self::Create { path, .. }
+            | Self::Set { path, .. }
+            | Self::Delete { path, .. }
+            | Self::Check { path, .. } => path,
         }
     }
 
@@ -82,7 +99,19 @@ impl Write {
             Self::Create { data, .. } | Self::Set { data, .. } => data.len(),
             Self::Delete { .. } | Self::Check { .. } => 0,
         };
-        self.path().len() + data + 128
+        self.path().len() + data + WRITE_FRAMING_BYTES
+    }
+}
+
+/// Refuses writes that are too large for one request, as every store must before it sends anything.
+///
+/// # Errors
+/// [`MetaError::TooLarge`].
+pub fn check_size(writes: &[Write]) -> Result<(), MetaError> {
+    let bytes = writes.iter().map(Write::request_bytes).sum();
+    match writes.first() {
+        Some(first) if bytes > REQUEST_BYTES_MAX => Err(MetaError::TooLarge { path: first.path().into(), bytes }),
+        _ => Ok(()),
     }
 }
 
@@ -107,7 +136,7 @@ pub enum SessionState {
 }
 
 /// Why a request failed. `path` is the node it failed at.
-#[derive(Clone, Debug, Error, PartialEq, Eq)]
+#[derive(Clone, Debug, Deserialize, Eq, Error, PartialEq, Serialize)]
 pub enum MetaError {
     /// A node to be made exists.
     #[error("{path} exists already")]
@@ -185,8 +214,8 @@ impl MetaError {
     }
 }
 
-/// A store of metadata. Calls may be made from any thread of the runtime; several may be in flight and are sent in the
-/// order in which the futures are first polled.
+/// A store of metadata: all that commands and the registry need. Calls may be made from any thread of the runtime; several
+/// may be in flight and are sent in the order in which the futures are first polled.
 #[async_trait]
 pub trait MetaStore: Send + Sync + 'static {
     /// Reads a node; `None` where there is none.
@@ -199,18 +228,40 @@ pub trait MetaStore: Send + Sync + 'static {
     async fn multi(&self, writes: Vec<Write>) -> Result<Vec<Option<Version>>, MetaError>;
 
     /// Makes a persistent, empty node and its parents where they are missing. Safe to repeat.
-    async fn ensure(&self, path: &str) -> Result<(), MetaError>;
+    async fn ensure(&self, path: &str) -> Result<(), MetaError> {
+        let mut end = path.len();
+        loop {
+            let create = Write::Create { path: path[..end].into(), data: Bytes::new(), ephemeral: false };
+            match self.multi(vec![create]).await {
+                Ok(_) | Err(MetaError::Exists { .. }) if end == path.len() => return Ok(()),
+                Ok(_) | Err(MetaError::Exists { .. }) => {
+                    end = path[end + 1..].find('/').map_or(path.len(), |length| end + 1 + length);
+                }
+                Err(MetaError::Missing { path: missing }) => match path[..end].rfind('/') {
+                    None | Some(0) => return Err(MetaError::Missing { path: missing }),
+                    Some(parent) => end = parent,
+                },
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
 
+/// A store that its user has a session with: ephemeral nodes and changes. What a node needs; a command that reaches the
+/// store of a running node over HTTP has none.
+#[async_trait]
+pub trait Coordination: MetaStore {
     /// Changes of the session, the present one included.
     fn session(&self) -> watch::Receiver<Session>;
 
-    /// Reads a node and returns a receiver that is notified at least once after the node has changed, appeared, gone, or the
-    /// session was replaced (then read again).
+    /// Reads a node and returns a receiver that is notified at least once when the node has changed, appeared or gone since,
+    /// and when changes may have been missed (the connection or the session was replaced). Then it has done its work: watch
+    /// again.
     async fn watch(&self, path: &str) -> Result<(Option<Node>, watch::Receiver<()>), MetaError>;
 
-    /// Like [`MetaStore::watch`] for the names of a node's children.
+    /// Like [`Coordination::watch`] for the names of a node's children.
     async fn watch_children(&self, path: &str) -> Result<(Vec<String>, watch::Receiver<()>), MetaError>;
 
-    /// Ends the session: ephemeral nodes go at once.
+    /// Ends the session: ephemeral nodes go at once, and requests fail from then on.
     async fn close(&self);
 }

@@ -1,0 +1,3 @@
+//! What a node serves over HTTP.
+
+pub mod meta_api;
