@@ -441,3 +441,6 @@ fn pack(commits: &[PendingCommit]) -> Vec<Vec<usize>> {
     }
     packs
 }
+
+#[cfg(test)]
+mod tests;
