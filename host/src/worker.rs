@@ -8,11 +8,14 @@
 //! - [`restore`]: from an assigned partition to a task that can go on, beside the thread.
 //! - [`outbox`]: the sinks.
 //! - [`commit`]: making what was done durable.
+//! - [`control`]: how a node stops its threads.
+//! - [`failure`]: why a pipeline stops.
 //! - [`thread`]: the loop that puts these together.
 
 pub mod budget;
 pub mod chain;
 pub mod commit;
+pub mod control;
 pub mod failure;
 pub mod outbox;
 pub mod plan;

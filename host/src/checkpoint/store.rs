@@ -360,6 +360,8 @@ impl PendingCommit {
 
 /// Writes commits of several tasks, packed into few requests, until each is settled.
 ///
+/// May be cancelled: what was on its way then counts as uncertain and is read back first.
+///
 /// # Errors
 /// An outage ([`StateError::is_outage`]): call again with the same commits when the store may be back; what was settled stays
 /// settled. Anything else is final.
@@ -375,6 +377,7 @@ pub async fn settle(meta: &dyn MetaStore, commits: &mut [PendingCommit]) -> Resu
     }
     while commits.iter().any(|commit| commit.settled.is_none()) {
         let packs = pack(commits);
+        packs.iter().flatten().for_each(|&at| commits[at].uncertain = true);
         let requests = packs.iter().map(|pack| meta.multi(pack.iter().flat_map(|&at| commits[at].writes()).collect()));
         let results = future::join_all(requests.collect::<Vec<_>>()).await;
         let mut outage = None;
@@ -387,7 +390,7 @@ pub async fn settle(meta: &dyn MetaStore, commits: &mut [PendingCommit]) -> Resu
                     }
                 }
                 Err(error) if error.is_outage() => {
-                    pack.iter().for_each(|&at| commits[at].uncertain |= error.may_have_happened());
+                    pack.iter().for_each(|&at| commits[at].uncertain = error.may_have_happened());
                     outage.get_or_insert((pack[0], error));
                 }
                 Err(error) => refused(commits, &pack, error).await?,
@@ -402,6 +405,7 @@ pub async fn settle(meta: &dyn MetaStore, commits: &mut [PendingCommit]) -> Resu
 
 /// Finds the commit that made a request fail; the others of the request are tried again.
 async fn refused(commits: &mut [PendingCommit], pack: &[usize], error: MetaError) -> Result<(), StateError> {
+    pack.iter().for_each(|&at| commits[at].uncertain = false);
     let (MetaError::BadVersion { path } | MetaError::Exists { path } | MetaError::Missing { path }) = &error else {
         return Err(commits[pack[0]].store.failed(error));
     };

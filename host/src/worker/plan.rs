@@ -66,6 +66,8 @@ pub struct TransformPlan {
     pub limits: Limits,
     /// What an instance may do.
     pub grants: Grants,
+    /// Messages of the plugin below this level are thrown away.
+    pub log_level: tracing::Level,
     /// Names of its inputs, in the order of the sources; behind another transform one.
     pub inputs: Vec<String>,
     /// Its outputs; emissions count in them.
@@ -123,7 +125,7 @@ impl Plan {
 impl TransformPlan {
     /// How to make an instance for a task of `pipeline`.
     #[must_use]
-    pub fn instance_options(&self, pipeline: &str, task: u32) -> InstanceOptions {
+    pub fn instance_options(&self, pipeline: &str, task: u32, now_ms: i64) -> InstanceOptions {
         InstanceOptions {
             pipeline: pipeline.to_owned(),
             transform: self.name.clone(),
@@ -133,6 +135,8 @@ impl TransformPlan {
             config: self.config.clone(),
             limits: self.limits.clone(),
             grants: self.grants.clone(),
+            log_level: self.log_level,
+            now_ms,
         }
     }
 }

@@ -1,0 +1,187 @@
+//! Every metric: its name, unit and meaning in one place. Prometheus text format, served at `/metrics`.
+
+use std::sync::Mutex;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+/// Labels of what belongs to a topic.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct TopicLabels {
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// Name of the topic.
+    pub topic: String,
+}
+
+/// Labels of what belongs to a partition of a topic.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct PartitionLabels {
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// Name of the topic.
+    pub topic: String,
+    /// Number of the partition.
+    pub partition: u32,
+}
+
+/// Labels of what belongs to a transform.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct TransformLabels {
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// Name of the transform.
+    pub transform: String,
+}
+
+/// Labels of what belongs to a task.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct TaskLabels {
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// Partition number of the task.
+    pub task: u32,
+}
+
+/// Labels of what belongs to a pipeline.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct PipelineLabels {
+    /// Name of the pipeline.
+    pub pipeline: String,
+}
+
+type HistogramFamily<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// All metrics of a node.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    /// `sluicegate_records_in_total`.
+    pub records_in: Family<TopicLabels, Counter>,
+    /// `sluicegate_records_out_total`.
+    pub records_out: Family<TopicLabels, Counter>,
+    /// `sluicegate_records_rejected_total`.
+    pub records_rejected: Family<TransformLabels, Counter>,
+    /// `sluicegate_batch_duration_seconds`.
+    pub batch_duration: HistogramFamily<TransformLabels>,
+    /// `sluicegate_guest_retries_total`.
+    pub guest_retries: Family<TransformLabels, Counter>,
+    /// `sluicegate_guest_memory_bytes`.
+    pub guest_memory: Family<TaskLabels, Gauge>,
+    /// `sluicegate_lag_records`.
+    pub lag: Family<PartitionLabels, Gauge>,
+    /// `sluicegate_commit_duration_seconds`.
+    pub commit_duration: HistogramFamily<PipelineLabels>,
+    /// `sluicegate_commit_delay_seconds_total`.
+    pub commit_delay: Family<PipelineLabels, Counter<f64, std::sync::atomic::AtomicU64>>,
+    /// `sluicegate_commit_waits_total`.
+    pub commit_waits: Family<PipelineLabels, Counter>,
+    /// `sluicegate_checkpoint_bytes_total`.
+    pub checkpoint_bytes: Family<PipelineLabels, Counter>,
+    /// `sluicegate_state_keys`.
+    pub state_keys: Family<TaskLabels, Gauge>,
+    /// `sluicegate_state_bytes`.
+    pub state_bytes: Family<TaskLabels, Gauge>,
+    /// `sluicegate_state_chunks`.
+    pub state_chunks: Family<TaskLabels, Gauge>,
+    /// `sluicegate_tasks_assigned`.
+    pub tasks_assigned: Family<PipelineLabels, Gauge>,
+    /// `sluicegate_tasks_running`.
+    pub tasks_running: Family<PipelineLabels, Gauge>,
+}
+
+fn batch_buckets() -> Histogram {
+    // 10 µs to 10 s.
+    Histogram::new(exponential_buckets(10e-6, 10f64.sqrt(), 13))
+}
+
+fn commit_buckets() -> Histogram {
+    // 1 ms to 10 s.
+    Histogram::new(exponential_buckets(1e-3, 10f64.sqrt(), 9))
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("sluicegate");
+        let metrics = Self {
+            registry: Mutex::default(),
+            records_in: Family::default(),
+            records_out: Family::default(),
+            records_rejected: Family::default(),
+            batch_duration: Family::new_with_constructor(batch_buckets),
+            guest_retries: Family::default(),
+            guest_memory: Family::default(),
+            lag: Family::default(),
+            commit_duration: Family::new_with_constructor(commit_buckets),
+            commit_delay: Family::default(),
+            commit_waits: Family::default(),
+            checkpoint_bytes: Family::default(),
+            state_keys: Family::default(),
+            state_bytes: Family::default(),
+            state_chunks: Family::default(),
+            tasks_assigned: Family::default(),
+            tasks_running: Family::default(),
+        };
+        registry.register("records_in", "Records taken from source topics", metrics.records_in.clone());
+        registry.register("records_out", "Records sent to sink topics", metrics.records_out.clone());
+        registry.register("records_rejected", "Records that a transform rejected", metrics.records_rejected.clone());
+        let batch = "Time that a transform took for a batch";
+        registry.register_with_unit("batch_duration", batch, Unit::Seconds, metrics.batch_duration.clone());
+        let retries = "Times that a task went back to its last commit because a plugin asked for patience";
+        registry.register("guest_retries", retries, metrics.guest_retries.clone());
+        let memory = "Linear memory of a task's plugin instances";
+        registry.register_with_unit("guest_memory", memory, Unit::Bytes, metrics.guest_memory.clone());
+        registry.register("lag_records", "Records behind the end of a source partition", metrics.lag.clone());
+        let commit = "Time from the beginning of a commit to its end";
+        registry.register_with_unit("commit_duration", commit, Unit::Seconds, metrics.commit_duration.clone());
+        let delay = "Time that commits were delayed beyond the interval to keep to the metadata store's byte budget";
+        registry.register_with_unit("commit_delay", delay, Unit::Seconds, metrics.commit_delay.clone());
+        let waits = "Times that a commit had to wait for Kafka or the metadata store";
+        registry.register("commit_waits", waits, metrics.commit_waits.clone());
+        let checkpoint = "Bytes of state and heads written to the metadata store";
+        registry.register_with_unit("checkpoint", checkpoint, Unit::Bytes, metrics.checkpoint_bytes.clone());
+        registry.register("state_keys", "Entries of a task's state", metrics.state_keys.clone());
+        registry.register_with_unit("state", "Keys and values of a task's state", Unit::Bytes, metrics.state_bytes.clone());
+        registry.register("state_chunks", "Chunks that hold a task's state", metrics.state_chunks.clone());
+        registry.register("tasks_assigned", "Tasks that Kafka assigned to this node", metrics.tasks_assigned.clone());
+        registry.register("tasks_running", "Tasks of this node that process records", metrics.tasks_running.clone());
+        Self { registry: Mutex::new(registry), ..metrics }
+    }
+}
+
+impl Metrics {
+    /// Everything in the Prometheus text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        encode(&mut text, &registry).expect("writing into memory cannot fail");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_rendered_under_their_documented_names() {
+        let metrics = Metrics::default();
+        let pipeline = || "orders".to_owned();
+        metrics.records_in.get_or_create(&TopicLabels { pipeline: pipeline(), topic: "t".into() }).inc_by(3);
+        metrics.state_bytes.get_or_create(&TaskLabels { pipeline: pipeline(), task: 2 }).set(9);
+        metrics.commit_delay.get_or_create(&PipelineLabels { pipeline: pipeline() }).inc_by(0.5);
+        let text = metrics.render();
+        for line in [
+            "sluicegate_records_in_total{pipeline=\"orders\",topic=\"t\"} 3",
+            "sluicegate_state_bytes{pipeline=\"orders\",task=\"2\"} 9",
+            "sluicegate_commit_delay_seconds_total{pipeline=\"orders\"} 0.5",
+        ] {
+            assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+}

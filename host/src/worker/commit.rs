@@ -1,0 +1,257 @@
+//! Making what a thread did durable, under at-least-once.
+//!
+//! First every output is acknowledged by Kafka, then the tasks' heads are written with state and offsets together: that is the
+//! commit. The group's offsets follow, for monitoring. Without state the group's offsets are the commit.
+//!
+//! A commit is made in steps that never block for long, because the thread has to go on answering its group while a broker or
+//! the metadata store is away. Between the first and the last step no record is processed, so that the state stays as it was
+//! encoded.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tracing::{debug, info, warn};
+
+use super::budget::Budget;
+use super::failure::Failure;
+use super::outbox::Outbox;
+use super::plan::Plan;
+use super::task::{Durable, Task};
+use crate::checkpoint::head::Manifest;
+use crate::checkpoint::store::{self, PendingCommit, Settled};
+use crate::ids::ManifestId;
+use crate::kafka::consumer::{CommitError, CommitOffset, Consumer};
+use crate::kafka::producer::FlushError;
+use crate::meta::MetaStore;
+use crate::metrics::{Metrics, PipelineLabels};
+
+/// A commit that waits this long is worth a message, and another one each time it has waited as long again.
+const WAIT_MESSAGE: Duration = Duration::from_secs(5);
+
+/// The tasks of a thread, by partition number.
+pub type Tasks = Vec<Option<Box<Task>>>;
+
+/// What a commit has still to do.
+enum Phase {
+    /// Wait until the outputs are acknowledged.
+    Flush,
+    /// Write heads.
+    Heads(Vec<(u32, PendingCommit)>),
+    /// Commit the group's offsets; without state only.
+    Offsets,
+}
+
+/// A commit under way.
+struct UnderWay {
+    phase: Phase,
+    began: Instant,
+    said: Instant,
+}
+
+/// How far [`Committer::advance`] got.
+#[derive(Debug, Eq, PartialEq)]
+pub enum Advanced {
+    /// It has to wait: for what.
+    Waiting(&'static str),
+    /// It ended. These tasks belong to somebody else now, or did for a moment: they have to be claimed again.
+    Ended {
+        /// Partition numbers.
+        lost: Vec<u32>,
+    },
+}
+
+/// Makes the commits of one thread.
+pub struct Committer {
+    plan: Arc<Plan>,
+    meta: Arc<dyn MetaStore>,
+    runtime: Handle,
+    budget: Arc<Mutex<Budget>>,
+    metrics: Arc<Metrics>,
+    under_way: Option<UnderWay>,
+}
+
+impl Committer {
+    /// For the tasks of one thread; `budget` is the node's.
+    #[must_use]
+    pub fn new(
+        plan: Arc<Plan>,
+        meta: Arc<dyn MetaStore>,
+        runtime: Handle,
+        budget: Arc<Mutex<Budget>>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { plan, meta, runtime, budget, metrics, under_way: None }
+    }
+
+    /// Whether a commit has begun and not ended.
+    #[must_use]
+    pub fn is_under_way(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// How long the byte budget asks the next commit to wait beyond the interval.
+    #[must_use]
+    pub fn budget_delay(&self) -> Duration {
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).debt(Instant::now())
+    }
+
+    /// Begins a commit of everything that was done: takes what the guests hold back. Does nothing when one is under way.
+    ///
+    /// # Errors
+    /// A plugin failed.
+    pub fn begin(&mut self, tasks: &mut Tasks) -> Result<(), Failure> {
+        if self.under_way.is_none() {
+            for task in tasks.iter_mut().flatten().filter(|task| task.dirty) {
+                task.flush(&self.plan)?;
+            }
+            let now = Instant::now();
+            self.under_way = Some(UnderWay { phase: Phase::Flush, began: now, said: now });
+        }
+        Ok(())
+    }
+
+    /// A task has gone: its part of the commit under way is given up.
+    pub fn forget(&mut self, partition: u32) {
+        if let Some(UnderWay { phase: Phase::Heads(commits), .. }) = &mut self.under_way {
+            commits.retain(|(of, _)| *of != partition);
+        }
+    }
+
+    /// Goes on with the commit under way, for about `wait` at most.
+    ///
+    /// # Errors
+    /// It cannot be made, and waiting does not help.
+    pub fn advance(
+        &mut self,
+        tasks: &mut Tasks,
+        outbox: &Outbox,
+        consumer: &mut Consumer,
+        wait: Duration,
+    ) -> Result<Advanced, Failure> {
+        let Some(mut under_way) = self.under_way.take() else { return Ok(Advanced::Ended { lost: Vec::new() }) };
+        loop {
+            let waiting = match &mut under_way.phase {
+                Phase::Flush => match outbox.flush(wait) {
+                    Ok(()) => {
+                        under_way.phase = self.after_flush(tasks);
+                        continue;
+                    }
+                    Err(FlushError::TimedOut { .. }) => "kafka to acknowledge the output",
+                    Err(error) => return Err(error.into()),
+                },
+                Phase::Heads(commits) => {
+                    let settle = store::settle(&*self.meta, commits.as_mut_slice());
+                    match self.runtime.block_on(async { tokio::time::timeout(wait, settle).await }) {
+                        Ok(Ok(())) => {
+                            let lost = self.settled(std::mem::take(commits), tasks, consumer);
+                            return Ok(self.ended(lost, under_way.began));
+                        }
+                        Ok(Err(error)) if error.is_outage() => {
+                            debug!("commit: {error}");
+                            // The store answers at once that it is away; the group has to be looked after meanwhile.
+                            std::thread::sleep(wait.min(Duration::from_millis(50)));
+                            "the metadata store"
+                        }
+                        Ok(Err(error)) => return Err(error.into()),
+                        Err(_) => "the metadata store",
+                    }
+                }
+                Phase::Offsets => match commit_offsets(tasks, consumer, wait) {
+                    Ok(()) => {
+                        tasks.iter_mut().flatten().for_each(|task| mark_committed(task));
+                        return Ok(self.ended(Vec::new(), under_way.began));
+                    }
+                    Err(CommitError::NotOwner(reason)) => {
+                        // The group has moved on and will say so: the work stays uncommitted until then.
+                        info!("offsets are not committed, the group is rebalancing: {reason}");
+                        return Ok(self.ended(Vec::new(), under_way.began));
+                    }
+                    Err(error) if error.is_retriable() => {
+                        debug!("commit: {error}");
+                        "kafka to take the offsets"
+                    }
+                    Err(error) => return Err(error.into()),
+                },
+            };
+            if under_way.said.elapsed() >= WAIT_MESSAGE {
+                let waited_s = under_way.began.elapsed().as_secs();
+                warn!(pipeline = self.plan.pipeline, waited_s, "waiting for {waiting} to commit; no records are processed meanwhile");
+                under_way.said = Instant::now();
+                self.metrics.commit_waits.get_or_create(&self.labels()).inc();
+            }
+            self.under_way = Some(under_way);
+            return Ok(Advanced::Waiting(waiting));
+        }
+    }
+
+    fn labels(&self) -> PipelineLabels {
+        PipelineLabels { pipeline: self.plan.pipeline.clone() }
+    }
+
+    fn after_flush(&self, tasks: &mut Tasks) -> Phase {
+        if !self.plan.is_stateful() {
+            return Phase::Offsets;
+        }
+        let plan = &self.plan;
+        let commit = |task: &mut Box<Task>| {
+            let Task { durable: Some(Durable { claim, ledger }), state, next, .. } = &mut **task else { return None };
+            let offsets = plan.sources.iter().zip(next.iter()).map(|(source, next)| (source.topic.clone(), *next));
+            let make = |epoch, chunks| Manifest {
+                id: ManifestId { epoch, nonce: rand::random() },
+                chunks,
+                offsets: offsets.collect(),
+                watermark: None,
+                transforms: plan.identities(),
+            };
+            Some((task.partition, claim.commit_at_least_once(ledger, state, make)))
+        };
+        Phase::Heads(tasks.iter_mut().flatten().filter(|task| task.dirty).filter_map(commit).collect())
+    }
+
+    /// Takes settled commits in; returns the tasks that were lost.
+    fn settled(&self, commits: Vec<(u32, PendingCommit)>, tasks: &mut Tasks, consumer: &mut Consumer) -> Vec<u32> {
+        let mut lost = Vec::new();
+        let mut offsets = Vec::new();
+        let mut bytes = 0;
+        for (partition, commit) in commits {
+            let Some(task) = tasks.get_mut(partition as usize).and_then(Option::as_mut) else { continue };
+            bytes += commit.bytes();
+            let metadata = commit.manifest().id.to_string();
+            let Task { durable: Some(Durable { claim, ledger }), state, .. } = &mut **task else { continue };
+            match claim.settled(commit, ledger, state) {
+                Settled::Committed => {
+                    mark_committed(task);
+                    let positions = task.positions().into_iter();
+                    offsets.extend(positions.map(|(partition, offset)| CommitOffset { partition, offset, metadata: metadata.clone() }));
+                }
+                Settled::Lost => lost.push(partition),
+            }
+        }
+        if let Err(error) = consumer.commit_later(&offsets) {
+            // The heads decide; the group's offsets are for monitoring and follow with the next commit.
+            debug!("group offsets: {error}");
+        }
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).spend(bytes, Instant::now());
+        self.metrics.checkpoint_bytes.get_or_create(&self.labels()).inc_by(bytes);
+        lost
+    }
+
+    fn ended(&self, lost: Vec<u32>, began: Instant) -> Advanced {
+        self.metrics.commit_duration.get_or_create(&self.labels()).observe(began.elapsed().as_secs_f64());
+        Advanced::Ended { lost }
+    }
+}
+
+fn mark_committed(task: &mut Task) {
+    task.committed.clone_from(&task.next);
+    task.dirty = false;
+}
+
+fn commit_offsets(tasks: &Tasks, consumer: &mut Consumer, wait: Duration) -> Result<(), CommitError> {
+    let dirty = tasks.iter().flatten().filter(|task| task.dirty);
+    let positions = dirty.flat_map(|task| task.positions());
+    let commit = |(partition, offset)| CommitOffset { partition, offset, metadata: String::new() };
+    let offsets: Vec<CommitOffset> = positions.map(commit).collect();
+    if offsets.is_empty() { Ok(()) } else { consumer.commit(&offsets, wait) }
+}

@@ -1,0 +1,166 @@
+//! Why a pipeline stops. Each says what happened, where, and what to do; the pipeline goes on from its last commit when it is
+//! started again.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use crate::checkpoint::resolve::{Disagreement, OffsetsGone};
+use crate::checkpoint::store::StateError;
+use crate::engine::{CallError, OpenError};
+use crate::ids::TaskId;
+use crate::kafka::ClientError;
+use crate::kafka::consumer::{CommitError, ConsumeError, RequestError, StartError};
+use crate::kafka::producer::{FlushError, SendError};
+
+/// Where a record comes from.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Origin {
+    /// Source topic.
+    pub topic: String,
+    /// Partition number.
+    pub partition: i32,
+    /// Offset in it.
+    pub offset: i64,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "topic {} partition {} offset {}", self.topic, self.partition, self.offset)
+    }
+}
+
+/// The first and last record of a batch.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Span {
+    /// The first record.
+    pub first: Origin,
+    /// The offset of the last record, in whatever partition it is.
+    pub last_offset: i64,
+    /// How many records.
+    pub records: usize,
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {} ({} records)", self.first, self.last_offset, self.records)
+    }
+}
+
+/// Why a pipeline stops.
+#[derive(Debug, Error)]
+pub enum Failure {
+    /// A record was rejected, and `on-error` is `"stop"`.
+    #[error("transform `{transform}` rejects the record at {origin}: {reason}\nfix the record's producer or the plugin, or set `on-error = \"skip\"` under [errors] to leave such records out")]
+    Rejected {
+        /// Which transform.
+        transform: String,
+        /// Which record.
+        origin: Origin,
+        /// The plugin's words.
+        reason: String,
+    },
+    /// A call into a plugin failed.
+    #[error("transform `{transform}` fails on the batch of {span}: {error}")]
+    Call {
+        /// Which transform.
+        transform: String,
+        /// What it was processing.
+        span: Span,
+        /// How it failed.
+        error: Box<CallError>,
+    },
+    /// A plugin could not put what it held back.
+    #[error("transform `{transform}` fails to flush its state on partition {partition}: {error}")]
+    Flush {
+        /// Which transform.
+        transform: String,
+        /// Which task.
+        partition: u32,
+        /// How it failed.
+        error: Box<CallError>,
+    },
+    /// A plugin does not start.
+    #[error("transform `{transform}` does not start: {error}")]
+    Open {
+        /// Which transform.
+        transform: String,
+        /// Why.
+        error: OpenError,
+    },
+    /// The state of a task cannot be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Kafka and a head contradict each other.
+    #[error("task {task} cannot go on: {disagreement}\nto decide, stop all processes of this pipeline, then set the group's offsets to the head's with kafka-consumer-groups, or restore the metadata store's backup that belongs to them")]
+    Disagreement {
+        /// Which task.
+        task: TaskId,
+        /// Both sides.
+        disagreement: Disagreement,
+    },
+    /// The offsets of a pipeline without state are gone.
+    #[error("task {task} cannot go on: {gone}\nset the group's offsets with kafka-consumer-groups --reset-offsets to say where to go on")]
+    OffsetsGone {
+        /// Which task.
+        task: TaskId,
+        /// Which topics.
+        gone: OffsetsGone,
+    },
+    /// The topic has another number of partitions than when the state was made.
+    #[error("topic {topic} had {before} partitions when the state of this pipeline was made and has {now} now: keyed state belongs to partition numbers, and records of a key may now come in another one. Copy the records into a topic with {before} partitions, or give the pipeline another name to start over")]
+    Repartitioned {
+        /// Which topic.
+        topic: String,
+        /// Partitions at genesis.
+        before: u32,
+        /// Partitions now.
+        now: u32,
+    },
+    /// A source partition cannot be read.
+    #[error("topic {topic} partition {partition} cannot be read: {text}{}", if *.expired { "\nthe records behind the last commit are gone (retention was shorter than the outage, or the topic was made anew). Set the offset to go on from: it is not chosen silently" } else { "" })]
+    Source {
+        /// Which topic.
+        topic: String,
+        /// Which partition.
+        partition: i32,
+        /// In librdkafka's words.
+        text: String,
+        /// Whether the offset does not exist.
+        expired: bool,
+    },
+    /// A record cannot be sent.
+    #[error("the record made from {origin} cannot be sent to topic {topic}: {error}")]
+    Send {
+        /// Which topic.
+        topic: String,
+        /// Which source record it comes from.
+        origin: Origin,
+        /// Why.
+        error: SendError,
+    },
+    /// Records that were sent are refused.
+    #[error("output was refused: {0}")]
+    Delivery(#[from] FlushError),
+    /// The consumer has failed.
+    #[error(transparent)]
+    Consume(#[from] ConsumeError),
+    /// A client could not be made.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The group refuses a request for good.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// Partitions cannot be started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// Offsets cannot be committed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// The last commit could not be made before the deadline of the drain.
+    #[error("the last commit could not be made within the drain deadline: {waiting_for}. Nothing is lost: what came after the commit before it is done again at the next start")]
+    Undrained {
+        /// What it waited for.
+        waiting_for: String,
+    },
+}

@@ -1,0 +1,400 @@
+//! From an assigned partition to a task that can go on: claim, read Kafka, resolve, restore.
+//!
+//! The order is the protocol's: the head is claimed before Kafka is asked. What waits for the metadata store runs on the
+//! runtime and reports back; what asks Kafka is done by the worker thread between two polls. An attempt whose partition was
+//! revoked meanwhile is dropped: its number is no longer the slot's.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tracing::{debug, info, warn};
+
+use super::failure::Failure;
+use super::plan::Plan;
+use super::task::{self, Durable, Task};
+use crate::checkpoint::head::{Head, Manifest};
+use crate::checkpoint::protocol;
+use crate::checkpoint::resolve::{self, GroupOffset, GroupOffsets, StatelessStart};
+use crate::checkpoint::store::{Claim, StateError, TaskStore};
+use crate::config::pipeline::Start;
+use crate::kafka::consumer::{self, CommitOffset, Consumer};
+use crate::kafka::TopicPartition;
+use crate::meta::layout;
+use crate::meta::{MetaError, MetaStore, Write};
+
+/// How long one request to Kafka may hold the thread up.
+const KAFKA_WAIT: Duration = Duration::from_secs(5);
+/// Pause between two attempts while the metadata store is away.
+const OUTAGE_PAUSE: Duration = Duration::from_millis(250);
+/// Attempts to open a plugin that says it failed.
+const OPEN_ATTEMPTS: u32 = 5;
+
+/// What a step that ran beside the thread came to.
+pub enum Progress {
+    /// There is no head yet.
+    Unborn,
+    /// The head is claimed.
+    Claimed(Box<Claim>),
+    /// Without state: whether the task has started once.
+    Started(bool),
+    /// It can go on.
+    Ready(Box<Task>),
+    /// It cannot.
+    Failed(Failure),
+}
+
+/// Progress of an attempt.
+pub struct Report {
+    /// Which task.
+    pub partition: u32,
+    /// Which attempt.
+    pub attempt: u64,
+    /// What happened.
+    pub progress: Progress,
+}
+
+/// Where an attempt stands, as far as the thread has to do something.
+enum Stage {
+    /// Beside the thread.
+    Away,
+    /// Kafka has to be asked where to start; then genesis.
+    Genesis,
+    /// Kafka has to be asked what is committed.
+    Claimed(Box<Claim>),
+    /// Without state: Kafka has to be asked what is committed; whether it has started once is not known yet.
+    Stateless { started: Option<bool> },
+}
+
+/// One attempt to bring a task up.
+pub struct Attempt {
+    number: u64,
+    stage: Stage,
+    running: Option<AbortHandle>,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(running) = &self.running {
+            running.abort();
+        }
+    }
+}
+
+/// Brings tasks up.
+pub struct Restorer {
+    plan: Arc<Plan>,
+    meta: Arc<dyn MetaStore>,
+    runtime: Handle,
+    owner: String,
+    last_attempt: u64,
+    reports: mpsc::UnboundedSender<Report>,
+    inbox: mpsc::UnboundedReceiver<Report>,
+}
+
+impl Restorer {
+    /// For the tasks of one thread, which claims as `owner`.
+    #[must_use]
+    pub fn new(plan: Arc<Plan>, meta: Arc<dyn MetaStore>, runtime: Handle, owner: String) -> Self {
+        let (reports, inbox) = mpsc::unbounded_channel();
+        Self { plan, meta, runtime, owner, last_attempt: 0, reports, inbox }
+    }
+
+    /// Begins to bring a task up.
+    pub fn begin(&mut self, partition: u32) -> Attempt {
+        self.last_attempt += 1;
+        let mut attempt = Attempt { number: self.last_attempt, stage: Stage::Away, running: None };
+        if self.plan.is_stateful() {
+            self.claim(partition, &mut attempt, None);
+        } else {
+            attempt.stage = Stage::Stateless { started: None };
+        }
+        attempt
+    }
+
+    /// The next report, if there is one.
+    pub fn next_report(&mut self) -> Option<Report> {
+        self.inbox.try_recv().ok()
+    }
+
+    /// Takes a report of this attempt in. Returns the task when it is up.
+    ///
+    /// # Errors
+    /// It cannot come up.
+    pub fn report(&mut self, attempt: &mut Attempt, report: Report) -> Result<Option<Task>, Failure> {
+        if report.attempt != attempt.number {
+            return Ok(None);
+        }
+        attempt.running = None;
+        match report.progress {
+            Progress::Unborn => attempt.stage = Stage::Genesis,
+            Progress::Claimed(claim) => attempt.stage = Stage::Claimed(claim),
+            Progress::Started(started) => attempt.stage = Stage::Stateless { started: Some(started) },
+            Progress::Ready(task) => return Ok(Some(*task)),
+            Progress::Failed(failure) => return Err(failure),
+        }
+        Ok(None)
+    }
+
+    /// Does what the thread has to do for an attempt: asks Kafka. A Kafka that does not answer is asked again next time.
+    ///
+    /// # Errors
+    /// It cannot come up.
+    pub fn advance(&mut self, partition: u32, attempt: &mut Attempt, consumer: &mut Consumer) -> Result<(), Failure> {
+        match std::mem::replace(&mut attempt.stage, Stage::Away) {
+            Stage::Away => {}
+            Stage::Genesis => match self.start_offsets(partition, consumer, |_| true) {
+                Ok(offsets) => {
+                    let offsets = self.by_topic(offsets);
+                    let partitions = self.plan.source_partitions();
+                    let head = protocol::genesis(rand::random(), offsets, partitions, self.plan.identities());
+                    self.claim(partition, attempt, Some(head));
+                }
+                Err(error) if error.is_retriable() => {
+                    warn!(partition, "waiting: {error}");
+                    attempt.stage = Stage::Genesis;
+                }
+                Err(error) => return Err(error.into()),
+            },
+            Stage::Claimed(claim) => match self.committed(partition, consumer) {
+                Ok(kafka) => self.restore(partition, attempt, claim, &kafka)?,
+                Err(error) if error.is_retriable() => {
+                    warn!(partition, "waiting: {error}");
+                    attempt.stage = Stage::Claimed(claim);
+                }
+                Err(error) => return Err(error.into()),
+            },
+            Stage::Stateless { started } => match self.committed(partition, consumer) {
+                Ok(kafka) => self.start_stateless(partition, attempt, consumer, started, &kafka)?,
+                Err(error) if error.is_retriable() => {
+                    warn!(partition, "waiting: {error}");
+                    attempt.stage = Stage::Stateless { started };
+                }
+                Err(error) => return Err(error.into()),
+            },
+        }
+        Ok(())
+    }
+
+    fn spawn(&self, partition: u32, attempt: &mut Attempt, work: impl Future<Output = Progress> + Send + 'static) {
+        let (reports, number) = (self.reports.clone(), attempt.number);
+        let running = self.runtime.spawn(async move {
+            let progress = work.await;
+            // The thread is gone: nobody waits for the task any more.
+            let _ = reports.send(Report { partition, attempt: number, progress });
+        });
+        attempt.running = Some(running.abort_handle());
+    }
+
+    /// Claims the task, after genesis if that is given.
+    fn claim(&self, partition: u32, attempt: &mut Attempt, genesis: Option<Head>) {
+        let store = TaskStore::new(Arc::clone(&self.meta), self.plan.task(partition));
+        let owner = self.owner.clone();
+        self.spawn(partition, attempt, async move {
+            let claimed = async {
+                if let Some(head) = genesis {
+                    through_outages(|| store.genesis(&head)).await?;
+                }
+                store.claim(&owner).await
+            };
+            match claimed.await {
+                Ok(claim) => Progress::Claimed(Box::new(claim)),
+                Err(StateError::NoHead { .. }) => Progress::Unborn,
+                Err(error) => Progress::Failed(error.into()),
+            }
+        });
+    }
+
+    fn restore(&self, partition: u32, attempt: &mut Attempt, claim: Box<Claim>, kafka: &GroupOffsets) -> Result<(), Failure> {
+        let id = self.plan.task(partition);
+        for (topic, &now) in &self.plan.source_partitions() {
+            if let Some(&before) = claim.head().partitions.get(topic).filter(|&&before| before != now) {
+                return Err(Failure::Repartitioned { topic: topic.clone(), before, now });
+            }
+        }
+        let manifest = resolve::resolve(claim.head(), kafka)
+            .map_err(|disagreement| Failure::Disagreement { task: id.clone(), disagreement })?
+            .clone();
+        let offsets = self.by_input(&manifest);
+        let plan = Arc::clone(&self.plan);
+        let store = TaskStore::new(Arc::clone(&self.meta), id.clone());
+        self.spawn(partition, attempt, async move {
+            let begin = std::time::Instant::now();
+            let restored = through_outages(|| async {
+                let mut state = plan.empty_state();
+                let ledger = store.restore(claim.head(), &manifest, &mut state).await?;
+                Ok((state, ledger))
+            });
+            let (state, ledger) = match restored.await {
+                Ok(restored) => restored,
+                Err(error) => return Progress::Failed(error.into()),
+            };
+            if let Err(error) = claim.sweep().await {
+                debug!(task = %id, "chunks left behind stay until the next claim: {error}");
+            }
+            let (keys, bytes, took) = (state.len(), state.bytes(), begin.elapsed());
+            info!(task = %id, epoch = %manifest.id.epoch, keys, bytes, ?offsets, ?took, "restored");
+            open(plan, partition, state, Some(Durable { claim: *claim, ledger }), offsets).await
+        });
+        Ok(())
+    }
+
+    fn start_stateless(
+        &self,
+        partition: u32,
+        attempt: &mut Attempt,
+        consumer: &mut Consumer,
+        started: Option<bool>,
+        kafka: &GroupOffsets,
+    ) -> Result<(), Failure> {
+        let id = self.plan.task(partition);
+        let start = resolve::resolve_stateless(kafka, started.unwrap_or(false));
+        let start = start.map_err(|gone| Failure::OffsetsGone { task: id.clone(), gone })?;
+        let (meta, plan) = (Arc::clone(&self.meta), Arc::clone(&self.plan));
+        match (start, started) {
+            (StatelessStart::Resume(offsets), _) => {
+                let offsets = plan.sources.iter().map(|source| offsets[&source.topic]).collect();
+                let state = plan.empty_state();
+                self.spawn(partition, attempt, open(plan, partition, state, None, offsets));
+            }
+            (StatelessStart::Genesis { .. }, None) => self.spawn(partition, attempt, async move {
+                match through_outages(|| async { started_once(&*meta, &id).await }).await {
+                    Ok(started) => Progress::Started(started),
+                    Err(error) => Progress::Failed(error.into()),
+                }
+            }),
+            (StatelessStart::Genesis { missing }, Some(_)) => {
+                let chosen = self.start_offsets(partition, consumer, |topic| missing.iter().any(|name| name == topic));
+                let commits = match chosen {
+                    Ok(chosen) => chosen,
+                    Err(error) if error.is_retriable() => {
+                        warn!(partition, "waiting: {error}");
+                        attempt.stage = Stage::Stateless { started };
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                let commit = |(partition, offset)| CommitOffset { partition, offset, metadata: String::new() };
+                let commits: Vec<CommitOffset> = commits.into_iter().map(commit).collect();
+                if let Err(error) = consumer.commit(&commits, KAFKA_WAIT) {
+                    // Not its owner any more, or no answer: the group says what comes next.
+                    warn!(partition, "waiting: {error}");
+                    attempt.stage = Stage::Stateless { started };
+                    return Ok(());
+                }
+                self.spawn(partition, attempt, async move {
+                    match through_outages(|| async { note_started(&*meta, &id).await }).await {
+                        Ok(()) => Progress::Started(true),
+                        Err(error) => Progress::Failed(error.into()),
+                    }
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What the group has committed for the inputs of a task, in one request.
+    fn committed(&self, partition: u32, consumer: &Consumer) -> Result<GroupOffsets, consumer::RequestError> {
+        let partitions: Vec<TopicPartition> = task::partitions(partition, self.plan.sources.len()).collect();
+        let committed = consumer.committed(&partitions, KAFKA_WAIT)?;
+        let by_topic = self.plan.sources.iter().zip(committed);
+        Ok(by_topic
+            .map(|(source, found)| (source.topic.clone(), GroupOffset { offset: found.offset, metadata: found.metadata }))
+            .collect())
+    }
+
+    /// Where the pipeline says to start, for the topics that `wanted` names.
+    fn start_offsets(
+        &self,
+        partition: u32,
+        consumer: &Consumer,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<(TopicPartition, i64)>, consumer::RequestError> {
+        let inputs = task::partitions(partition, self.plan.sources.len()).zip(&self.plan.sources);
+        inputs
+            .filter(|(_, source)| wanted(&source.topic))
+            .map(|(at, source)| {
+                let start = match source.start {
+                    Start::Earliest => consumer::Start::Earliest,
+                    Start::Latest => consumer::Start::Latest,
+                    Start::Timestamp(timestamp) => consumer::Start::Timestamp(timestamp),
+                };
+                Ok((at, consumer.start_offset(at, start, KAFKA_WAIT)?))
+            })
+            .collect()
+    }
+
+    fn by_topic(&self, offsets: Vec<(TopicPartition, i64)>) -> BTreeMap<String, i64> {
+        self.plan.sources.iter().zip(offsets).map(|(source, (_, offset))| (source.topic.clone(), offset)).collect()
+    }
+
+    fn by_input(&self, manifest: &Manifest) -> Vec<i64> {
+        self.plan.sources.iter().map(|source| manifest.offsets.get(&source.topic).copied().unwrap_or(0)).collect()
+    }
+}
+
+/// Opens the instances; the last step. A plugin that says it failed is opened again a few times.
+async fn open(
+    plan: Arc<Plan>,
+    partition: u32,
+    state: crate::state::TaskState,
+    durable: Option<Durable>,
+    offsets: Vec<i64>,
+) -> Progress {
+    let mut pause = Duration::from_millis(100);
+    for attempt in 1.. {
+        let opening = Arc::clone(&plan);
+        // Guests run on a thread that may block.
+        let opened = tokio::task::spawn_blocking(move || task::instantiate(&opening, partition)).await;
+        match opened {
+            Ok(Ok(instances)) => return Progress::Ready(Box::new(Task::new(partition, instances, state, durable, offsets))),
+            Ok(Err((at, error))) => {
+                let transform = plan.transforms[at].name.clone();
+                if !error.is_transient() || attempt == OPEN_ATTEMPTS {
+                    return Progress::Failed(Failure::Open { transform, error });
+                }
+                warn!(partition, transform, attempt, "a plugin does not start, trying again: {error}");
+            }
+            // The runtime is being shut down.
+            Err(_) => break,
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+    std::future::pending().await
+}
+
+/// Repeats what is safe to repeat while the metadata store is away.
+async fn through_outages<T, F: Future<Output = Result<T, StateError>>>(mut work: impl FnMut() -> F) -> Result<T, StateError> {
+    let mut said = false;
+    loop {
+        match work().await {
+            Err(error) if error.is_outage() => {
+                if !std::mem::replace(&mut said, true) {
+                    warn!("waiting: {error}");
+                }
+                tokio::time::sleep(OUTAGE_PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+async fn started_once(meta: &dyn MetaStore, task: &crate::ids::TaskId) -> Result<bool, StateError> {
+    let failed = |source| StateError::Meta { task: task.clone(), source };
+    Ok(meta.get(&layout::TaskPath::new(task).started()).await.map_err(failed)?.is_some())
+}
+
+async fn note_started(meta: &dyn MetaStore, task: &crate::ids::TaskId) -> Result<(), StateError> {
+    let failed = |source| StateError::Meta { task: task.clone(), source };
+    let path = layout::TaskPath::new(task);
+    meta.ensure(&path.root()).await.map_err(failed)?;
+    let create = Write::Create { path: path.started(), data: bytes::Bytes::new(), ephemeral: false };
+    match meta.multi(vec![create]).await {
+        Ok(_) | Err(MetaError::Exists { .. }) => Ok(()),
+        Err(source) => Err(failed(source)),
+    }
+}

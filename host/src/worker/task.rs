@@ -1,0 +1,157 @@
+//! One task: a partition number, its state, its instances, and how far it has got.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::failure::{Failure, Origin, Span};
+use super::plan::Plan;
+use crate::checkpoint::ledger::Ledger;
+use crate::checkpoint::store::Claim;
+use crate::engine::{Instance, OpenError};
+use crate::kafka::TopicPartition;
+use crate::record::Batch;
+use crate::state::TaskState;
+
+/// A task that runs.
+pub struct Task {
+    /// Its partition number.
+    pub partition: u32,
+    /// One for each transform.
+    pub instances: Vec<Instance>,
+    /// Its stores.
+    pub state: TaskState,
+    /// Where its state is durable; `None` without state.
+    pub durable: Option<Durable>,
+    /// The next offset of each input, after what was processed.
+    pub next: Vec<i64>,
+    /// The next offset of each input, as of the last commit.
+    pub committed: Vec<i64>,
+    /// Records taken from Kafka and not processed yet, by input.
+    pub inbox: Vec<Batch>,
+    /// Something was processed since the last commit.
+    pub dirty: bool,
+}
+
+/// The durable side of a task with state.
+pub struct Durable {
+    /// Its head.
+    pub claim: Claim,
+    /// Its chunks.
+    pub ledger: Ledger,
+}
+
+impl Task {
+    /// A task that goes on from `offsets`, one for each input.
+    #[must_use]
+    pub fn new(partition: u32, instances: Vec<Instance>, state: TaskState, durable: Option<Durable>, offsets: Vec<i64>) -> Self {
+        let inbox = offsets.iter().map(|_| Batch::default()).collect();
+        Self { partition, instances, state, durable, next: offsets.clone(), committed: offsets, inbox, dirty: false }
+    }
+
+    /// Everything in the inbox as one batch, in processing order; the buffers of a single input are kept for reuse.
+    pub fn take_batch(&mut self) -> Batch {
+        match self.inbox.as_mut_slice() {
+            [only] => std::mem::take(only),
+            several => {
+                let merged = Batch::merge(several);
+                several.iter_mut().for_each(Batch::clear);
+                merged
+            }
+        }
+    }
+
+    /// Gives back the buffers of a batch that has been processed.
+    pub fn recycle(&mut self, mut batch: Batch) {
+        if let [only] = self.inbox.as_mut_slice() {
+            batch.clear();
+            *only = batch;
+        }
+    }
+
+    /// Notes the offsets behind a batch that is being processed.
+    pub fn advance(&mut self, batch: &Batch) {
+        let mut end = 0;
+        for run in &batch.runs {
+            end += run.count as usize;
+            if let (Some(next), Some(last)) = (self.next.get_mut(run.input as usize), batch.offsets.get(end - 1)) {
+                *next = last + 1;
+            }
+        }
+        self.dirty = true;
+    }
+
+    /// Takes back everything since the last commit; the instances are new, the caller moves the consumer back.
+    pub fn roll_back(&mut self, instances: Vec<Instance>) {
+        self.state.stores_mut().for_each(|store| store.roll_back());
+        self.instances = instances;
+        self.next.clone_from(&self.committed);
+        self.inbox.iter_mut().for_each(Batch::clear);
+        self.dirty = false;
+    }
+
+    /// The partitions it reads.
+    pub fn partitions(&self) -> impl Iterator<Item = TopicPartition> + use<> {
+        partitions(self.partition, self.next.len())
+    }
+
+    /// Partitions it reads, each with the offset to go on from.
+    #[must_use]
+    pub fn positions(&self) -> Vec<(TopicPartition, i64)> {
+        self.partitions().zip(self.next.iter().copied()).collect()
+    }
+
+    /// Puts what the instances hold back into the state.
+    ///
+    /// # Errors
+    /// A plugin failed; the task has to go back to its last commit.
+    pub fn flush(&mut self, plan: &Plan) -> Result<(), Failure> {
+        let now = now_ms();
+        for ((instance, state), transform) in self.instances.iter_mut().zip(&mut self.state.transforms).zip(&plan.transforms) {
+            instance.flush(state, now).map_err(|error| Failure::Flush {
+                transform: transform.name.clone(),
+                partition: self.partition,
+                error: Box::new(error),
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// The partitions of a task.
+pub fn partitions(partition: u32, inputs: usize) -> impl Iterator<Item = TopicPartition> + use<> {
+    let partition = i32::try_from(partition).unwrap_or(i32::MAX);
+    (0..).take(inputs).map(move |input| TopicPartition { input, partition })
+}
+
+/// New, open instances for a task, one for each transform.
+///
+/// # Errors
+/// One of them does not start: its index and why.
+pub fn instantiate(plan: &Plan, partition: u32) -> Result<Vec<Instance>, (usize, OpenError)> {
+    let now = now_ms();
+    let open = |(at, transform): (usize, &super::plan::TransformPlan)| {
+        let options = transform.instance_options(&plan.pipeline, partition, now);
+        transform.plugin.instantiate(options).map_err(|error| (at, error))
+    };
+    plan.transforms.iter().enumerate().map(open).collect()
+}
+
+/// Where a record of a batch comes from.
+#[must_use]
+pub fn origin(plan: &Plan, batch: &Batch, index: u32) -> Origin {
+    let (input, partition, offset) = batch.origin(index).unwrap_or((0, -1, -1));
+    let topic = plan.sources.get(input as usize).map_or_else(String::new, |source| source.topic.clone());
+    Origin { topic, partition, offset }
+}
+
+/// What a batch spans.
+#[must_use]
+pub fn span(plan: &Plan, batch: &Batch) -> Span {
+    let last_offset = batch.offsets.last().copied().unwrap_or(-1);
+    Span { first: origin(plan, batch, 0), last_offset, records: batch.len() }
+}
+
+/// Milliseconds since 1970.
+#[must_use]
+pub fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,607 @@
+//! The loop of a worker thread. Everything it decides is in `step`, `commit`, `restore`; this puts them together and keeps the
+//! group informed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tracing::{debug, error, info, warn};
+
+use super::budget::Budget;
+use super::chain::{self, ChainError, Destination};
+use super::commit::{Advanced, Committer, Tasks};
+use super::control::Control;
+use super::failure::{Failure, Origin};
+use super::outbox::Outbox;
+use super::plan::Plan;
+use super::restore::{Attempt, Restorer};
+use super::step::{self, Observed, Step};
+use super::task::{self, Task};
+use crate::config::pipeline::OnError;
+use crate::kafka::consumer::{Closed, Consumer, ConsumerEvent, ConsumerOptions, PartitionFault};
+use crate::kafka::producer::SendError;
+use crate::kafka::settings::KafkaSettings;
+use crate::kafka::TopicPartition;
+use crate::meta::MetaStore;
+use crate::metrics::{Metrics, PartitionLabels, PipelineLabels, TaskLabels, TopicLabels, TransformLabels};
+use crate::record::{Batch, Emission, Reject};
+
+/// How long one step of a commit may hold the thread up before it looks at its group again.
+const COMMIT_WAIT: Duration = Duration::from_millis(500);
+/// How long a rebalance may wait for a commit: then the partitions go without, and what was not committed is done again.
+const REVOKE_WAIT: Duration = Duration::from_secs(10);
+/// How long librdkafka may take to move to an offset.
+const START_WAIT: Duration = Duration::from_secs(10);
+/// How long leaving the group may take.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// First and longest pause after a plugin asked for patience.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+/// The first so many rejected records are logged, then one in a thousand.
+const REJECTS_LOGGED: u64 = 10;
+const METRICS_EVERY: Duration = Duration::from_secs(1);
+
+/// What a thread is made with.
+#[derive(Clone)]
+pub struct Equipment {
+    /// The pipeline.
+    pub plan: Arc<Plan>,
+    /// Where Kafka is.
+    pub kafka: KafkaSettings,
+    /// Where state is kept.
+    pub meta: Arc<dyn MetaStore>,
+    /// For what waits for the metadata store.
+    pub runtime: Handle,
+    /// The node's byte budget.
+    pub budget: Arc<Mutex<Budget>>,
+    /// The node's metrics.
+    pub metrics: Arc<Metrics>,
+    /// Stop and progress.
+    pub control: Arc<Control>,
+    /// The node's name.
+    pub node: String,
+}
+
+/// A partition number of which at least one input is assigned.
+#[derive(Default)]
+struct Slot {
+    assigned: BTreeSet<u32>,
+    attempt: Option<Attempt>,
+    patience: Option<Patience>,
+}
+
+/// A task that waits because its plugin asked for it.
+struct Patience {
+    until: Instant,
+    pause: Duration,
+    resumed: bool,
+}
+
+/// A worker thread.
+pub struct Thread {
+    equipment: Equipment,
+    consumer: Consumer,
+    outbox: Outbox,
+    restorer: Restorer,
+    committer: Committer,
+    slots: BTreeMap<u32, Slot>,
+    tasks: Tasks,
+    last_commit: Instant,
+    metrics_at: Instant,
+    counters: Counters,
+    counted: (usize, usize),
+    joined: bool,
+}
+
+impl Thread {
+    /// Joins the group as thread `number` of its node.
+    ///
+    /// # Errors
+    /// The clients could not be made.
+    pub fn join(equipment: Equipment, number: usize) -> Result<Self, Failure> {
+        let Equipment { plan, kafka, meta, runtime, budget, metrics, node, .. } = equipment.clone();
+        let name = format!("{}-{node}-{number}", plan.group);
+        let options = ConsumerOptions {
+            group_id: plan.group.clone(),
+            client_id: name.clone(),
+            topics: plan.sources.iter().map(|source| source.topic.clone()).collect(),
+        };
+        let now = Instant::now();
+        Ok(Self {
+            consumer: Consumer::new(&kafka, &options)?,
+            outbox: Outbox::new(&kafka, &plan, name.clone())?,
+            restorer: Restorer::new(Arc::clone(&plan), Arc::clone(&meta), runtime.clone(), name),
+            committer: Committer::new(Arc::clone(&plan), meta, runtime, budget, Arc::clone(&metrics)),
+            slots: BTreeMap::new(),
+            tasks: (0..plan.partitions).map(|_| None).collect(),
+            last_commit: now,
+            metrics_at: now,
+            counters: Counters::new(&plan, &metrics),
+            counted: (0, 0),
+            joined: false,
+            equipment,
+        })
+    }
+
+    /// Runs until the node drains or the pipeline fails, and leaves the group.
+    ///
+    /// # Errors
+    /// Why the pipeline stops. What was done since the last commit is done again at the next start.
+    pub fn run(mut self) -> Result<(), Failure> {
+        let result = self.turn();
+        let control = Arc::clone(&self.equipment.control);
+        control.tasks(self.counted, (0, 0));
+        self.counters.forget(&self.tasks);
+        // Instances and attempts end before the consumer does.
+        self.slots.clear();
+        self.tasks.clear();
+        if self.consumer.close(CLOSE_WAIT) == Closed::Abandoned {
+            warn!("leaving the consumer group took too long; the brokers will notice by the session time-out");
+        }
+        result
+    }
+
+    fn turn(&mut self) -> Result<(), Failure> {
+        loop {
+            self.group_events()?;
+            self.bring_up()?;
+            self.patience()?;
+            self.report();
+            match step::next(&self.observe()) {
+                Step::Commit => self.commit()?,
+                Step::Fetch { wait } => self.fetch(wait)?,
+                Step::Idle { wait } => {
+                    self.consumer.fetch(0, 0, wait, |_| {})?;
+                }
+                Step::Finish => return Ok(()),
+            }
+        }
+    }
+
+    fn observe(&self) -> Observed {
+        let dirty = self.tasks.iter().flatten().any(|task| task.dirty);
+        Observed {
+            now: Instant::now(),
+            last_commit: self.last_commit,
+            commit_interval: self.equipment.plan.commit_interval,
+            budget_delay: if dirty { self.committer.budget_delay() } else { Duration::ZERO },
+            dirty,
+            committing: self.committer.is_under_way(),
+            running: self.tasks.iter().any(Option::is_some),
+            draining: self.equipment.control.is_draining(),
+        }
+    }
+
+    fn group_events(&mut self) -> Result<(), Failure> {
+        while let Some(event) = self.consumer.next_event() {
+            match event {
+                ConsumerEvent::Assigned(partitions) => self.assigned(&partitions)?,
+                ConsumerEvent::Revoked { partitions, lost } => self.revoked(&partitions, lost)?,
+                ConsumerEvent::Committed(Ok(())) => {}
+                ConsumerEvent::Committed(Err(error)) => debug!("group offsets: {error}"),
+                ConsumerEvent::PartitionFailed { partition, fault, text } => self.partition_failed(partition, fault, text)?,
+                ConsumerEvent::Statistics { lag, .. } => self.counters.lag(&lag),
+                ConsumerEvent::BrokersDown => warn!("waiting: no kafka broker can be reached"),
+                ConsumerEvent::Trouble { text } => warn!("kafka consumer: {text}"),
+            }
+        }
+        self.outbox.serve();
+        Ok(())
+    }
+
+    fn partition_failed(&self, at: TopicPartition, fault: PartitionFault, text: String) -> Result<(), Failure> {
+        let topic = self.equipment.plan.sources[at.input as usize].topic.clone();
+        if matches!(fault, PartitionFault::OffsetOutOfRange | PartitionFault::NotAuthorized) {
+            let expired = fault == PartitionFault::OffsetOutOfRange;
+            return Err(Failure::Source { topic, partition: at.partition, text, expired });
+        }
+        warn!(topic, partition = at.partition, "waiting: {text}");
+        Ok(())
+    }
+
+    fn assigned(&mut self, partitions: &[TopicPartition]) -> Result<(), Failure> {
+        if !std::mem::replace(&mut self.joined, true) {
+            self.equipment.control.has_joined();
+        }
+        self.consumer.accept(partitions)?;
+        for at in partitions {
+            let Ok(partition) = u32::try_from(at.partition) else { continue };
+            let slot = self.slots.entry(partition).or_default();
+            slot.assigned.insert(at.input);
+            if slot.assigned.len() == self.equipment.plan.sources.len() && partition < self.equipment.plan.partitions {
+                slot.attempt = Some(self.restorer.begin(partition));
+            }
+        }
+        info!(pipeline = self.equipment.plan.pipeline, partitions = ?numbers(partitions), "assigned");
+        Ok(())
+    }
+
+    fn revoked(&mut self, partitions: &[TopicPartition], lost: bool) -> Result<(), Failure> {
+        info!(pipeline = self.equipment.plan.pipeline, partitions = ?numbers(partitions), lost, "revoked");
+        if !lost {
+            self.commit_before_release()?;
+        }
+        for at in partitions {
+            let Ok(partition) = u32::try_from(at.partition) else { continue };
+            self.drop_task(partition);
+            if let Some(slot) = self.slots.get_mut(&partition) {
+                slot.attempt = None;
+                slot.patience = None;
+                slot.assigned.remove(&at.input);
+                if slot.assigned.is_empty() {
+                    self.slots.remove(&partition);
+                }
+            }
+        }
+        self.consumer.release(partitions)?;
+        Ok(())
+    }
+
+    fn drop_task(&mut self, partition: u32) {
+        self.committer.forget(partition);
+        if let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::take) {
+            self.counters.forget_task(&task);
+        }
+    }
+
+    /// Commits while the group waits. What cannot be committed in time is done again by the next owner.
+    fn commit_before_release(&mut self) -> Result<(), Failure> {
+        let until = Instant::now() + REVOKE_WAIT;
+        if !self.committer.is_under_way() && !self.tasks.iter().flatten().any(|task| task.dirty) {
+            return Ok(());
+        }
+        self.committer.begin(&mut self.tasks)?;
+        while Instant::now() < until {
+            match self.committer.advance(&mut self.tasks, &self.outbox, &mut self.consumer, COMMIT_WAIT)? {
+                Advanced::Ended { lost } => {
+                    lost.into_iter().for_each(|partition| self.drop_task(partition));
+                    self.last_commit = Instant::now();
+                    return Ok(());
+                }
+                Advanced::Waiting(_) => {}
+            }
+        }
+        warn!("partitions are given up without a commit: their work since the last one is done again by the next owner");
+        Ok(())
+    }
+
+    fn commit(&mut self) -> Result<(), Failure> {
+        self.committer.begin(&mut self.tasks)?;
+        let wait = self.equipment.control.left().map_or(COMMIT_WAIT, |left| left.min(COMMIT_WAIT));
+        match self.committer.advance(&mut self.tasks, &self.outbox, &mut self.consumer, wait)? {
+            Advanced::Ended { lost } => {
+                self.last_commit = Instant::now();
+                for partition in lost {
+                    self.claim_again(partition)?;
+                }
+            }
+            Advanced::Waiting(waiting_for) => {
+                if self.equipment.control.is_overdue() {
+                    return Err(Failure::Undrained { waiting_for: waiting_for.to_owned() });
+                }
+            }
+        }
+        // The group is served between the steps of a commit that waits.
+        self.consumer.fetch(0, 0, Duration::ZERO, |_| {})?;
+        Ok(())
+    }
+
+    /// Somebody else claimed a task that Kafka still assigns to this thread: whoever it was, Kafka decides.
+    fn claim_again(&mut self, partition: u32) -> Result<(), Failure> {
+        let task = self.equipment.plan.task(partition);
+        warn!(%task, "somebody else claimed the task; it is still assigned here: claiming it again");
+        let partitions: Vec<TopicPartition> = task::partitions(partition, self.equipment.plan.sources.len()).collect();
+        self.consumer.pause(&partitions)?;
+        self.drop_task(partition);
+        if let Some(slot) = self.slots.get_mut(&partition) {
+            slot.attempt = Some(self.restorer.begin(partition));
+        }
+        Ok(())
+    }
+
+    /// Goes on with tasks that are coming up.
+    fn bring_up(&mut self) -> Result<(), Failure> {
+        while let Some(report) = self.restorer.next_report() {
+            let partition = report.partition;
+            let Some(slot) = self.slots.get_mut(&partition) else { continue };
+            let Some(attempt) = slot.attempt.as_mut() else { continue };
+            if let Some(task) = self.restorer.report(attempt, report)? {
+                slot.attempt = None;
+                self.consumer.start(&task.positions(), START_WAIT)?;
+                debug!(task = %self.equipment.plan.task(partition), offsets = ?task.next, "running");
+                self.tasks[partition as usize] = Some(Box::new(task));
+            }
+        }
+        for (&partition, slot) in &mut self.slots {
+            if let Some(attempt) = &mut slot.attempt {
+                self.restorer.advance(partition, attempt, &mut self.consumer)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Resumes tasks whose plugin asked for patience.
+    fn patience(&mut self) -> Result<(), Failure> {
+        let now = Instant::now();
+        for (&partition, slot) in &mut self.slots {
+            let (Some(patience), Some(Some(task))) = (&mut slot.patience, self.tasks.get(partition as usize)) else { continue };
+            if !patience.resumed && now >= patience.until {
+                patience.resumed = true;
+                self.consumer.start(&task.positions(), START_WAIT)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fetch(&mut self, wait: Duration) -> Result<(), Failure> {
+        let Self { tasks, consumer, equipment, .. } = self;
+        let plan = Arc::clone(&equipment.plan);
+        consumer.fetch(plan.batch_records, plan.batch_bytes, wait, |record| {
+            let task = usize::try_from(record.partition).ok().and_then(|at| tasks.get_mut(at)).and_then(Option::as_mut);
+            if let Some(inbox) = task.and_then(|task| task.inbox.get_mut(record.input as usize)) {
+                let origin = (record.input, record.partition, record.offset);
+                inbox.push(origin, record.timestamp, record.key, record.value, record.headers);
+            }
+        })?;
+        for partition in 0..self.tasks.len() {
+            let Some(task) = &mut self.tasks[partition] else { continue };
+            if task.inbox.iter().all(Batch::is_empty) {
+                continue;
+            }
+            self.process(partition)?;
+        }
+        Ok(())
+    }
+
+    fn process(&mut self, partition: usize) -> Result<(), Failure> {
+        let plan = Arc::clone(&self.equipment.plan);
+        let Some(task) = &mut self.tasks[partition] else { return Ok(()) };
+        let mut batch = task.take_batch();
+        task.advance(&batch);
+        self.counters.taken(&batch);
+        let mut sending = Sending {
+            plan: &plan,
+            outbox: &mut self.outbox,
+            consumer: &mut self.consumer,
+            control: &self.equipment.control,
+            counters: &mut self.counters,
+            served: Instant::now(),
+        };
+        let now = task::now_ms();
+        match chain::run(&plan, &mut task.instances, &mut task.state, &mut batch, now, &mut sending) {
+            Ok(()) => {
+                task.recycle(batch);
+                self.counters.sent(&mut self.outbox);
+                let patience = u32::try_from(partition).ok().and_then(|at| self.slots.get_mut(&at)).map(|slot| &mut slot.patience);
+                if let Some(patience) = patience {
+                    *patience = None;
+                }
+                Ok(())
+            }
+            Err(ChainError::Destination(failure)) => Err(failure),
+            Err(ChainError::Call { transform, batch, error }) => {
+                let span = task::span(&plan, &batch);
+                let name = plan.transforms[transform].name.clone();
+                if error.is_transient() {
+                    warn!(transform = name, "waiting: the plugin fails on {span} and asks for patience: {error}");
+                    return self.wait_for_plugin(partition, transform);
+                }
+                Err(Failure::Call { transform: name, span, error: Box::new(error) })
+            }
+        }
+    }
+
+    /// Takes a task back to its last commit and lets it stand for a while.
+    fn wait_for_plugin(&mut self, partition: usize, transform: usize) -> Result<(), Failure> {
+        self.counters.retried(transform);
+        let Some(task) = &mut self.tasks[partition] else { return Ok(()) };
+        let Some(slot) = self.slots.get_mut(&task.partition) else { return Ok(()) };
+        let partitions: Vec<TopicPartition> = task.partitions().collect();
+        self.consumer.pause(&partitions)?;
+        let instances = task::instantiate(&self.equipment.plan, task.partition).map_err(|(at, error)| {
+            let transform = self.equipment.plan.transforms[at].name.clone();
+            Failure::Open { transform, error }
+        })?;
+        task.roll_back(instances);
+        let pause = slot.patience.take().map_or(PATIENCE.0, |before| (before.pause * 2).min(PATIENCE.1));
+        slot.patience = Some(Patience { until: Instant::now() + pause, pause, resumed: false });
+        Ok(())
+    }
+
+    fn report(&mut self) {
+        let now = (self.slots.len(), self.tasks.iter().flatten().count());
+        if now != self.counted {
+            self.equipment.control.tasks(self.counted, now);
+            self.counters.tasks(self.counted, now);
+            self.counted = now;
+        }
+        if self.metrics_at.elapsed() >= METRICS_EVERY {
+            self.metrics_at = Instant::now();
+            self.counters.delay(self.committer.budget_delay().min(METRICS_EVERY));
+            self.tasks.iter().flatten().for_each(|task| self.counters.task(task));
+        }
+    }
+}
+
+fn numbers(partitions: &[TopicPartition]) -> Vec<String> {
+    partitions.iter().map(|at| if at.input == 0 { at.partition.to_string() } else { format!("{}:{}", at.input, at.partition) }).collect()
+}
+
+/// The destination of a chain: the outbox, and what happens to rejected records.
+struct Sending<'a> {
+    plan: &'a Plan,
+    outbox: &'a mut Outbox,
+    consumer: &'a mut Consumer,
+    control: &'a Control,
+    counters: &'a mut Counters,
+    served: Instant,
+}
+
+impl Destination for Sending<'_> {
+    type Error = Failure;
+
+    fn send(&mut self, sink: usize, batch: &Batch, emission: &Emission) -> Result<(), Failure> {
+        let partition = batch.runs.first().map_or(0, |run| run.partition);
+        let Self { outbox, consumer, control, served, .. } = self;
+        let mut fatal = None;
+        let mut meanwhile = || {
+            // The membership is kept alive; what the group wants is done when the batch is through.
+            if served.elapsed() >= Duration::from_millis(100) {
+                *served = Instant::now();
+                fatal = consumer.fetch(0, 0, Duration::ZERO, |_| {}).err();
+            }
+            fatal.is_none() && !control.is_overdue()
+        };
+        for record in emission.records(batch) {
+            match outbox.send(sink, &record, partition, &mut meanwhile) {
+                Ok(()) => {}
+                Err(SendError::QueueFull) => {
+                    return Err(match fatal {
+                        Some(fatal) => fatal.into(),
+                        None => Failure::Undrained { waiting_for: "kafka to take the output".into() },
+                    });
+                }
+                Err(error) => {
+                    let origin = task::origin(self.plan, batch, record.cause);
+                    return Err(Failure::Send { topic: self.plan.sinks[sink].topic.clone(), origin, error });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reject(&mut self, transform: usize, batch: &Batch, rejects: &[Reject]) -> Result<(), Failure> {
+        let name = &self.plan.transforms[transform].name;
+        for reject in rejects {
+            let origin = task::origin(self.plan, batch, reject.index);
+            let count = self.counters.rejected(transform);
+            if self.plan.on_error == OnError::Stop {
+                return Err(Failure::Rejected { transform: name.clone(), origin, reason: reject.reason.clone() });
+            }
+            if count <= REJECTS_LOGGED || count.is_multiple_of(1000) {
+                log_reject(name, &origin, &reject.reason, count);
+            }
+        }
+        Ok(())
+    }
+
+    fn processed(&mut self, transform: usize, _records: usize, time: Duration) {
+        self.counters.processed(transform, time);
+    }
+}
+
+fn log_reject(transform: &str, origin: &Origin, reason: &str, count: u64) {
+    error!(transform, %origin, rejected = count, "skipped a record that was rejected: {reason}");
+}
+
+/// The metrics that a thread writes, looked up once.
+struct Counters {
+    pipeline: String,
+    metrics: Arc<Metrics>,
+    topics: Vec<String>,
+    taken: Vec<prometheus_client::metrics::counter::Counter>,
+    sent: Vec<prometheus_client::metrics::counter::Counter>,
+    rejected: Vec<prometheus_client::metrics::counter::Counter>,
+    batches: Vec<prometheus_client::metrics::histogram::Histogram>,
+    transforms: Vec<String>,
+}
+
+impl Counters {
+    fn new(plan: &Plan, metrics: &Arc<Metrics>) -> Self {
+        let topic = |topic: &str| TopicLabels { pipeline: plan.pipeline.clone(), topic: topic.to_owned() };
+        let transform = |name: &str| TransformLabels { pipeline: plan.pipeline.clone(), transform: name.to_owned() };
+        let names: Vec<String> = plan.transforms.iter().map(|transform| transform.name.clone()).collect();
+        Self {
+            taken: plan.sources.iter().map(|source| metrics.records_in.get_or_create_owned(&topic(&source.topic))).collect(),
+            sent: plan.sinks.iter().map(|sink| metrics.records_out.get_or_create_owned(&topic(&sink.topic))).collect(),
+            rejected: names.iter().map(|name| metrics.records_rejected.get_or_create_owned(&transform(name))).collect(),
+            batches: names.iter().map(|name| metrics.batch_duration.get_or_create_owned(&transform(name))).collect(),
+            topics: plan.sources.iter().map(|source| source.topic.clone()).collect(),
+            transforms: names,
+            pipeline: plan.pipeline.clone(),
+            metrics: Arc::clone(metrics),
+        }
+    }
+
+    fn taken(&self, batch: &Batch) {
+        for run in &batch.runs {
+            self.taken[run.input as usize].inc_by(u64::from(run.count));
+        }
+    }
+
+    fn sent(&self, outbox: &mut Outbox) {
+        outbox.take_sent().for_each(|(sink, count)| {
+            self.sent[sink].inc_by(count);
+        });
+    }
+
+    fn rejected(&self, transform: usize) -> u64 {
+        self.rejected[transform].inc() + 1
+    }
+
+    fn processed(&self, transform: usize, time: Duration) {
+        self.batches[transform].observe(time.as_secs_f64());
+    }
+
+    fn retried(&self, transform: usize) {
+        let labels = TransformLabels { pipeline: self.pipeline.clone(), transform: self.transforms[transform].clone() };
+        self.metrics.guest_retries.get_or_create(&labels).inc();
+    }
+
+    fn lag(&self, lag: &[(TopicPartition, u64)]) {
+        for (at, records) in lag {
+            let (Some(topic), Ok(partition)) = (self.topics.get(at.input as usize), u32::try_from(at.partition)) else { continue };
+            let labels = PartitionLabels { pipeline: self.pipeline.clone(), topic: topic.clone(), partition };
+            self.metrics.lag.get_or_create(&labels).set(i64::try_from(*records).unwrap_or(i64::MAX));
+        }
+    }
+
+    fn labels(&self) -> PipelineLabels {
+        PipelineLabels { pipeline: self.pipeline.clone() }
+    }
+
+    fn tasks(&self, before: (usize, usize), now: (usize, usize)) {
+        let change = |before: usize, now: usize| now as i64 - before as i64;
+        self.metrics.tasks_assigned.get_or_create(&self.labels()).inc_by(change(before.0, now.0));
+        self.metrics.tasks_running.get_or_create(&self.labels()).inc_by(change(before.1, now.1));
+    }
+
+    fn delay(&self, delay: Duration) {
+        if !delay.is_zero() {
+            self.metrics.commit_delay.get_or_create(&self.labels()).inc_by(delay.as_secs_f64());
+        }
+    }
+
+    fn task_labels(&self, task: &Task) -> TaskLabels {
+        TaskLabels { pipeline: self.pipeline.clone(), task: task.partition }
+    }
+
+    fn task(&self, task: &Task) {
+        let labels = self.task_labels(task);
+        let set = |family: &prometheus_client::metrics::family::Family<TaskLabels, prometheus_client::metrics::gauge::Gauge>, value: u64| {
+            family.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&self.metrics.guest_memory, task.instances.iter().map(crate::engine::Instance::memory_bytes).sum());
+        if let Some(durable) = &task.durable {
+            set(&self.metrics.state_keys, task.state.len() as u64);
+            set(&self.metrics.state_bytes, task.state.bytes());
+            set(&self.metrics.state_chunks, durable.ledger.chunks() as u64);
+        }
+    }
+
+    /// A task has gone elsewhere: its gauges go with it.
+    fn forget_task(&self, task: &Task) {
+        let labels = self.task_labels(task);
+        for family in [&self.metrics.guest_memory, &self.metrics.state_keys, &self.metrics.state_bytes, &self.metrics.state_chunks] {
+            family.remove(&labels);
+        }
+        for topic in &self.topics {
+            let (pipeline, topic) = (self.pipeline.clone(), topic.clone());
+            self.metrics.lag.remove(&PartitionLabels { pipeline, topic, partition: task.partition });
+        }
+    }
+
+    fn forget(&self, tasks: &Tasks) {
+        tasks.iter().flatten().for_each(|task| self.forget_task(task));
+    }
+}
