@@ -6,6 +6,7 @@ pub mod checkpoint;
 pub mod digest;
 pub mod http;
 pub mod ids;
+pub mod kafka;
 pub mod manifest;
 pub mod meta;
 pub mod record;

@@ -1,0 +1,760 @@
+//! One member of a consumer group, driven by the thread that owns it.
+//!
+//! The order that keeps state and offsets together is in the caller's hands: a rebalance arrives as an event, and nothing
+//! happens until the caller answers it with [`Consumer::release`] (after its commit) or [`Consumer::accept`]. What was accepted
+//! is held still; [`Consumer::start`] lets records flow from an exact offset, when the state is there. Committed offsets are
+//! never read implicitly and offsets are never reset.
+//!
+//! Records come through [`Consumer::fetch`], in each partition's order, each offset at most once, none from before the start.
+
+mod positions;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, RebalanceProtocol};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
+use thiserror::Error;
+
+use self::positions::Positions;
+use super::context::{Context, Notice};
+use super::native::{Fetched, Message, Reader, metadata_of};
+use super::settings::{KafkaSettings, creation_error};
+use super::statistics::Statistics;
+use super::{ClientError, TopicPartition};
+
+/// Records are taken from librdkafka in portions of at most this many, so that the byte limit can be heeded in between.
+const PORTION_MAX: usize = 1024;
+/// The first portion of a fetch, before the size of a record is known.
+const PORTION_FIRST: usize = 64;
+/// How many reports of librdkafka are served in one go; the others have to wait for the next.
+const NOTICES_MAX: usize = 64;
+/// How long a seek that came too early waits before it is tried again.
+const SEEK_RETRY: Duration = Duration::from_millis(2);
+/// How long dropping a consumer may take.
+const DROP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What a consumer is made with.
+#[derive(Clone, Debug)]
+pub struct ConsumerOptions {
+    /// Consumer group.
+    pub group_id: String,
+    /// Name of this member in the broker's logs and metrics.
+    pub client_id: String,
+    /// Source topics; a topic's index is its input number. Several are assigned co-partitioned.
+    pub topics: Vec<String>,
+}
+
+/// Something happened. In the order of happening.
+#[derive(Debug)]
+pub enum ConsumerEvent {
+    /// The group gives these partitions to this member: answer with [`Consumer::accept`]. The group waits for it.
+    Assigned(Vec<TopicPartition>),
+    /// The group wants these partitions back: commit, then answer with [`Consumer::release`]. The group waits for it.
+    Revoked {
+        /// Which.
+        partitions: Vec<TopicPartition>,
+        /// Another member may own them already: commits will be refused, so do not commit.
+        lost: bool,
+    },
+    /// An offset commit that was not waited for has ended.
+    Committed(Result<(), CommitError>),
+    /// A partition cannot be read.
+    PartitionFailed {
+        /// Which.
+        partition: TopicPartition,
+        /// Why.
+        fault: PartitionFault,
+        /// In librdkafka's words.
+        text: String,
+    },
+    /// Regular numbers, every `statistics.interval.ms`.
+    Statistics {
+        /// All of them.
+        statistics: Statistics,
+        /// Records behind the end, of each started partition whose end is known.
+        lag: Vec<(TopicPartition, u64)>,
+    },
+    /// No broker can be reached. librdkafka goes on trying, and so may the caller.
+    BrokersDown,
+    /// Something else, that librdkafka recovers from by itself.
+    Trouble {
+        /// In librdkafka's words.
+        text: String,
+    },
+}
+
+/// Why a partition cannot be read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PartitionFault {
+    /// The offset asked for does not exist (any more): retention was shorter than the outage, or the topic was made anew.
+    OffsetOutOfRange,
+    /// This client may not read the topic.
+    NotAuthorized,
+    /// Topic or partition is gone.
+    Unknown,
+    /// Something else.
+    Other,
+}
+
+impl PartitionFault {
+    fn of(code: RDKafkaErrorCode) -> Self {
+        match code {
+            RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::NoOffset => {
+                Self::OffsetOutOfRange
+            }
+            RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed => {
+                Self::NotAuthorized
+            }
+            RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownPartition
+            | RDKafkaErrorCode::UnknownTopicOrPartition => Self::Unknown,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What a fetch brought.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct FetchOutcome {
+    /// Records given to the sink.
+    pub records: usize,
+    /// Bytes of their keys and values.
+    pub bytes: usize,
+    /// Whether [`Consumer::next_event`] has something.
+    pub events: bool,
+}
+
+/// This consumer is finished; a new one is needed.
+#[derive(Clone, Debug, Error)]
+#[error("the consumer has failed for good: {text}")]
+pub struct ConsumeError {
+    /// In librdkafka's words.
+    pub text: String,
+}
+
+/// An offset, and what belongs to it, for a commit.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CommitOffset {
+    /// Of which partition.
+    pub partition: TopicPartition,
+    /// Offset of the next record to be read.
+    pub offset: i64,
+    /// Stored with it; at most 4096 bytes by the broker's default.
+    pub metadata: String,
+}
+
+/// A commit of offsets that did not succeed.
+#[derive(Clone, Debug, Error)]
+pub enum CommitError {
+    /// This member is not, or no longer, entitled to commit: the partitions have gone to somebody else or will.
+    #[error("the group refuses the commit of this member: {0}")]
+    NotOwner(RDKafkaErrorCode),
+    /// The answer did not come in time; the commit may have been applied.
+    #[error("no answer to the offset commit after {0:?}")]
+    TimedOut(Duration),
+    /// For another reason.
+    #[error("commit offsets: {0}")]
+    Failed(RDKafkaErrorCode),
+}
+
+impl CommitError {
+    fn of(code: RDKafkaErrorCode) -> Self {
+        match code {
+            RDKafkaErrorCode::IllegalGeneration
+            | RDKafkaErrorCode::UnknownMemberId
+            | RDKafkaErrorCode::RebalanceInProgress
+            | RDKafkaErrorCode::FencedInstanceId
+            | RDKafkaErrorCode::FencedMemberEpoch
+            | RDKafkaErrorCode::StaleMemberEpoch
+            | RDKafkaErrorCode::AssignmentLost => Self::NotOwner(code),
+            RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::RequestTimedOut => Self::TimedOut(Duration::ZERO),
+            other => Self::Failed(other),
+        }
+    }
+
+    /// Whether the same commit may succeed when it is tried again.
+    #[must_use]
+    pub fn is_retriable(&self) -> bool {
+        match self {
+            Self::TimedOut(_) => true,
+            Self::NotOwner(_) => false,
+            Self::Failed(code) => matches!(
+                code,
+                RDKafkaErrorCode::BrokerTransportFailure
+                    | RDKafkaErrorCode::AllBrokersDown
+                    | RDKafkaErrorCode::WaitingForCoordinator
+                    | RDKafkaErrorCode::CoordinatorNotAvailable
+                    | RDKafkaErrorCode::CoordinatorLoadInProgress
+                    | RDKafkaErrorCode::NotCoordinator
+            ),
+        }
+    }
+}
+
+/// Asking the broker failed.
+#[derive(Clone, Debug, Error)]
+#[error("{action}: {source}")]
+pub struct RequestError {
+    action: &'static str,
+    #[source]
+    source: KafkaError,
+}
+
+impl RequestError {
+    /// Whether the same request may succeed later.
+    #[must_use]
+    pub fn is_retriable(&self) -> bool {
+        !matches!(
+            self.source.rdkafka_error_code(),
+            Some(
+                RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::GroupAuthorizationFailed
+                    | RDKafkaErrorCode::InvalidArgument
+                    | RDKafkaErrorCode::Fatal
+            )
+        )
+    }
+}
+
+/// An offset the group has committed for a partition.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Committed {
+    /// Of which partition.
+    pub partition: TopicPartition,
+    /// `None` where the group has committed nothing.
+    pub offset: Option<i64>,
+    /// What was stored with it; empty if nothing. Bytes that are not UTF-8 are replaced.
+    pub metadata: String,
+}
+
+/// Where a partition without an offset begins.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Start {
+    /// At the oldest record there is.
+    Earliest,
+    /// Behind the newest.
+    Latest,
+    /// At the first record of this time or later, in milliseconds since 1970; behind the newest if there is none.
+    Timestamp(i64),
+}
+
+/// Starting partitions failed.
+#[derive(Clone, Debug, Error)]
+pub enum StartError {
+    /// One of them has not been accepted.
+    #[error("{0} is not held by this consumer")]
+    NotHeld(TopicPartition),
+    /// librdkafka was not ready for it in time.
+    #[error("{partition} could not be moved to offset {offset} in {waited:?}")]
+    TimedOut {
+        /// Which partition.
+        partition: TopicPartition,
+        /// Where to.
+        offset: i64,
+        /// For how long it was tried.
+        waited: Duration,
+    },
+    /// librdkafka refuses.
+    #[error("seek: {0}")]
+    Refused(#[source] KafkaError),
+}
+
+/// How closing went.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Closed {
+    /// The member has left the group.
+    Left,
+    /// It took too long; a thread is left behind, and the broker finds out by the session time-out.
+    Abandoned,
+}
+
+/// One member of a consumer group.
+pub struct Consumer {
+    /// `None` only while it is being dropped.
+    reader: Option<Reader>,
+    topics: Vec<String>,
+    positions: Positions,
+    events: VecDeque<ConsumerEvent>,
+    commits_sent: u64,
+    commits_ended: u64,
+    fatal: Option<ConsumeError>,
+}
+
+impl fmt::Debug for Consumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer")
+            .field("topics", &self.topics)
+            .field("positions", &self.positions)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Consumer {
+    /// Makes a member and lets it join the group. Does not wait for a broker.
+    ///
+    /// # Errors
+    /// Settings or topic names that cannot be used.
+    pub fn new(settings: &KafkaSettings, options: &ConsumerOptions) -> Result<Self, ClientError> {
+        let config = settings.consumer_config(&options.group_id, &options.client_id, options.topics.len())?;
+        let consumer: BaseConsumer<Context> = config.create_with_context(Context::default()).map_err(creation_error)?;
+        let reader = Reader::new(consumer, &options.topics)
+            .map_err(|bad| ClientError::TopicName { topic: options.topics[bad.0].clone() })?;
+        let topics: Vec<&str> = options.topics.iter().map(String::as_str).collect();
+        reader.consumer().subscribe(&topics).map_err(ClientError::Client)?;
+        Ok(Self {
+            reader: Some(reader),
+            topics: options.topics.clone(),
+            positions: Positions::default(),
+            events: VecDeque::new(),
+            commits_sent: 0,
+            commits_ended: 0,
+            fatal: None,
+        })
+    }
+
+    fn reader(&self) -> &Reader {
+        self.reader.as_ref().expect("only drop takes it")
+    }
+
+    fn native(&self) -> &BaseConsumer<Context> {
+        self.reader().consumer()
+    }
+
+    /// Takes what is there, up to `records_max` records or about `bytes_max` bytes (a portion of records may exceed it), and
+    /// waits up to `wait` for the first of it; does not wait when an event is pending. Also keeps the membership alive: call
+    /// it regularly, with `records_max` 0 when no records are wanted.
+    ///
+    /// # Errors
+    /// The consumer has failed for good.
+    pub fn fetch(
+        &mut self,
+        records_max: usize,
+        bytes_max: usize,
+        wait: Duration,
+        mut sink: impl FnMut(Fetched<'_>),
+    ) -> Result<FetchOutcome, ConsumeError> {
+        self.serve(Duration::ZERO);
+        let mut outcome = FetchOutcome::default();
+        let mut wait = if self.events.is_empty() { wait } else { Duration::ZERO };
+        if records_max == 0 && !wait.is_zero() {
+            self.serve(wait);
+        }
+        while outcome.records < records_max && outcome.bytes < bytes_max {
+            let portion = portion(outcome, bytes_max).min(records_max - outcome.records);
+            let taken = self.take(portion, wait, &mut outcome, &mut sink);
+            wait = Duration::ZERO;
+            if taken < portion {
+                break;
+            }
+        }
+        if outcome.records == 0 {
+            self.serve(Duration::ZERO);
+        }
+        outcome.events = !self.events.is_empty();
+        match &self.fatal {
+            Some(error) => Err(error.clone()),
+            None => Ok(outcome),
+        }
+    }
+
+    /// Takes at most `portion` messages and returns how many there were.
+    #[inline]
+    fn take(
+        &mut self,
+        portion: usize,
+        wait: Duration,
+        outcome: &mut FetchOutcome,
+        sink: &mut impl FnMut(Fetched<'_>),
+    ) -> usize {
+        let Self { reader, positions, events, .. } = self;
+        let mut taken = reader.as_mut().expect("only drop takes it").take(wait, portion);
+        let count = taken.len();
+        let mut look = |message: Message<'_>| match message {
+            Message::Record { topic, mut record } => {
+                if let Some(input) = positions.accept(topic, record.partition, record.offset) {
+                    record.input = input;
+                    outcome.records += 1;
+                    outcome.bytes += record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+                    sink(record);
+                }
+            }
+            Message::Error { topic, partition, code, text } => {
+                // One from before the start is about an offset nobody asked for.
+                if let Some(partition) = positions.identify(topic, partition).filter(|held| positions.started(*held)) {
+                    events.push_back(ConsumerEvent::PartitionFailed {
+                        partition,
+                        fault: PartitionFault::of(code),
+                        text,
+                    });
+                }
+            }
+        };
+        while taken.next(&mut look).is_some() {}
+        count
+    }
+
+    /// The next thing that happened, if any; [`Consumer::fetch`] collects them.
+    pub fn next_event(&mut self) -> Option<ConsumerEvent> {
+        self.events.pop_front()
+    }
+
+    /// Lets librdkafka deliver its reports, waiting up to `wait` for the first one, and turns them into events.
+    fn serve(&mut self, wait: Duration) {
+        let mut wait = wait;
+        for _ in 0..NOTICES_MAX {
+            let posted = self.native().context().posted();
+            // Records do not come this way, they are forwarded; one that slips through was not waited for by anybody.
+            drop(self.native().poll(wait));
+            wait = Duration::ZERO;
+            if self.native().context().posted() == posted {
+                break;
+            }
+        }
+        while let Some(notice) = self.native().context().next() {
+            if let Some(event) = self.event(notice) {
+                self.events.push_back(event);
+            }
+        }
+    }
+
+    fn event(&mut self, notice: Notice) -> Option<ConsumerEvent> {
+        Some(match notice {
+            Notice::Assign(partitions) => ConsumerEvent::Assigned(self.by_input(partitions)),
+            Notice::Revoke { partitions, lost } => {
+                ConsumerEvent::Revoked { partitions: self.by_input(partitions), lost }
+            }
+            Notice::Committed(result) => {
+                self.commits_ended += 1;
+                ConsumerEvent::Committed(result.map_err(CommitError::of))
+            }
+            Notice::Statistics(statistics) => {
+                let lag = self.lag(&statistics);
+                ConsumerEvent::Statistics { statistics, lag }
+            }
+            Notice::Error { code: RDKafkaErrorCode::AllBrokersDown, .. } => ConsumerEvent::BrokersDown,
+            Notice::Error { code: RDKafkaErrorCode::Fatal, text } => {
+                let text = self.native().client().fatal_error().map_or(text, |(_, text)| text);
+                self.fatal = Some(ConsumeError { text });
+                return None;
+            }
+            Notice::Error { code, text } => ConsumerEvent::Trouble { text: format!("{code}: {text}") },
+            // A producer's.
+            Notice::NotDelivered { .. } => return None,
+        })
+    }
+
+    fn by_input(&self, partitions: Vec<(String, i32)>) -> Vec<TopicPartition> {
+        let mut partitions: Vec<_> = partitions
+            .into_iter()
+            .filter_map(|(topic, partition)| {
+                let input = self.topics.iter().position(|name| *name == topic)?;
+                Some(TopicPartition { input: u32::try_from(input).ok()?, partition })
+            })
+            .collect();
+        partitions.sort_unstable();
+        partitions
+    }
+
+    fn lag(&self, statistics: &Statistics) -> Vec<(TopicPartition, u64)> {
+        let lag = |entry: &super::statistics::PartitionStatistics| {
+            let input = self.topics.iter().position(|name| *name == entry.topic)?;
+            let partition = TopicPartition { input: u32::try_from(input).ok()?, partition: entry.partition };
+            let behind = entry.end_offset? - self.positions.position(partition)?;
+            Some((partition, behind.max(0).unsigned_abs()))
+        };
+        statistics.partitions.iter().filter_map(lag).collect()
+    }
+
+    fn list(&self, partitions: impl IntoIterator<Item = (TopicPartition, Offset)>) -> TopicPartitionList {
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in partitions {
+            if let Some(topic) = self.topics.get(partition.input as usize) {
+                list.add_partition_offset(topic, partition.partition, offset)
+                    .expect("an offset is a position or a name of one");
+            }
+        }
+        list
+    }
+
+    fn plain_list(&self, partitions: &[TopicPartition]) -> TopicPartitionList {
+        self.list(partitions.iter().map(|&partition| (partition, Offset::Invalid)))
+    }
+
+    fn is_cooperative(&self) -> bool {
+        matches!(self.native().rebalance_protocol(), RebalanceProtocol::Cooperative)
+    }
+
+    /// Answers [`ConsumerEvent::Assigned`]: the partitions are held from now on and stand still until started.
+    ///
+    /// # Errors
+    /// librdkafka refuses, which means that the group is in another state than its events said.
+    pub fn accept(&mut self, partitions: &[TopicPartition]) -> Result<(), RequestError> {
+        let cooperative = self.is_cooperative();
+        if !cooperative {
+            self.positions.clear();
+        }
+        for &partition in partitions {
+            if let Some(topic) = self.reader().topic_id(partition.input) {
+                self.positions.hold(topic, partition);
+            }
+        }
+        // At the end, because that exists in every partition: an offset that does not would stop the partition for good.
+        let list = self.list(partitions.iter().map(|&partition| (partition, Offset::End)));
+        let assigned = if cooperative { self.native().incremental_assign(&list) } else { self.native().assign(&list) };
+        assigned.map_err(|source| RequestError { action: "accept partitions", source })?;
+        self.pause(partitions)
+    }
+
+    /// Answers [`ConsumerEvent::Revoked`]: the partitions are no longer held. Everything that must be done while nobody else
+    /// has them, such as a commit, comes before.
+    ///
+    /// # Errors
+    /// As for [`Consumer::accept`].
+    pub fn release(&mut self, partitions: &[TopicPartition]) -> Result<(), RequestError> {
+        let released = if self.is_cooperative() {
+            for &partition in partitions {
+                self.positions.release(partition);
+            }
+            self.native().incremental_unassign(&self.plain_list(partitions))
+        } else {
+            self.positions.clear();
+            self.native().unassign()
+        };
+        released.map_err(|source| RequestError { action: "release partitions", source })
+    }
+
+    /// Lets records of accepted partitions flow, from the offsets given. May also be used to go back.
+    ///
+    /// A seek that comes before librdkafka has started on the partition is tried again for up to `wait`.
+    ///
+    /// # Errors
+    /// See [`StartError`]. Partitions named after the one that failed stand still.
+    pub fn start(&mut self, offsets: &[(TopicPartition, i64)], wait: Duration) -> Result<(), StartError> {
+        let begin = Instant::now();
+        for &(partition, _) in offsets {
+            if !self.positions.holds(partition) {
+                return Err(StartError::NotHeld(partition));
+            }
+            self.positions.stop(partition);
+        }
+        let mut rest: Vec<_> = offsets.to_vec();
+        loop {
+            let list = self.list(rest.iter().map(|&(partition, offset)| (partition, Offset::Offset(offset))));
+            let left = wait.saturating_sub(begin.elapsed()).max(SEEK_RETRY);
+            let list = self.native().seek_partitions(list, left).map_err(StartError::Refused)?;
+            let results: Vec<_> = list.elements().iter().map(|element| error_code(element.error())).collect();
+            let mut again = Vec::new();
+            for (&(partition, offset), result) in rest.iter().zip(results) {
+                match result {
+                    None => {
+                        // Only now has a stop of an earlier assignment ended, which undoes the forwarding.
+                        self.reader().forward(partition.input, partition.partition);
+                        self.positions.start(partition, offset);
+                    }
+                    Some(
+                        RDKafkaErrorCode::State
+                        | RDKafkaErrorCode::PreviousInProgress
+                        | RDKafkaErrorCode::OperationTimedOut
+                        | RDKafkaErrorCode::UnknownPartition
+                        | RDKafkaErrorCode::InProgress,
+                    ) => again.push((partition, offset)),
+                    Some(code) => return Err(StartError::Refused(KafkaError::OffsetFetch(code))),
+                }
+            }
+            match again.first() {
+                None => break,
+                Some(&(partition, offset)) if begin.elapsed() >= wait => {
+                    return Err(StartError::TimedOut { partition, offset, waited: wait });
+                }
+                Some(_) => thread::sleep(SEEK_RETRY),
+            }
+            rest = again;
+        }
+        let partitions: Vec<_> = offsets.iter().map(|&(partition, _)| partition).collect();
+        self.resume(&partitions).map_err(|error| StartError::Refused(error.source))
+    }
+
+    /// Stops fetching partitions; what is fetched and not taken is fetched again later.
+    ///
+    /// # Errors
+    /// One of them is not held.
+    pub fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), RequestError> {
+        self.native()
+            .pause(&self.plain_list(partitions))
+            .map_err(|source| RequestError { action: "pause partitions", source })
+    }
+
+    /// Goes on fetching partitions that were paused, where they were.
+    ///
+    /// # Errors
+    /// One of them is not held.
+    pub fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), RequestError> {
+        self.native()
+            .resume(&self.plain_list(partitions))
+            .map_err(|source| RequestError { action: "resume partitions", source })
+    }
+
+    /// Offset of the next record of a partition, once it is started.
+    #[must_use]
+    pub fn position(&self, partition: TopicPartition) -> Option<i64> {
+        self.positions.position(partition)
+    }
+
+    /// Whether partitions that are being revoked may belong to somebody else already.
+    #[must_use]
+    pub fn assignment_lost(&self) -> bool {
+        self.native().assignment_lost()
+    }
+
+    /// Commits offsets and waits for the answer. Events that happen meanwhile are kept.
+    ///
+    /// # Errors
+    /// See [`CommitError`].
+    pub fn commit(&mut self, offsets: &[CommitOffset], wait: Duration) -> Result<(), CommitError> {
+        let begin = Instant::now();
+        self.commit_later(offsets)?;
+        let ours = self.commits_sent;
+        loop {
+            let left = wait.saturating_sub(begin.elapsed());
+            let before = self.events.len();
+            let ended_before = self.commits_ended;
+            self.serve(left.min(Duration::from_millis(100)));
+            // Answers come in the order of the commits.
+            if self.commits_ended >= ours {
+                let skip = usize::try_from(ours - ended_before - 1).unwrap_or(0);
+                let answer = (before..self.events.len())
+                    .filter(|&index| matches!(self.events[index], ConsumerEvent::Committed(_)))
+                    .nth(skip)
+                    .and_then(|index| self.events.remove(index));
+                if let Some(ConsumerEvent::Committed(result)) = answer {
+                    return result;
+                }
+            }
+            if left.is_zero() {
+                return Err(CommitError::TimedOut(wait));
+            }
+        }
+    }
+
+    /// Sends a commit; [`ConsumerEvent::Committed`] says how it went.
+    ///
+    /// # Errors
+    /// It could not be sent.
+    pub fn commit_later(&mut self, offsets: &[CommitOffset]) -> Result<(), CommitError> {
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        for commit in offsets {
+            let Some(topic) = self.topics.get(commit.partition.input as usize) else { continue };
+            let mut element = list.add_partition(topic, commit.partition.partition);
+            element.set_offset(Offset::Offset(commit.offset)).expect("a position is an offset");
+            if !commit.metadata.is_empty() {
+                element.set_metadata(&commit.metadata);
+            }
+        }
+        self.native().commit(&list, CommitMode::Async).map_err(|error| match error.rdkafka_error_code() {
+            Some(code) => CommitError::of(code),
+            None => CommitError::Failed(RDKafkaErrorCode::Unknown),
+        })?;
+        self.commits_sent += 1;
+        Ok(())
+    }
+
+    /// What the group has committed for these partitions, in one request.
+    ///
+    /// # Errors
+    /// The broker is away, does not answer within `wait`, or refuses.
+    pub fn committed(&self, partitions: &[TopicPartition], wait: Duration) -> Result<Vec<Committed>, RequestError> {
+        let failed = |source| RequestError { action: "read committed offsets", source };
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let list = self.native().committed_offsets(self.plain_list(partitions), wait).map_err(failed)?;
+        let metadata = metadata_of(&list);
+        let elements = list.elements();
+        let mut committed = Vec::with_capacity(partitions.len());
+        for ((&partition, element), metadata) in partitions.iter().zip(&elements).zip(metadata) {
+            element.error().map_err(failed)?;
+            let offset = match element.offset() {
+                Offset::Offset(offset) => Some(offset),
+                _ => None,
+            };
+            committed.push(Committed { partition, offset, metadata });
+        }
+        Ok(committed)
+    }
+
+    /// The offset at which a partition that has none begins.
+    ///
+    /// # Errors
+    /// As for [`Consumer::committed`].
+    pub fn start_offset(&self, partition: TopicPartition, start: Start, wait: Duration) -> Result<i64, RequestError> {
+        let failed = |source| RequestError { action: "look up the offset to start from", source };
+        let topic = self.topics.get(partition.input as usize).map_or("", String::as_str);
+        let ends = || self.native().fetch_watermarks(topic, partition.partition, wait).map_err(failed);
+        match start {
+            Start::Earliest => Ok(ends()?.0),
+            Start::Latest => Ok(ends()?.1),
+            Start::Timestamp(timestamp) => {
+                let list = self.list([(partition, Offset::Offset(timestamp))]);
+                let list = self.native().offsets_for_times(list, wait).map_err(failed)?;
+                let elements = list.elements();
+                let found = elements.first().map(|element| element.error().map(|()| element.offset()));
+                match found.transpose().map_err(failed)? {
+                    Some(Offset::Offset(offset)) => Ok(offset),
+                    _ => Ok(ends()?.1),
+                }
+            }
+        }
+    }
+
+    /// Leaves the group and ends, within `deadline`. What is held is given back without a commit: commit before.
+    pub fn close(mut self, deadline: Duration) -> Closed {
+        self.shut(deadline)
+    }
+
+    /// Closing may hang (rust-rdkafka #509), so it happens on a thread of its own.
+    fn shut(&mut self, deadline: Duration) -> Closed {
+        let Some(reader) = self.reader.take() else { return Closed::Left };
+        reader.consumer().context().close();
+        let (ended, end) = mpsc::channel();
+        let closer = thread::Builder::new().name("kafka-close".to_owned()).spawn(move || {
+            // A rebalance that was never answered would keep the group waiting.
+            if let Err(error) = reader.consumer().unassign() {
+                tracing::debug!(%error, "nothing to give back while closing");
+            }
+            drop(reader);
+            // Nobody waits any more after the deadline.
+            let _ = ended.send(());
+        });
+        match closer {
+            Ok(_) if end.recv_timeout(deadline).is_ok() => Closed::Left,
+            _ => {
+                tracing::warn!(?deadline, "the consumer did not close in time and is left behind");
+                Closed::Abandoned
+            }
+        }
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        self.shut(DROP_DEADLINE);
+    }
+}
+
+/// How many messages to take next, so that about `bytes_max` bytes come together.
+fn portion(outcome: FetchOutcome, bytes_max: usize) -> usize {
+    if outcome.records == 0 {
+        return PORTION_FIRST;
+    }
+    let mean = outcome.bytes / outcome.records + 1;
+    ((bytes_max - outcome.bytes) / mean).clamp(1, PORTION_MAX)
+}
+
+fn error_code(result: Result<(), KafkaError>) -> Option<RDKafkaErrorCode> {
+    result.err().map(|error| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown))
+}

@@ -1,0 +1,265 @@
+//! From the user's properties to librdkafka's configuration.
+//!
+//! Three layers, later ones win: defaults for throughput, `[kafka]`, `[kafka.consumer]` or `[kafka.producer]`. On top lie the
+//! properties on which correctness rests; setting one of those is an error that says why. What a property means and
+//! whether it exists is librdkafka's business: its own message comes back with the name and the value.
+
+use std::collections::BTreeMap;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::KafkaError;
+use thiserror::Error;
+
+/// Properties as the user wrote them, by librdkafka's names.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct KafkaSettings {
+    /// For every client: `bootstrap.servers`, security and so on.
+    pub common: BTreeMap<String, String>,
+    /// For consumers, over `common`.
+    pub consumer: BTreeMap<String, String>,
+    /// For producers, over `common`.
+    pub producer: BTreeMap<String, String>,
+}
+
+/// A property that cannot be used.
+#[derive(Debug, Error)]
+pub enum SettingsError {
+    /// It is Sluicegate's to set.
+    #[error("kafka property `{key}` cannot be set: {reason}; remove it")]
+    Reserved {
+        /// The property.
+        key: String,
+        /// Why it is not the user's.
+        reason: &'static str,
+    },
+    /// librdkafka does not know it or does not take its value.
+    #[error("kafka property `{key}` = `{value}`: {reason}")]
+    Refused {
+        /// The property.
+        key: String,
+        /// Its value.
+        value: String,
+        /// In librdkafka's words.
+        reason: String,
+    },
+}
+
+/// Throughput without tuning. Each value was measured against librdkafka's default.
+const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
+    // Default 1000: a partition whose queue is full is not fetched for a whole second. The largest single setting there is.
+    ("fetch.queue.backoff.ms", "1"),
+    ("fetch.message.max.bytes", "4194304"),
+    ("fetch.error.backoff.ms", "100"),
+    // Bounds what lies fetched and unread, in KiB for the whole consumer and in records for a partition.
+    ("queued.max.messages.kbytes", "65536"),
+    ("queued.min.messages", "100000"),
+    ("statistics.interval.ms", "1000"),
+    ("reconnect.backoff.max.ms", "1000"),
+    ("log.connection.close", "false"),
+];
+
+const PRODUCER_DEFAULTS: &[(&str, &str)] = &[
+    ("linger.ms", "5"),
+    ("batch.size", "1000000"),
+    ("batch.num.messages", "10000"),
+    // Bounds what is sent and not acknowledged; beyond it the producer says that it is full and the input stops.
+    ("queue.buffering.max.messages", "500000"),
+    ("queue.buffering.max.kbytes", "131072"),
+    ("statistics.interval.ms", "1000"),
+    ("reconnect.backoff.max.ms", "1000"),
+    ("log.connection.close", "false"),
+];
+
+const OFFSETS_OURS: &str = "offsets are committed together with the state";
+const GROUP_OURS: &str = "the group belongs to the pipeline";
+const INFINITE: &str = "a broker that is away is waited for, and a record given up would be lost";
+const RESET_OURS: &str =
+    "a lost offset must stop the pipeline, not skip or repeat records; `start` in `[[source]]` says where to begin";
+const ASSIGNOR_OURS: &str = "partitions of several sources must stay together";
+const IDEMPOTENCE: &str = "without it a retry can repeat or reorder records";
+const EVENTS_OURS: &str = "it is how sluicegate hears from librdkafka";
+const ALIAS_ACKS: &str = "a record counts as written when all in-sync replicas have it";
+
+/// Set for every consumer. What is empty here is set elsewhere, and reserved all the same.
+const CONSUMER_ENFORCED: &[(&str, &str, &str)] = &[
+    ("enable.auto.commit", "false", OFFSETS_OURS),
+    ("enable.auto.offset.store", "false", OFFSETS_OURS),
+    ("auto.offset.reset", "error", RESET_OURS),
+    ("isolation.level", "read_committed", "records of aborted transactions must not be processed"),
+    ("enable.partition.eof", "false", EVENTS_OURS),
+    ("group.id", "", GROUP_OURS),
+    ("client.id", "", GROUP_OURS),
+    ("partition.assignment.strategy", "", ASSIGNOR_OURS),
+    ("group.remote.assignor", "", ASSIGNOR_OURS),
+];
+
+const PRODUCER_ENFORCED: &[(&str, &str, &str)] = &[
+    ("enable.idempotence", "true", IDEMPOTENCE),
+    ("acks", "all", ALIAS_ACKS),
+    ("request.required.acks", "", ALIAS_ACKS),
+    ("message.timeout.ms", "0", INFINITE),
+    ("delivery.timeout.ms", "", INFINITE),
+    ("delivery.report.only.error", "true", EVENTS_OURS),
+    ("transactional.id", "", GROUP_OURS),
+    ("client.id", "", GROUP_OURS),
+];
+
+/// How group membership works.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum GroupProtocol {
+    /// The members agree on who gets what.
+    Classic,
+    /// The broker says who gets what (KIP-848).
+    Consumer,
+}
+
+impl KafkaSettings {
+    /// Checks everything that can be checked without a broker, so that the user hears of it before anything starts.
+    ///
+    /// # Errors
+    /// The first property that is reserved or that librdkafka refuses.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        self.consumer_config("check", "check", 1)?.create_native_config().map_err(refused)?;
+        self.producer_config("check")?.create_native_config().map_err(refused)?;
+        Ok(())
+    }
+
+    pub(super) fn group_protocol(&self) -> GroupProtocol {
+        let chosen = self.consumer.get("group.protocol").or_else(|| self.common.get("group.protocol"));
+        match chosen {
+            Some(protocol) if protocol.eq_ignore_ascii_case("consumer") => GroupProtocol::Consumer,
+            _ => GroupProtocol::Classic,
+        }
+    }
+
+    /// For a member of `group`. Several topics are co-partitioned and must be assigned together, which `range` does and
+    /// `cooperative-sticky` does not promise; one topic is moved with the least disturbance by the latter.
+    pub(super) fn consumer_config(
+        &self,
+        group: &str,
+        client_id: &str,
+        topics: usize,
+    ) -> Result<ClientConfig, SettingsError> {
+        let mut config = self.layered(CONSUMER_DEFAULTS, &self.consumer, CONSUMER_ENFORCED)?;
+        config.set("group.id", group).set("client.id", client_id);
+        match (self.group_protocol(), topics) {
+            (GroupProtocol::Classic, 0 | 1) => {
+                config.set("partition.assignment.strategy", "cooperative-sticky");
+            }
+            (GroupProtocol::Classic, _) => {
+                config.set("partition.assignment.strategy", "range");
+            }
+            (GroupProtocol::Consumer, 0 | 1) => {}
+            (GroupProtocol::Consumer, _) => {
+                config.set("group.remote.assignor", "range");
+            }
+        }
+        Ok(config)
+    }
+
+    /// For a client that only asks for metadata.
+    pub(super) fn metadata_config(&self) -> Result<ClientConfig, SettingsError> {
+        self.layered(&[("reconnect.backoff.max.ms", "1000")], &BTreeMap::new(), &[])
+    }
+
+    pub(super) fn producer_config(&self, client_id: &str) -> Result<ClientConfig, SettingsError> {
+        let mut config = self.layered(PRODUCER_DEFAULTS, &self.producer, PRODUCER_ENFORCED)?;
+        config.set("client.id", client_id);
+        Ok(config)
+    }
+
+    fn layered(
+        &self,
+        defaults: &[(&str, &str)],
+        own: &BTreeMap<String, String>,
+        enforced: &[(&str, &str, &'static str)],
+    ) -> Result<ClientConfig, SettingsError> {
+        let mut config = ClientConfig::new();
+        for (key, value) in defaults {
+            config.set(*key, *value);
+        }
+        for (key, value) in self.common.iter().chain(own) {
+            let everywhere = CONSUMER_ENFORCED.iter().chain(PRODUCER_ENFORCED).chain(enforced);
+            if let Some((_, _, reason)) = everywhere.into_iter().find(|(reserved, _, _)| reserved == key) {
+                return Err(SettingsError::Reserved { key: key.clone(), reason });
+            }
+            config.set(key, value);
+        }
+        for (key, value, _) in enforced.iter().filter(|(_, value, _)| !value.is_empty()) {
+            config.set(*key, *value);
+        }
+        Ok(config)
+    }
+}
+
+/// What librdkafka said of a configuration.
+pub(super) fn refused(error: KafkaError) -> SettingsError {
+    match error {
+        KafkaError::ClientConfig(_, reason, key, value) => SettingsError::Refused { key, value, reason },
+        other => SettingsError::Refused { key: String::new(), value: String::new(), reason: other.to_string() },
+    }
+}
+
+/// A client's creation fails over its configuration or over something else.
+pub(super) fn creation_error(error: KafkaError) -> super::ClientError {
+    match error {
+        KafkaError::ClientConfig(..) => refused(error).into(),
+        other => super::ClientError::Client(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(key: &str, value: &str) -> KafkaSettings {
+        let mut settings = KafkaSettings::default();
+        settings.common.insert("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned());
+        settings.consumer.insert(key.to_owned(), value.to_owned());
+        settings
+    }
+
+    #[test]
+    fn own_properties_override_defaults() {
+        let config = with("fetch.queue.backoff.ms", "7").consumer_config("g", "c", 1).unwrap();
+        assert_eq!(config.get("fetch.queue.backoff.ms"), Some("7"));
+        assert_eq!(config.get("queued.min.messages"), Some("100000"));
+    }
+
+    #[test]
+    fn what_correctness_rests_on_cannot_be_set() {
+        for key in ["enable.auto.commit", "auto.offset.reset", "group.id", "acks", "delivery.timeout.ms"] {
+            let error = with(key, "1").check().unwrap_err();
+            assert!(error.to_string().contains(key), "{error}");
+            assert!(matches!(error, SettingsError::Reserved { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_property_is_named() {
+        let error = with("fetch.max.byte", "1").check().unwrap_err();
+        assert!(error.to_string().contains("fetch.max.byte"), "{error}");
+        let error = with("fetch.wait.max.ms", "soon").check().unwrap_err();
+        assert!(error.to_string().contains("fetch.wait.max.ms") && error.to_string().contains("soon"), "{error}");
+    }
+
+    #[test]
+    fn several_topics_are_assigned_together() {
+        let classic = with("session.timeout.ms", "10000");
+        let strategy = |topics| {
+            let config = classic.consumer_config("g", "c", topics).unwrap();
+            config.get("partition.assignment.strategy").map(str::to_owned)
+        };
+        assert_eq!(strategy(1).as_deref(), Some("cooperative-sticky"));
+        assert_eq!(strategy(2).as_deref(), Some("range"));
+        let broker_side = with("group.protocol", "consumer").consumer_config("g", "c", 2).unwrap();
+        assert_eq!(broker_side.get("partition.assignment.strategy"), None);
+        assert_eq!(broker_side.get("group.remote.assignor"), Some("range"));
+    }
+
+    #[test]
+    fn both_group_protocols_make_valid_configurations() {
+        with("group.protocol", "classic").check().unwrap();
+        with("group.protocol", "consumer").check().unwrap();
+    }
+}
