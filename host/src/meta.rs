@@ -103,15 +103,29 @@ impl Write {
     }
 }
 
-/// Refuses writes that are too large for one request, as every store must before it sends anything.
+/// Refuses writes that are too large for one request, or at paths that are none, as every store must before it sends
+/// anything.
 ///
 /// # Errors
-/// [`MetaError::TooLarge`].
-pub fn check_size(writes: &[Write]) -> Result<(), MetaError> {
+/// [`MetaError::TooLarge`], [`MetaError::Failed`].
+pub fn check_writes(writes: &[Write]) -> Result<(), MetaError> {
     let bytes = writes.iter().map(Write::request_bytes).sum();
     match writes.first() {
         Some(first) if bytes > REQUEST_BYTES_MAX => Err(MetaError::TooLarge { path: first.path().into(), bytes }),
-        _ => Ok(()),
+        _ => writes.iter().try_for_each(|write| check_path(write.path())),
+    }
+}
+
+/// Refuses what is no absolute path, like ZooKeeper: names between slashes, none of them empty, `.` or `..`.
+///
+/// # Errors
+/// [`MetaError::Failed`].
+pub fn check_path(path: &str) -> Result<(), MetaError> {
+    let bad = |name: &str| name.is_empty() || name == "." || name == ".." || name.chars().any(char::is_control);
+    match path.strip_prefix('/') {
+        Some("") => Ok(()),
+        Some(names) if !names.split('/').any(bad) => Ok(()),
+        _ => Err(MetaError::Failed { path: path.into(), reason: "not a path of a node".into() }),
     }
 }
 

@@ -1,2 +1,3 @@
-//! tmp
-fn main() {}
+//! End-to-end tests against real servers.
+
+mod meta;

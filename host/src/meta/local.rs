@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::node_file::NodeFile;
 use self::tree::Tree;
 use self::watches::Watches;
-use super::{Coordination, MetaError, MetaStore, Node, Session, SessionState, Version, Write, check_size, layout};
+use super::{Coordination, MetaError, MetaStore, Node, Session, SessionState, Version, Write, check_writes, layout};
 
 /// The file in the store's directory.
 const FILE_NAME: &str = "meta.redb";
@@ -191,7 +191,7 @@ impl MetaStore for LocalStore {
     }
 
     async fn multi(&self, writes: Vec<Write>) -> Result<Vec<Option<Version>>, MetaError> {
-        check_size(&writes)?;
+        check_writes(&writes)?;
         let Some(path) = writes.first().map(|write| write.path().to_owned()) else { return Ok(Vec::new()) };
         let orders = self.lock().as_ref().map(|open| open.orders.clone()).ok_or_else(|| closed(&path))?;
         let (done, outcome) = oneshot::channel();

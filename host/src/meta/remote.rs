@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use self::wire::{Answer, WireWrite};
 use super::local::{LocalError, LocalStore, NodeFile};
-use super::{MetaError, MetaStore, Node, Version, Write, check_size};
+use super::{MetaError, MetaStore, Node, Version, Write, check_writes};
 
 /// How long a request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -131,7 +131,7 @@ impl MetaStore for RemoteStore {
     }
 
     async fn multi(&self, writes: Vec<Write>) -> Result<Vec<Option<Version>>, MetaError> {
-        check_size(&writes)?;
+        check_writes(&writes)?;
         let writes: Vec<WireWrite> = writes.into_iter().map(WireWrite::from).collect();
         self.ask(wire::MULTI, &writes).await
     }

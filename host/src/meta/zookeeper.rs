@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, MultiWriteError, MultiWriteResult, Stat};
 
 use self::link::Link;
-use super::{Coordination, MetaError, MetaStore, Node, Session, Version, Write, check_size, layout};
+use super::{Coordination, MetaError, MetaStore, Node, Session, Version, Write, check_path, check_writes, layout};
 
 /// Longest namespace in bytes, a chroot of the connect string included: it stands in every path of a request, and the guard
 /// of its size does not know it.
@@ -114,6 +114,7 @@ impl ZooKeeper {
     }
 
     async fn read(&self, path: &str) -> Result<Option<(Vec<u8>, Stat)>, MetaError> {
+        check_path(path)?;
         let client = self.link.client(path).await?;
         match client.get_data(path).await {
             Ok(found) => Ok(Some(found)),
@@ -176,6 +177,7 @@ impl MetaStore for ZooKeeper {
     }
 
     async fn children(&self, path: &str) -> Result<Vec<String>, MetaError> {
+        check_path(path)?;
         let client = self.link.client(path).await?;
         match client.list_children(path).await {
             Ok(names) => Ok(sorted(names)),
@@ -185,7 +187,7 @@ impl MetaStore for ZooKeeper {
     }
 
     async fn multi(&self, writes: Vec<Write>) -> Result<Vec<Option<Version>>, MetaError> {
-        check_size(&writes)?;
+        check_writes(&writes)?;
         let Some(path) = writes.first().map(Write::path) else { return Ok(Vec::new()) };
         let client = self.link.client(path).await?;
         // The request is sent in `commit`; what it leaves to be awaited is the answer.
@@ -237,6 +239,7 @@ impl Coordination for ZooKeeper {
     }
 
     async fn watch(&self, path: &str) -> Result<(Option<Node>, watch::Receiver<()>), MetaError> {
+        check_path(path)?;
         let client = self.link.client(path).await?;
         // The node may appear or go between the two questions: ask again until one of them is answered.
         loop {
@@ -255,6 +258,7 @@ impl Coordination for ZooKeeper {
     }
 
     async fn watch_children(&self, path: &str) -> Result<(Vec<String>, watch::Receiver<()>), MetaError> {
+        check_path(path)?;
         let client = self.link.client(path).await?;
         loop {
             let session = self.link.session();

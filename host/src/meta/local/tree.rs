@@ -8,7 +8,7 @@ use std::path::Path;
 use bytes::Bytes;
 use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 
-use crate::meta::{MetaError, Node, Version, Write};
+use crate::meta::{MetaError, Node, Version, Write, check_path};
 
 /// Path -> version, ephemeral, contents.
 const NODES: TableDefinition<&str, (i32, bool, &[u8])> = TableDefinition::new("nodes");
@@ -115,7 +115,6 @@ struct Tables<'a> {
 impl Tables<'_> {
     fn apply(&mut self, write: &Write) -> Result<Option<Version>, MetaError> {
         let path = write.path();
-        check_path(path)?;
         let storage = |error: redb::StorageError| failed(path, &error.into());
         let found = self.head(path).map_err(storage)?;
         match write {
@@ -192,19 +191,13 @@ fn expect(found: Option<(i32, bool)>, wanted: Option<Version>, path: &str) -> Re
     }
 }
 
-/// Parent and name.
+/// Parent and name; the root has neither.
 pub(super) fn split(path: &str) -> Result<(&str, &str), MetaError> {
     match path.rsplit_once('/') {
         Some((_, "")) | None => Err(bad_path(path)),
         Some(("", name)) => Ok(("/", name)),
         Some(parts) => Ok(parts),
     }
-}
-
-fn check_path(path: &str) -> Result<(), MetaError> {
-    let names = path.strip_prefix('/').ok_or_else(|| bad_path(path))?;
-    let bad = |name: &str| name.is_empty() || name == "." || name == ".." || name.chars().any(char::is_control);
-    if !names.is_empty() && names.split('/').any(bad) { Err(bad_path(path)) } else { Ok(()) }
 }
 
 fn bad_path(path: &str) -> MetaError {
