@@ -3,6 +3,7 @@
 //! The modules in reading order; `ARCHITECTURE.md` at the root of the repository draws the picture.
 
 pub mod checkpoint;
+pub mod config;
 pub mod digest;
 pub mod http;
 pub mod ids;

@@ -1,0 +1,27 @@
+//! The two configuration files, from text to validated types: `sluicegate.toml` for the cluster, and a pipeline's own.
+//!
+//! Reading finds everything that is wrong, not the first thing, and shows it as compilers do. Nothing here connects to
+//! anything; beside the files only the environment and files with secrets are read. Invariant: who holds a `Pipeline`
+//! or a `Cluster` need not check it again.
+
+mod cluster;
+mod diagnostic;
+mod pipeline;
+mod secret;
+mod section;
+mod text;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+pub use cluster::{
+    Authentication, Cluster, ClusterArgs, ClusterLimits, Http, Kafka, KafkaProperties, KafkaProperty, NodeName,
+    ZooKeeper,
+};
+pub use diagnostic::{Diagnostic, Errors};
+pub use pipeline::{
+    BatchLimits, Bound, BoundTransform, Delivery, Discard, Grant, Guarantee, OnError, Outlet, Pipeline, PipelineName,
+    PluginReference, Sink, Source, Start, Transform, TransformLimits,
+};
+pub use secret::Secret;
