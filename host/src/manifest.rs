@@ -94,7 +94,9 @@ pub enum ManifestError {
         problem: String,
     },
     /// Built for another interface.
-    #[error("it was built for the plugin interface {found}; this host has {INTERFACE}: build it with an SDK of that version")]
+    #[error(
+        "it was built for the plugin interface {found}; this host has {INTERFACE}: build it with an SDK of that version"
+    )]
     Interface {
         /// What the manifest says.
         found: String,
@@ -127,13 +129,17 @@ impl Manifest {
     fn check(&self) -> Result<(), ManifestError> {
         let refuse = |field: &str, problem: String| Err(ManifestError::Field { field: field.into(), problem });
         if !is_name(&self.name) {
-            return refuse("name", format!("is `{}`: use lower-case letters, digits and `-`, a letter first", self.name));
+            return refuse(
+                "name",
+                format!("is `{}`: use lower-case letters, digits and `-`, a letter first", self.name),
+            );
         }
         if let Err(error) = semver::Version::parse(&self.version) {
             return refuse("version", format!("is `{}`, not a semantic version: {error}", self.version));
         }
         // Growth is by functions within 0.1: a newer patch version is refused by the name of what it misses, not here.
-        let compatible = semver::Version::parse(&self.interface).is_ok_and(|version| version.major == 0 && version.minor == 1);
+        let compatible =
+            semver::Version::parse(&self.interface).is_ok_and(|version| version.major == 0 && version.minor == 1);
         if !compatible {
             return Err(ManifestError::Interface { found: self.interface.clone() });
         }

@@ -408,7 +408,10 @@ impl Batch {
     /// Bytes of keys, values and headers.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.keys.bytes.len() + self.values.bytes.len() + self.headers.names.bytes.len() + self.headers.values.bytes.len()
+        self.keys.bytes.len()
+            + self.values.bytes.len()
+            + self.headers.names.bytes.len()
+            + self.headers.values.bytes.len()
     }
 
     /// Appends one record of a source.
