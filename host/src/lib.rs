@@ -1,14 +1,25 @@
 //! Sluicegate: records from Kafka through WebAssembly transforms and back to Kafka, with keyed state in ZooKeeper.
 //!
-//! The modules in reading order; `ARCHITECTURE.md` at the root of the repository draws the picture.
+//! The modules in reading order, from what is started to what everything stands on; `ARCHITECTURE.md` at the root of the
+//! repository draws the picture.
+
+pub mod cli;
+pub mod node;
+
+pub mod cluster;
+pub mod http;
+pub mod worker;
 
 pub mod checkpoint;
+
+pub mod engine;
+pub mod kafka;
+pub mod meta;
+
 pub mod config;
 pub mod digest;
-pub mod http;
 pub mod ids;
-pub mod kafka;
 pub mod manifest;
-pub mod meta;
+pub mod metrics;
 pub mod record;
 pub mod state;

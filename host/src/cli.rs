@@ -1,0 +1,154 @@
+//! The command line: one command, one file.
+
+pub mod plugin;
+mod run;
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Cluster, ClusterArgs, Errors};
+use crate::node::{self, NodeError};
+
+/// Runs WebAssembly transforms between Kafka topics, with their state in ZooKeeper
+#[derive(Debug, Parser)]
+#[command(name = "sluicegate", version, propagate_version = true, max_term_width = 100)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// What is logged to standard error: a level, or filters such as `info,sluicegate::worker=debug`
+    #[arg(long, global = true, value_name = "FILTER", env = "SLUICEGATE_LOG", default_value = "info")]
+    log: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a pipeline in this process until it is told to stop
+    Run(run::RunArgs),
+    /// Push plugins to the registry and look at them
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Plugin {
+        #[command(subcommand)]
+        command: plugin::PluginCommand,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    },
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Exit {
+    /// It did what it was asked to.
+    Done,
+    /// It failed; the same again may work.
+    Failed,
+    /// What was asked for is wrong.
+    BadInput,
+}
+
+impl Exit {
+    /// The exit code: 0, 1, 64 (`EX_USAGE`).
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::BadInput => 64,
+        }
+    }
+}
+
+/// An error of a command: how it ends, and what is shown.
+pub(crate) enum CommandError {
+    Config(Errors),
+    BadInput(String),
+    Failed(String),
+}
+
+impl From<Errors> for CommandError {
+    fn from(errors: Errors) -> Self {
+        Self::Config(errors)
+    }
+}
+
+impl From<NodeError> for CommandError {
+    fn from(error: NodeError) -> Self {
+        match error {
+            NodeError::Config(errors) => Self::Config(errors),
+            error if error.is_bad_input() => Self::BadInput(error.to_string()),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// Parses the arguments, runs the command and shows its error.
+#[must_use]
+pub fn main() -> Exit {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let exit = if error.use_stderr() { Exit::BadInput } else { Exit::Done };
+            // Nobody reads it: then nobody misses it.
+            let _ = error.print();
+            return exit;
+        }
+    };
+    if let Err(error) = log_to_stderr(&arguments.log) {
+        eprintln!("error: `{}` is no log filter: {error}\n  write a level (error, warn, info, debug, trace) or `target=level`", arguments.log);
+        return Exit::BadInput;
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start the runtime: {error}");
+            return Exit::Failed;
+        }
+    };
+    let result = match arguments.command {
+        Command::Run(args) => runtime.block_on(run::run(args)),
+        Command::Plugin { command, cluster } => runtime.block_on(plugins(command, &cluster)),
+    };
+    // What still waits for something that is away must not hold up the end.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    match result {
+        Ok(()) => Exit::Done,
+        Err(CommandError::Config(errors)) => {
+            errors.report();
+            Exit::BadInput
+        }
+        Err(CommandError::BadInput(message)) => {
+            eprintln!("error: {message}");
+            Exit::BadInput
+        }
+        Err(CommandError::Failed(message)) => {
+            eprintln!("error: {message}");
+            Exit::Failed
+        }
+    }
+}
+
+fn log_to_stderr(filter: &str) -> Result<(), tracing_subscriber::filter::ParseError> {
+    let filter = EnvFilter::builder().parse(filter)?;
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).with_target(false).init();
+    Ok(())
+}
+
+async fn plugins(command: plugin::PluginCommand, cluster: &ClusterArgs) -> Result<(), CommandError> {
+    let cluster = Cluster::load(cluster)?;
+    let store = || -> futures::future::BoxFuture<'_, anyhow::Result<Arc<dyn crate::meta::MetaStore>>> {
+        Box::pin(async { Ok(node::open_for_commands(&cluster).await?) })
+    };
+    let inspect = |bytes: &[u8]| {
+        let found = crate::engine::inspect(bytes)?;
+        Ok(plugin::Outline { manifest: found.manifest, imports: found.imports })
+    };
+    let users = |store: Arc<dyn crate::meta::MetaStore>| -> futures::future::BoxFuture<'_, _> {
+        Box::pin(async move { Ok(node::digests_in_use(&*store).await?) })
+    };
+    let around = plugin::Surroundings { store: &store, inspect: &inspect, users: &users };
+    let failed = |error: anyhow::Error| CommandError::Failed(format!("{error:#}"));
+    plugin::run(command, around, &mut std::io::stdout()).await.map_err(failed)
+}

@@ -1,0 +1,5 @@
+//! What the nodes of a cluster share through the metadata store.
+
+pub mod membership;
+pub mod pipelines;
+pub mod registry;

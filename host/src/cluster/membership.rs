@@ -1,0 +1,265 @@
+//! Which nodes there are: an ephemeral node each, made at start and again in every new session.
+//!
+//! Two processes of one name would claim each other's tasks and fence each other's producers, so that the second is refused. A
+//! process that was killed leaves its node behind until its session ends; one that is known to be dead, because it ran on this
+//! very machine, is taken over from at once.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use crate::meta::layout::{self, Segment};
+use crate::meta::{Coordination, MetaError, SessionState, Version, Write};
+
+/// Pause between two looks at a node that is in the way.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+/// What a node says of itself.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NodeRecord {
+    /// Random: tells two processes of one name apart.
+    pub instance: String,
+    /// Process id.
+    pub pid: u32,
+    /// When the process started, in clock ticks since the machine did.
+    pub started: Option<u64>,
+    /// Which machine and which space of process ids: a process id says nothing elsewhere.
+    pub machine: Option<String>,
+    /// Address of the HTTP endpoint, if it has one.
+    pub http: Option<String>,
+    /// Version of sluicegate.
+    pub version: String,
+    /// Processor cores.
+    pub cores: usize,
+}
+
+impl NodeRecord {
+    /// This process.
+    #[must_use]
+    pub fn of_this_process(http: Option<String>) -> Self {
+        let pid = std::process::id();
+        Self {
+            instance: hex::encode(rand::random::<[u8; 8]>()),
+            pid,
+            started: start_of(pid),
+            machine: this_machine(),
+            http,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
+    /// Whether this is a process of this machine that has ended.
+    fn is_dead(&self) -> bool {
+        let here = self.machine.is_some() && self.machine == this_machine();
+        here && self.started.is_some() && start_of(self.pid) != self.started
+    }
+}
+
+/// The machine's boot and the namespace of process ids, where the system tells.
+fn this_machine() -> Option<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let namespace = fs::read_link("/proc/self/ns/pid").ok()?;
+    Some(format!("{} {}", boot.trim(), namespace.display()))
+}
+
+/// When a process of this machine started; `None` where there is none, or the system does not tell.
+fn start_of(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything; the start is the 20th field after it, and a zombie has ended.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    if matches!(fields.first(), Some(&"Z" | &"X")) { None } else { fields.get(19)?.parse().ok() }
+}
+
+/// Why a node cannot join.
+#[derive(Debug, Error)]
+pub enum JoinError {
+    /// Its name is taken.
+    #[error("a node named `{name}` is running already: process {pid}{}. Stop it, or give this one another name with --node-name", .http.as_ref().map_or(String::new(), |http| format!(" at {http}")))]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// The process that has it.
+        pid: u32,
+        /// Its HTTP endpoint.
+        http: Option<String>,
+    },
+    /// The store.
+    #[error(transparent)]
+    Meta(#[from] MetaError),
+}
+
+/// Membership, kept up until it is dropped or [`Membership::leave`] is called.
+pub struct Membership {
+    store: Arc<dyn Coordination>,
+    path: String,
+    keeper: JoinHandle<()>,
+}
+
+impl Membership {
+    /// Joins under `name`. A node of that name that does not show life may be waited for, as long as its session can last.
+    /// `taken_over` is called when somebody else has the name in a later session.
+    ///
+    /// # Errors
+    /// The name is taken, or the store fails.
+    pub async fn join(
+        store: Arc<dyn Coordination>,
+        name: &Segment,
+        record: NodeRecord,
+        session_timeout: Duration,
+        taken_over: impl Fn() + Send + 'static,
+    ) -> Result<Self, JoinError> {
+        let path = layout::node(name);
+        let sessions = store.session();
+        enter(&*store, &path, name, &record, session_timeout).await?;
+        let keeper = tokio::spawn(keep(Arc::clone(&store), sessions, path.clone(), name.clone(), record, session_timeout, taken_over));
+        Ok(Self { store, path, keeper })
+    }
+
+    /// Leaves at once instead of when the session ends.
+    pub async fn leave(self) {
+        self.keeper.abort();
+        let delete = Write::Delete { path: self.path.clone(), version: None };
+        if let Err(error) = self.store.multi(vec![delete]).await {
+            warn!("the node is not signed off: {error}; it goes with its session");
+        }
+    }
+}
+
+/// Makes the node again in every new session.
+async fn keep(
+    store: Arc<dyn Coordination>,
+    mut sessions: tokio::sync::watch::Receiver<crate::meta::Session>,
+    path: String,
+    name: Segment,
+    record: NodeRecord,
+    session_timeout: Duration,
+    taken_over: impl Fn() + Send,
+) {
+    let mut entered = sessions.borrow_and_update().number;
+    while sessions.changed().await.is_ok() {
+        let session = *sessions.borrow_and_update();
+        if session.number == entered || session.state != SessionState::Connected {
+            continue;
+        }
+        match enter(&*store, &path, &name, &record, session_timeout).await {
+            Ok(()) => {
+                entered = session.number;
+                info!("the session was replaced; the node is signed on again");
+            }
+            Err(JoinError::Meta(error)) => warn!("the node is not signed on: {error}"),
+            Err(error) => {
+                error!("{error}");
+                taken_over();
+                return;
+            }
+        }
+    }
+}
+
+async fn enter(
+    store: &dyn Coordination,
+    path: &str,
+    name: &Segment,
+    record: &NodeRecord,
+    session_timeout: Duration,
+) -> Result<(), JoinError> {
+    store.ensure(layout::NODES).await?;
+    let data = Bytes::from(serde_json::to_vec(record).expect("a record has string keys only"));
+    let until = tokio::time::Instant::now() + session_timeout + Duration::from_secs(2);
+    let mut said = false;
+    loop {
+        let create = Write::Create { path: path.to_owned(), data: data.clone(), ephemeral: true };
+        match store.multi(vec![create]).await {
+            Ok(_) => return Ok(()),
+            Err(MetaError::Exists { .. } | MetaError::AnswerLost { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let Some((other, version)) = read(store, path).await? else { continue };
+        if other.instance == record.instance {
+            // Left over from this process's own session before, which ends on its own; or made a moment ago.
+            remove(store, path, version).await?;
+        } else if other.is_dead() {
+            info!(name = %name, pid = other.pid, "taking over from a process of this machine that has ended");
+            remove(store, path, version).await?;
+        } else if other.machine == record.machine || tokio::time::Instant::now() >= until {
+            return Err(JoinError::NameTaken { name: name.to_string(), pid: other.pid, http: other.http });
+        } else {
+            if !std::mem::replace(&mut said, true) {
+                warn!(name = %name, "waiting: a node of this name is signed on elsewhere; if it has ended, its session will end too");
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+}
+
+async fn read(store: &dyn Coordination, path: &str) -> Result<Option<(NodeRecord, Version)>, MetaError> {
+    let Some(node) = store.get(path).await? else { return Ok(None) };
+    let record = serde_json::from_slice(&node.data)
+        .map_err(|error| MetaError::Failed { path: path.to_owned(), reason: format!("the node's record is damaged: {error}") })?;
+    Ok(Some((record, node.version)))
+}
+
+async fn remove(store: &dyn Coordination, path: &str, version: Version) -> Result<(), MetaError> {
+    match store.multi(vec![Write::Delete { path: path.to_owned(), version: Some(version) }]).await {
+        Ok(_) | Err(MetaError::Missing { .. } | MetaError::BadVersion { .. } | MetaError::AnswerLost { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::MetaStore;
+    use crate::meta::local::LocalStore;
+
+    async fn store() -> (tempfile::TempDir, Arc<LocalStore>) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).await.unwrap();
+        (dir, Arc::new(store))
+    }
+
+    async fn join(store: &Arc<LocalStore>, record: NodeRecord) -> Result<Membership, JoinError> {
+        let name = Segment::new("node-1").unwrap();
+        Membership::join(store.clone(), &name, record, Duration::ZERO, || {}).await
+    }
+
+    #[tokio::test]
+    async fn a_second_living_process_of_a_name_is_refused_with_what_to_do() {
+        let (_dir, store) = store().await;
+        let _first = join(&store, NodeRecord::of_this_process(Some("127.0.0.1:8080".into()))).await.unwrap();
+        let refused = join(&store, NodeRecord::of_this_process(None)).await.err().unwrap().to_string();
+        assert!(refused.contains("`node-1`") && refused.contains("127.0.0.1:8080") && refused.contains("--node-name"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_process_of_this_machine_that_has_ended_is_taken_over_from() {
+        let (_dir, store) = store().await;
+        let dead = NodeRecord { started: Some(1), ..NodeRecord::of_this_process(None) };
+        let _old = join(&store, dead).await.unwrap();
+        join(&store, NodeRecord::of_this_process(None)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_process_elsewhere_is_never_taken_for_dead() {
+        let (_dir, store) = store().await;
+        let elsewhere = NodeRecord { started: Some(1), machine: Some("other".into()), ..NodeRecord::of_this_process(None) };
+        let _other = join(&store, elsewhere).await.unwrap();
+        assert!(matches!(join(&store, NodeRecord::of_this_process(None)).await, Err(JoinError::NameTaken { .. })));
+    }
+
+    #[tokio::test]
+    async fn who_leaves_makes_room_at_once() {
+        let (_dir, store) = store().await;
+        join(&store, NodeRecord::of_this_process(None)).await.unwrap().leave().await;
+        assert_eq!(store.get("/nodes/node-1").await.unwrap(), None);
+        join(&store, NodeRecord::of_this_process(None)).await.unwrap();
+    }
+}
