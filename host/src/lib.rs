@@ -5,6 +5,7 @@
 pub mod checkpoint;
 pub mod config;
 pub mod digest;
+pub mod engine;
 pub mod http;
 pub mod ids;
 pub mod kafka;
