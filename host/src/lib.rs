@@ -3,6 +3,8 @@
 //! The modules in reading order; `ARCHITECTURE.md` at the root of the repository draws the picture.
 
 pub mod checkpoint;
+pub mod cli;
+pub mod cluster;
 pub mod digest;
 pub mod http;
 pub mod ids;

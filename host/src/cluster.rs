@@ -1,0 +1,3 @@
+//! What the nodes of a cluster share through the metadata store.
+
+pub mod registry;
