@@ -136,3 +136,6 @@ impl MetaStore for RemoteStore {
         self.ask(wire::MULTI, &writes).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -53,6 +53,14 @@ impl Dialer {
         Self { hosts: hosts.into(), connector: Box::new(connector), chroot: "/".into() }
     }
 
+    /// A client that does not know what its predecessor has seen waits until its server is as far as the leader: or it might
+    /// read less than this process has written.
+    async fn redial(&self, session: Option<SessionInfo>) -> Result<Client, Error> {
+        let client = self.dial(session).await?;
+        client.sync("/").await?;
+        Ok(client)
+    }
+
     async fn dial(&self, session: Option<SessionInfo>) -> Result<Client, Error> {
         let connector = (self.connector)();
         let connector = match session {
@@ -234,7 +242,7 @@ async fn redial(shared: &Shared, dialer: &Dialer, last: SessionInfo) -> Option<(
     let mut told = false;
     let mut session = shared.session.subscribe();
     loop {
-        match dialer.dial(last.clone()).await {
+        match dialer.redial(last.clone()).await {
             Ok(client) => {
                 let new = last.is_none();
                 tracing::info!(session = %client.session_id(), new, "connected to the metadata store again");

@@ -1,0 +1,49 @@
+//! `sluicegate plugin list`.
+
+use std::io::Write;
+
+use anyhow::Result;
+use bytesize::ByteSize;
+use clap::Args;
+
+use super::{Surroundings, write_json};
+use crate::cluster::registry::{PluginEntry, Registry};
+
+/// Arguments of `plugin list`.
+#[derive(Args, Clone, Debug)]
+pub struct ListArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+const HEADINGS: [&str; 6] = ["NAME", "VERSION", "SIZE", "PUSHED", "DIGEST", "DESCRIPTION"];
+/// Characters of a digest that are shown: enough to tell plugins apart. `--json` has all of it.
+const DIGEST_CHARACTERS: usize = 19;
+
+pub(super) async fn run(args: ListArgs, around: Surroundings<'_>, out: &mut (impl Write + Send)) -> Result<()> {
+    let entries = Registry::new((around.store)().await?).list().await?;
+    if args.json {
+        return write_json(out, &entries);
+    }
+    if entries.is_empty() {
+        return Ok(writeln!(out, "no plugins: `sluicegate plugin push FILE` adds one")?);
+    }
+    let rows: Vec<[String; 6]> = std::iter::once(HEADINGS.map(str::to_owned)).chain(entries.iter().map(row)).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; 6] = std::array::from_fn(width);
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+fn row(entry: &PluginEntry) -> [String; 6] {
+    let PluginEntry { name, version, record } = entry;
+    let mut digest = record.digest.to_string();
+    digest.truncate(DIGEST_CHARACTERS);
+    let size = ByteSize(record.size).to_string();
+    let pushed = record.pushed_at.strftime("%Y-%m-%d %H:%M").to_string();
+    [name.clone(), version.to_string(), size, pushed, digest, record.description.clone()]
+}

@@ -1,0 +1,59 @@
+//! `sluicegate plugin push`.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use bytesize::ByteSize;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use semver::Version;
+use serde::Serialize;
+
+use super::{Surroundings, write_json};
+use crate::cluster::registry::{Description, PluginEntry, Pushed, Registry};
+
+/// Arguments of `plugin push`.
+#[derive(Args, Clone, Debug)]
+pub struct PushArgs {
+    /// The component, as `cargo build --target wasm32-wasip2 --release` makes it
+    pub file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Report<'a> {
+    #[serde(flatten)]
+    entry: &'a PluginEntry,
+    was_there: bool,
+}
+
+pub(super) async fn run(args: PushArgs, around: Surroundings<'_>, out: &mut (impl Write + Send)) -> Result<()> {
+    let file = args.file.display();
+    let bytes = tokio::fs::read(&args.file).await.with_context(|| format!("cannot read {file}"))?;
+    let outline = (around.inspect)(&bytes).with_context(|| format!("{file} cannot be pushed"))?;
+    let manifest = outline.manifest;
+    let plugin = Description {
+        version: Version::parse(&manifest.version).with_context(|| format!("{file}: version {}", manifest.version))?,
+        name: manifest.name,
+        interface: manifest.interface,
+        description: manifest.description,
+    };
+    let registry = Registry::new((around.store)().await?);
+    // Shown only where stderr is a terminal.
+    let bar = ProgressBar::new(bytes.len() as u64);
+    bar.set_style(ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}")?);
+    bar.set_message(format!("{}@{}", plugin.name, plugin.version));
+    let pushed = registry.push(&plugin, &bytes, |stored| bar.set_position(stored)).await;
+    bar.finish_and_clear();
+    let Pushed { entry, was_there } = pushed?;
+    if args.json {
+        return write_json(out, &Report { entry: &entry, was_there });
+    }
+    let PluginEntry { name, version, record } = entry;
+    let done = if was_there { "is in the registry already, with the same contents:" } else { "pushed:" };
+    Ok(writeln!(out, "{name}@{version} {done} {}, {}", ByteSize(record.size), record.digest)?)
+}

@@ -1,0 +1,30 @@
+//! `sluicegate plugin remove`.
+
+use std::io::Write;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use super::{Surroundings, write_json};
+use crate::cluster::registry::{Registry, RegistryReference, VersionPattern};
+
+/// Arguments of `plugin remove`.
+#[derive(Args, Clone, Debug)]
+pub struct RemoveArgs {
+    /// Which version, in full
+    #[arg(value_name = "NAME@VERSION")]
+    pub plugin: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+pub(super) async fn run(args: RemoveArgs, around: Surroundings<'_>, out: &mut (impl Write + Send)) -> Result<()> {
+    let RegistryReference::Version { name, version: VersionPattern::Exactly(version) } = args.plugin.parse()? else {
+        bail!("say which version to remove, in full: `name@1.2.3`; `sluicegate plugin list` shows them");
+    };
+    let store = (around.store)().await?;
+    let users = (around.users)(store.clone()).await?;
+    let entry = Registry::new(store).remove(&name, &version, |digest| users.get(digest).cloned()).await?;
+    if args.json { write_json(out, &entry) } else { Ok(writeln!(out, "removed {name}@{version}")?) }
+}
