@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::{debug, error, info, warn};
 
-pub use load::LoadError;
+pub use load::{LoadError, digests_in_use, kafka_settings};
 pub use store::{StoreError, open_for_commands, open_for_node};
 
 use crate::cluster::membership::{JoinError, Membership, NodeRecord};
@@ -32,7 +32,6 @@ use crate::metrics::Metrics;
 use crate::worker::budget::Budget;
 use crate::worker::control::Control;
 use crate::worker::failure::Failure;
-use crate::worker::plan::Plan;
 use crate::worker::thread::{Equipment, Thread};
 
 /// Why a node does not run, or stopped.
@@ -203,9 +202,9 @@ async fn run_pipeline(
 async fn run_threads(equipment: &Equipment, threads: usize, cluster: &Cluster) -> Result<(), NodeError> {
     let (ended, mut endings) = mpsc::unbounded_channel();
     for number in 0..threads {
-        let (equipment, ended) = (equipment.clone(), ended.clone());
+        let (own, ended) = (equipment.clone(), ended.clone());
         let work = move || {
-            let run = || Thread::join(equipment, number).and_then(Thread::run);
+            let run = || Thread::join(own, number).and_then(Thread::run);
             // A panic is a defect; the pipeline stops as for any failure, and the other threads commit.
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
             let _ = ended.send((number, result));

@@ -209,7 +209,8 @@ impl TaskStore {
             let decoded = chunk::decode(&stored).map_err(|source| unusable(name, source))?;
             Ok((name, decoded))
         };
-        let mut chunks = std::pin::pin!(futures::stream::iter(&manifest.chunks).map(|name| read(*name)).buffered(READS_IN_FLIGHT));
+        let names = futures::stream::iter(manifest.chunks.clone());
+        let mut chunks = std::pin::pin!(names.map(read).buffered(READS_IN_FLIGHT));
         while let Some((name, decoded)) = chunks.try_next().await? {
             ledger.restore(state, name, &decoded).map_err(|source| unusable(name, source))?;
         }
@@ -296,6 +297,12 @@ impl PendingCommit {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.delta.stored_bytes() + self.next_bytes.len() as u64
+    }
+
+    /// The partition number of its task.
+    #[must_use]
+    pub fn partition(&self) -> u32 {
+        self.store.task.partition
     }
 
     /// The manifest that it commits.

@@ -10,7 +10,6 @@ use tracing::warn;
 
 use super::CommandError;
 use crate::config::{Cluster, ClusterArgs, Pipeline};
-use crate::kafka::settings::KafkaSettings;
 use crate::node::{self, Parts};
 use crate::worker::control::Control;
 
@@ -41,11 +40,8 @@ pub(super) async fn run(args: RunArgs) -> Result<(), CommandError> {
     };
     let control = Arc::new(Control::default());
     listen_for_signals(Arc::clone(&control), cluster.limits.drain_deadline)?;
-    let kafka = KafkaSettings::from(&cluster.kafka);
-    kafka.check().map_err(|error| match error.property() {
-        Some(property) => CommandError::from(cluster.kafka_error(property, &error.to_string())),
-        None => CommandError::BadInput(error.to_string()),
-    })?;
+    let kafka = node::kafka_settings(&cluster);
+    kafka.check().map_err(|error| cluster.kafka_error(error.property(), &error.to_string()))?;
     let store = node::open_for_node(&cluster, &control).await;
     let Some(store) = store.map_err(|error| CommandError::Failed(error.to_string()))? else { return Ok(()) };
     let local = cluster.zookeeper.is_none().then(|| cluster.local_path.clone());

@@ -44,6 +44,16 @@ pub enum SettingsError {
     },
 }
 
+impl SettingsError {
+    /// The property it is about.
+    #[must_use]
+    pub fn property(&self) -> &str {
+        match self {
+            Self::Reserved { key, .. } | Self::Refused { key, .. } => key,
+        }
+    }
+}
+
 /// Throughput without tuning. Each value was measured against librdkafka's default.
 const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
     // Default 1000: a partition whose queue is full is not fetched for a whole second. The largest single setting there is.

@@ -8,6 +8,7 @@
 //! /pipelines/<name>
 //! /state/<pipeline>/<incarnation>/<stage>/<task>/head
 //! /state/<pipeline>/<incarnation>/<stage>/<task>/chunks/<id>
+//! /state/<pipeline>/<incarnation>/<stage>/<task>/started        instead of these, for a task without state
 //! ```
 //! All paths are relative to the namespace. Names come in as [`Segment`]s, so that no name can leave its place.
 
@@ -135,6 +136,18 @@ impl TaskPath {
     #[must_use]
     pub fn chunks(&self) -> String {
         format!("{}/chunks", self.0)
+    }
+
+    /// Parent of everything.
+    #[must_use]
+    pub fn root(&self) -> String {
+        self.0.clone()
+    }
+
+    /// Without state: a mark that it has started once.
+    #[must_use]
+    pub fn started(&self) -> String {
+        format!("{}/started", self.0)
     }
 
     /// One of its chunks.

@@ -10,10 +10,10 @@ use super::{NodeError, Parts};
 use crate::checkpoint::head::TransformIdentity;
 use crate::cluster::pipelines;
 use crate::cluster::registry::{Registry, RegistryError, RegistryReference};
-use crate::config::pipeline::{Bound, Grant, PluginReference, Transform};
-use crate::config::{Cluster, Pipeline};
+use crate::config::{Bound, Cluster, Grant, KafkaProperties, Pipeline, PluginReference, Transform};
 use crate::digest::Digest;
 use crate::engine::{Engine, Grants, Limits, OpenError, Plugin};
+use crate::kafka::settings::KafkaSettings;
 use crate::kafka::topics::{TopicsError, wait_for_topics};
 use crate::meta::layout::Segment;
 use crate::meta::{MetaError, MetaStore};
@@ -59,7 +59,7 @@ impl LoadError {
 ///
 /// # Errors
 /// What is wrong, at the line of the pipeline file where that is known.
-pub async fn plan(
+pub(super) async fn plan(
     cluster: &Cluster,
     pipeline: &Pipeline,
     parts: &Parts,
@@ -146,6 +146,16 @@ fn reference(plugin: &PluginReference) -> Result<RegistryReference, &std::path::
         other => other.to_string(),
     };
     Ok(text.parse().expect("the configuration checks references"))
+}
+
+/// The Kafka settings that a cluster's configuration gives.
+#[must_use]
+pub fn kafka_settings(cluster: &Cluster) -> KafkaSettings {
+    let copy = |properties: &KafkaProperties| {
+        properties.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    };
+    let kafka = &cluster.kafka;
+    KafkaSettings { common: copy(&kafka.common), consumer: copy(&kafka.consumer), producer: copy(&kafka.producer) }
 }
 
 /// Waits for the topics and returns their partition counts.

@@ -37,7 +37,7 @@ enum Phase {
     /// Wait until the outputs are acknowledged.
     Flush,
     /// Write heads.
-    Heads(Vec<(u32, PendingCommit)>),
+    Heads(Vec<PendingCommit>),
     /// Commit the group's offsets; without state only.
     Offsets,
 }
@@ -114,7 +114,7 @@ impl Committer {
     /// A task has gone: its part of the commit under way is given up.
     pub fn forget(&mut self, partition: u32) {
         if let Some(UnderWay { phase: Phase::Heads(commits), .. }) = &mut self.under_way {
-            commits.retain(|(of, _)| *of != partition);
+            commits.retain(|commit| commit.partition() != partition);
         }
     }
 
@@ -204,17 +204,18 @@ impl Committer {
                 watermark: None,
                 transforms: plan.identities(),
             };
-            Some((task.partition, claim.commit_at_least_once(ledger, state, make)))
+            Some(claim.commit_at_least_once(ledger, state, make))
         };
         Phase::Heads(tasks.iter_mut().flatten().filter(|task| task.dirty).filter_map(commit).collect())
     }
 
     /// Takes settled commits in; returns the tasks that were lost.
-    fn settled(&self, commits: Vec<(u32, PendingCommit)>, tasks: &mut Tasks, consumer: &mut Consumer) -> Vec<u32> {
+    fn settled(&self, commits: Vec<PendingCommit>, tasks: &mut Tasks, consumer: &mut Consumer) -> Vec<u32> {
         let mut lost = Vec::new();
         let mut offsets = Vec::new();
         let mut bytes = 0;
-        for (partition, commit) in commits {
+        for commit in commits {
+            let partition = commit.partition();
             let Some(task) = tasks.get_mut(partition as usize).and_then(Option::as_mut) else { continue };
             bytes += commit.bytes();
             let metadata = commit.manifest().id.to_string();

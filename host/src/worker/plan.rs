@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::checkpoint::head::TransformIdentity;
-use crate::config::pipeline::{OnError, Start};
+use crate::config::{OnError, Start};
 use crate::engine::{Grants, InstanceOptions, Limits, Plugin};
 use crate::ids::TaskId;
 use crate::state::TaskState;

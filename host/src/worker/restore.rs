@@ -20,7 +20,7 @@ use crate::checkpoint::head::{Head, Manifest};
 use crate::checkpoint::protocol;
 use crate::checkpoint::resolve::{self, GroupOffset, GroupOffsets, StatelessStart};
 use crate::checkpoint::store::{Claim, StateError, TaskStore};
-use crate::config::pipeline::Start;
+use crate::config::Start;
 use crate::kafka::consumer::{self, CommitOffset, Consumer};
 use crate::kafka::TopicPartition;
 use crate::meta::layout;

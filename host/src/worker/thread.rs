@@ -18,7 +18,7 @@ use super::plan::Plan;
 use super::restore::{Attempt, Restorer};
 use super::step::{self, Observed, Step};
 use super::task::{self, Task};
-use crate::config::pipeline::OnError;
+use crate::config::OnError;
 use crate::kafka::consumer::{Closed, Consumer, ConsumerEvent, ConsumerOptions, PartitionFault};
 use crate::kafka::producer::SendError;
 use crate::kafka::settings::KafkaSettings;
