@@ -7,7 +7,7 @@ use std::fmt;
 use std::io::IsTerminal;
 use std::ops::Range;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::text::{Text, clamp};
 
@@ -92,7 +92,6 @@ impl Errors {
     }
 
     /// Writes the message to stderr, coloured if that is a terminal and `NO_COLOR` is not set.
-    #[expect(clippy::print_stderr, reason = "this is the one message of a command that ends here")]
     pub fn report(&self) {
         let colour =
             std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -118,8 +117,6 @@ fn group<'a>(diagnostic: &'a Diagnostic, text: &'a str, origin: &'a str) -> Grou
             .iter()
             .map(|(place, label)| AnnotationKind::Context.span(clamp(text, place.clone())).label(label.as_str()));
         group = group.element(Snippet::source(text).path(origin).annotation(primary).annotations(related));
-    } else if !origin.is_empty() {
-        group = group.element(Origin::path(origin));
     }
     if !diagnostic.help.is_empty() {
         group = group.element(Level::HELP.message(&diagnostic.help));

@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use super::diagnostic::{Diagnostic, Errors};
 use super::text::{Step, Text};
+use crate::digest::Digest;
 
 pub use bind::{Bound, BoundTransform, Outlet};
 #[cfg(test)]
@@ -120,8 +121,8 @@ pub enum PluginReference {
     /// A `.wasm` file; a relative path in the pipeline file starts from the folder of that file, and has been joined
     /// to it here.
     Path(PathBuf),
-    /// `sha256:` and this, in the registry: 64 lower-case hexadecimal digits.
-    Digest(String),
+    /// `sha256:` and 64 hexadecimal digits, in the registry.
+    Digest(Digest),
 }
 
 impl fmt::Display for PluginReference {
@@ -129,7 +130,7 @@ impl fmt::Display for PluginReference {
         match self {
             Self::Registry { name, version } => write!(f, "{name}@{version}"),
             Self::Path(path) => write!(f, "{}", path.display()),
-            Self::Digest(digest) => write!(f, "sha256:{digest}"),
+            Self::Digest(digest) => write!(f, "{digest}"),
         }
     }
 }
@@ -220,7 +221,7 @@ pub struct BatchLimits {
     /// Most records of one batch.
     pub records: usize,
     /// Most bytes of one batch, keys, values and headers together; a larger record makes a batch of its own.
-    pub bytes: u64,
+    pub bytes: usize,
 }
 
 /// What one instance of a transform may use.

@@ -34,7 +34,7 @@ pub(super) fn is_secret_name(path: &str) -> bool {
     const MARKS: [&str; 6] =
         ["password", "secret", "ssl.key.pem", "oauthbearer.config", "oauthbearer.client.assertion", "token"];
     const SOURCES: [&str; 4] = ["env", "file", "location", "url"];
-    let path = path.to_ascii_lowercase();
+    let path = path.trim_matches([' ', '\t', '"', '\'']).to_ascii_lowercase();
     let last = path.rsplit(['.', '-']).next().unwrap_or_default();
     !SOURCES.contains(&last) && MARKS.iter().any(|mark| path.contains(mark))
 }

@@ -64,8 +64,9 @@ pub(super) fn read<T>(
     let findings = Findings { shapes, list: RefCell::default() };
     let mut syntax_lines = Vec::new();
     let mut structure_is_known = true;
+    let masked = if syntax.is_empty() { String::new() } else { text.masked() };
     for error in &syntax {
-        let (diagnostic, keeps_structure) = syntax_diagnostic(text.as_str(), error);
+        let (diagnostic, keeps_structure) = syntax_diagnostic(&masked, error);
         structure_is_known &= keeps_structure;
         syntax_lines.extend(diagnostic.place.as_ref().map(|place| line(text.as_str(), place.start)));
         findings.add(diagnostic);
@@ -89,7 +90,7 @@ pub(super) fn read<T>(
     Err(Errors::new(text, list))
 }
 
-/// What is wrong with the TOML, and whether the keys and tables around it are still what the author meant.
+/// What is wrong with the TOML, given with its secrets masked, and whether the keys and tables around it are still what the author meant.
 fn syntax_diagnostic(text: &str, error: &toml::de::Error) -> (Diagnostic, bool) {
     let place = super::text::clamp(text, error.span().unwrap_or(text.len()..text.len()));
     let marked = text.get(place.clone()).unwrap_or_default();

@@ -3,10 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clap::Args;
 use proptest::prelude::*;
 
+use super::Errors;
+use super::cluster::{Cluster, ClusterArgs};
+use super::pipeline::Pipeline;
 use super::section::Shape;
-use super::{Cluster, ClusterArgs, Errors, Pipeline};
 use crate::manifest::Manifest;
 
 /// Folder of the cases: `*.toml` with the message beside it in `*.stderr`.
@@ -52,6 +55,16 @@ fn wrong_clusters_are_refused_with_these_messages() {
     messages("cluster", |origin, text| Cluster::parse(origin, text, &ClusterArgs::default()).map(drop));
 }
 
+#[test]
+fn no_message_shows_a_secret() {
+    for kind in ["pipeline", "cluster"] {
+        for case in cases(kind) {
+            let message = fs::read_to_string(case.with_extension("stderr")).unwrap();
+            assert!(!message.contains("hunter"), "{}", case.display());
+        }
+    }
+}
+
 /// The manifests stand in comments of the file, one JSON object in each line that begins with `#{`.
 #[test]
 fn pipelines_that_do_not_fit_their_plugins_are_refused_with_these_messages() {
@@ -86,6 +99,18 @@ fn page_has_every_key(page: &str, shapes: &[&Shape]) {
 fn the_reference_pages_have_every_key() {
     page_has_every_key("pipeline-reference.md", super::pipeline::SHAPES);
     page_has_every_key("cluster-reference.md", super::cluster::SHAPES);
+}
+
+#[test]
+fn the_cluster_page_has_every_flag_and_its_variable() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/cluster-reference.md");
+    let text = fs::read_to_string(path).unwrap();
+    let command = ClusterArgs::augment_args(clap::Command::new("test"));
+    for argument in command.get_arguments() {
+        let (flag, variable) = (argument.get_long().unwrap(), argument.get_env().unwrap().to_str().unwrap());
+        assert!(text.contains(&format!("| `--{flag} ")), "--{flag} is missing");
+        assert!(text.contains(&format!("| `{variable}` |")), "{variable} is missing");
+    }
 }
 
 /// What is in the `toml` blocks of a page; blocks of a page are whole files or single tables.

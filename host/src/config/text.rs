@@ -89,7 +89,7 @@ impl Text {
             let (next, complete) = match step {
                 Step::Key(key) => (member(value, key), true),
                 Step::Index(index) => (element(value, *index), true),
-                Step::Path(path) if path.is_empty() => continue,
+                Step::Path("") => continue,
                 Step::Path(path) => walk(value, path),
             };
             let Some(next) = next else { return (place, false) };
@@ -104,8 +104,12 @@ impl Text {
 
     /// The text with the characters of every secret value overwritten, so that places stay what they are.
     pub(super) fn masked(&self) -> String {
-        let (table, _) = DeTable::parse_recoverable(&self.text);
+        let (table, errors) = DeTable::parse_recoverable(&self.text);
         let mut secrets = Vec::new();
+        if !errors.is_empty() {
+            // Where a value ends is not certain then.
+            collect_secret_lines(&self.text, &mut secrets);
+        }
         for (key, value) in table.get_ref() {
             collect_secrets(key.get_ref(), value, &mut secrets);
         }
@@ -177,6 +181,20 @@ fn collect_secrets(path: &str, value: &Spanned<DeValue<'_>>, secrets: &mut Vec<R
         DeValue::Array(array) => array.iter().for_each(|value| collect_secrets(path, value, secrets)),
         _ if is_secret_name(path) => secrets.push(value.span()),
         _ => {}
+    }
+}
+
+/// What stands behind the first `=` of every line that begins with the name of a secret.
+fn collect_secret_lines(text: &str, secrets: &mut Vec<Range<usize>>) {
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let end = start + line.len();
+        if let Some((key, value)) = line.split_once('=')
+            && is_secret_name(key)
+        {
+            secrets.push(end - value.trim_start().len()..end);
+        }
+        start = end;
     }
 }
 

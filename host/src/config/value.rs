@@ -74,7 +74,7 @@ pub(super) fn count(value: u64, bounds: &Bounds<u64>) -> Result<u64, Fault> {
 /// A size in the largest unit that divides it, in quotes, as it would be written.
 pub(super) fn show_size(bytes: u64) -> String {
     const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match UNITS.iter().find(|(factor, _)| bytes >= *factor && bytes % factor == 0) {
+    match UNITS.iter().find(|(factor, _)| bytes >= *factor && bytes.is_multiple_of(*factor)) {
         Some((factor, unit)) => format!("\"{}{unit}\"", bytes / factor),
         None => format!("{bytes} bytes"),
     }

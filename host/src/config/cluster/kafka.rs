@@ -79,21 +79,32 @@ impl KafkaProperties {
 
 /// Properties that the host sets itself, and why a user's value would break it.
 const RESERVED: &[(&str, &str)] = &[
-    ("group.id", "the host derives it from namespace and pipeline"),
-    ("group.instance.id", "the host decides who is in the group"),
-    ("transactional.id", "the host derives it from namespace, pipeline and thread"),
-    ("enable.auto.commit", "the host commits offsets together with state"),
-    ("auto.commit.enable", "the host commits offsets together with state"),
-    ("enable.auto.offset.store", "the host commits offsets together with state"),
+    ("acks", WRITTEN),
+    ("auto.commit.enable", OFFSETS),
     ("auto.offset.reset", "write `start` in the [[source]] of the pipeline"),
-    ("partition.assignment.strategy", "topics that are joined must be assigned together"),
-    ("enable.idempotence", "the host needs it for the order of records"),
-    ("acks", "the host waits for all replicas"),
-    ("request.required.acks", "the host waits for all replicas"),
-    ("enable.partition.eof", "the host has no use for it"),
-    ("delivery.report.only.error", "the host decides which reports it needs"),
-    ("statistics.interval.ms", "the host takes its metrics from the statistics"),
+    ("client.id", GROUP),
+    ("delivery.report.only.error", EVENTS),
+    ("delivery.timeout.ms", PATIENCE),
+    ("enable.auto.commit", OFFSETS),
+    ("enable.auto.offset.store", OFFSETS),
+    ("enable.idempotence", "without it a retry can repeat or reorder records"),
+    ("enable.partition.eof", EVENTS),
+    ("group.id", GROUP),
+    ("group.instance.id", GROUP),
+    ("group.remote.assignor", ASSIGNOR),
+    ("isolation.level", "records of aborted transactions must not be processed"),
+    ("message.timeout.ms", PATIENCE),
+    ("partition.assignment.strategy", ASSIGNOR),
+    ("request.required.acks", WRITTEN),
+    ("transactional.id", GROUP),
 ];
+
+const ASSIGNOR: &str = "partitions of several sources must stay together";
+const EVENTS: &str = "it is how sluicegate hears from librdkafka";
+const GROUP: &str = "it follows from namespace, pipeline and node";
+const OFFSETS: &str = "offsets are committed together with the state";
+const PATIENCE: &str = "a broker that is away is waited for, and a record given up would be lost";
+const WRITTEN: &str = "a record counts as written when all in-sync replicas have it";
 
 /// Reads `[kafka]`: the properties at its top for both sides, those below `consumer` and `producer` for one.
 pub(super) fn properties(section: &Section<'_>, text: &Text) -> Option<Kafka> {
@@ -198,11 +209,13 @@ impl<'a> Reader<'a> {
     /// `{ env = "NAME" }` or `{ file = "path" }`.
     fn reference(&self, field: &Field<'a>) -> Option<Secret> {
         let table = field.raw().as_table()?;
-        let string = |key: &str| table.get(key).and_then(|value| value.get_ref().as_str());
-        let secret = match (string("env"), string("file")) {
-            (Some(variable), _) => secret::from_environment(variable),
-            (None, Some(path)) => secret::from_file(&self.text.resolve(path)),
-            (None, None) => return None,
+        let secret = match (table.get("env").map(Spanned::get_ref), table.get("file").map(Spanned::get_ref)) {
+            (Some(DeValue::String(variable)), _) => secret::from_environment(variable),
+            (None, Some(DeValue::String(path))) => secret::from_file(&self.text.resolve(path)),
+            _ => {
+                let help = "write { env = \"VARIABLE\" } or { file = \"path\" }";
+                return field.refuse(Fault::new("does not say where the value is", help));
+            }
         };
         secret.map_or_else(|problem| field.refuse(Fault::new(problem, "set it, or name another one")), Some)
     }
@@ -210,7 +223,5 @@ impl<'a> Reader<'a> {
 
 /// Whether a table says where a secret comes from; any other one is part of a dotted name.
 fn is_reference(value: &DeValue<'_>) -> bool {
-    let Some(table) = value.as_table() else { return false };
-    let string = |key: &str| table.get(key).is_some_and(|value| value.get_ref().is_str());
-    table.len() == 1 && (string("env") || string("file"))
+    value.as_table().is_some_and(|table| table.len() == 1 && (table.contains_key("env") || table.contains_key("file")))
 }

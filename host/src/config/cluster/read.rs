@@ -168,7 +168,6 @@ fn kafka(root: &Section<'_>, text: &Text, arguments: &ClusterArgs) -> Option<kaf
 }
 
 /// `None` if something is wrong, `Some(None)` if no ensemble is configured.
-#[expect(clippy::option_option, reason = "the outer one says whether there were findings, as everywhere in this file")]
 fn zookeeper(root: &Section<'_>, text: &Text, arguments: &ClusterArgs) -> Option<Option<ZooKeeper>> {
     let section = root.table("zookeeper", &ZOOKEEPER);
     let connect = section.optional("connect", |field| field.parsed(|servers| value::servers(servers, ZOOKEEPER_PORT)));

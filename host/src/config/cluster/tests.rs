@@ -87,13 +87,13 @@ fn properties_keep_their_names_however_they_are_written() {
     let text = r#"
         [kafka]
         bootstrap.servers = "a:1"
-        "client.id" = "me"
+        "client.rack" = "me"
         socket.keepalive.enable = true
         retry.backoff.ms = 5
         retry.backoff.max.ms = 1_000
         [kafka.consumer]
         fetch.min.bytes = 0x10
-        client.id = "reader"
+        client.rack = "reader"
         [kafka.producer]
         linger.ms = 0.5
     "#;
@@ -102,13 +102,13 @@ fn properties_keep_their_names_however_they_are_written() {
         pairs(&kafka.common),
         [
             ("bootstrap.servers", "a:1"),
-            ("client.id", "me"),
+            ("client.rack", "me"),
             ("retry.backoff.max.ms", "1000"),
             ("retry.backoff.ms", "5"),
             ("socket.keepalive.enable", "true"),
         ]
     );
-    assert_eq!(pairs(&kafka.consumer), [("client.id", "reader"), ("fetch.min.bytes", "16")]);
+    assert_eq!(pairs(&kafka.consumer), [("client.rack", "reader"), ("fetch.min.bytes", "16")]);
     assert_eq!(pairs(&kafka.producer), [("linger.ms", "0.5")]);
 }
 

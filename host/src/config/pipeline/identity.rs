@@ -4,17 +4,17 @@
 //! objects are written with sorted keys, whatever `serde_json` was compiled with, so a digest never changes by itself.
 
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::{Guarantee, OnError, Pipeline, PluginReference, Start, TransformLimits};
+use crate::digest::Digest;
 
 impl Pipeline {
     /// The pipeline as one line of JSON with sorted keys and every default filled in.
     ///
-    /// `digests` has the SHA-256 digest of each transform's plugin, in hexadecimal: a plugin named by path is
+    /// `digests` has the digest of each transform's plugin: a plugin named by path is
     /// identified by it, so that a file that was built anew makes another revision.
     #[must_use]
-    pub fn canonical_json(&self, digests: &[String]) -> String {
+    pub fn canonical_json(&self, digests: &[Digest]) -> String {
         let sources = self.sources.iter().map(|source| {
             let start = match source.start {
                 Start::Earliest => json!("earliest"),
@@ -31,7 +31,7 @@ impl Pipeline {
             json!({
                 "name": transform.name,
                 "plugin": plugin,
-                "digest": digests.get(index),
+                "digest": digests.get(index).map(Digest::hex),
                 "config": transform.config,
                 "grants": transform.grants.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "limits": limits(&transform.limits),
@@ -66,23 +66,24 @@ impl Pipeline {
         }))
     }
 
-    /// SHA-256 of `canonical_json`, in hexadecimal: two files with the same one are the same revision.
+    /// Digest of `canonical_json`: two files with the same one are the same revision.
     #[must_use]
-    pub fn digest(&self, digests: &[String]) -> String {
-        sha256(&self.canonical_json(digests))
+    pub fn digest(&self, digests: &[Digest]) -> Digest {
+        Digest::of(self.canonical_json(digests).as_bytes())
     }
 
-    /// SHA-256, in hexadecimal, of what a transform's results depend on beside its code: configuration, grants, limits.
+    /// Digest of what a transform's results depend on beside its code: configuration, grants, limits.
     ///
     /// `None` if there is no transform of that index.
     #[must_use]
-    pub fn config_hash(&self, transform: usize) -> Option<String> {
+    pub fn config_hash(&self, transform: usize) -> Option<Digest> {
         let transform = self.transforms.get(transform)?;
-        Some(sha256(&canonical(&json!({
+        let json = canonical(&json!({
             "config": transform.config,
             "grants": transform.grants.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "limits": limits(&transform.limits),
-        }))))
+        }));
+        Some(Digest::of(json.as_bytes()))
     }
 }
 
@@ -97,10 +98,6 @@ fn limits(limits: &TransformLimits) -> Value {
 
 fn milliseconds(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn sha256(text: &str) -> String {
-    hex::encode(Sha256::digest(text.as_bytes()))
 }
 
 fn canonical(value: &Value) -> String {

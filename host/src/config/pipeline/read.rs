@@ -15,6 +15,7 @@ use crate::config::diagnostic::{Diagnostic, Errors};
 use crate::config::section::{self, Field, Findings, Section, Shape, whole};
 use crate::config::text::Text;
 use crate::config::value::{self, Bounds, Fault, choice, nearest};
+use crate::digest;
 
 const ROOT: Shape = Shape {
     heading: "",
@@ -97,7 +98,7 @@ const LIMITS_DEFAULT: TransformLimits = TransformLimits {
     output_bytes: 64 * MIB,
     state_bytes: 256 * MIB,
 };
-const BATCHES_DEFAULT: BatchLimits = BatchLimits { records: 1000, bytes: MIB };
+const BATCHES_DEFAULT: BatchLimits = BatchLimits { records: 1000, bytes: 1 << 20 };
 
 /// A value and where it stands.
 type Placed<T> = (T, Range<usize>);
@@ -118,7 +119,7 @@ fn root_table(root: &Section<'_>, text: &Text) -> Option<Pipeline> {
     ] {
         if root.lacks(key) {
             let message = format!("there is no [[{key}]]");
-            root.findings().add(Diagnostic::new(message).help(format!("add {example}")));
+            root.findings().add(Diagnostic::new(message).at(0..0).help(format!("add {example}")));
         }
     }
 
@@ -226,12 +227,13 @@ fn transform(
     let grants = section.value("grants", Vec::new(), grants);
     let limits = transform_limits(&section.table("limits", &TRANSFORM_LIMITS), limits.unwrap_or(&LIMITS_DEFAULT));
     if let (Some(limits), Some(batches), Some((name, place))) = (&limits, batches, name)
-        && batches.bytes > limits.memory / 2
+        && let batch_bytes = u64::try_from(batches.bytes).unwrap_or(u64::MAX)
+        && batch_bytes > limits.memory / 2
     {
         let message = format!("a batch may be larger than half the memory of transform `{name}`");
         let help = format!(
             "`batch-bytes` is {} and `memory` is {}: lower the one or raise the other, a plugin holds a batch and its results",
-            value::show_size(batches.bytes),
+            value::show_size(batch_bytes),
             value::show_size(limits.memory)
         );
         section.findings().add(Diagnostic::new(message).at(place.clone()).help(help));
@@ -241,13 +243,9 @@ fn transform(
 
 fn plugin(reference: &str, text: &Text) -> Result<PluginReference, Fault> {
     let forms = "write \"name@1.2.3\", a path to a .wasm file like \"./name.wasm\", or \"sha256:\" and a digest";
-    if let Some(digest) = reference.strip_prefix("sha256:") {
-        let fine =
-            digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-        return match fine {
-            true => Ok(PluginReference::Digest(digest.to_owned())),
-            false => Err(Fault::new("not a digest", "write \"sha256:\" and 64 digits of 0-9 and a-f")),
-        };
+    if reference.starts_with(digest::PREFIX) {
+        let fault = |_| Fault::new("not a digest", "write \"sha256:\" and 64 digits of 0-9 and a-f");
+        return reference.parse().map(PluginReference::Digest).map_err(fault);
     }
     if reference.contains("://") {
         let instead = "fetch the file, then name its path, or store it with `sluicegate plugin push`";
@@ -313,7 +311,7 @@ fn batch_limits(section: &Section<'_>) -> Option<BatchLimits> {
         field.count(|number| value::count(number, &BATCH_RECORDS)).and_then(|number| usize::try_from(number).ok())
     });
     let bytes = section.value("batch-bytes", BATCHES_DEFAULT.bytes, |field| {
-        field.parsed_or_number(|text| value::size(text, &BATCH_BYTES))
+        field.parsed_or_number(|text| value::size(text, &BATCH_BYTES)).and_then(|bytes| usize::try_from(bytes).ok())
     });
     Some(BatchLimits { records: records?, bytes: bytes? })
 }
