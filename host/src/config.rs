@@ -6,6 +6,7 @@
 
 pub mod cluster;
 mod diagnostic;
+mod field;
 pub mod pipeline;
 mod secret;
 mod section;

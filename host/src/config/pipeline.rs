@@ -4,6 +4,7 @@
 //! where a plugin is stored is the registry's business. Invariant: a `Pipeline` has at least one source and transform,
 //! unique names, and indices that lie within its lists.
 
+mod agreement;
 mod bind;
 mod identity;
 mod read;

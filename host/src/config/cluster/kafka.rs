@@ -11,8 +11,9 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::config::diagnostic::Diagnostic;
+use crate::config::field::{Field, whole};
 use crate::config::secret::{self, Secret};
-use crate::config::section::{Field, Findings, Section, whole};
+use crate::config::section::{Findings, Section};
 use crate::config::text::Text;
 use crate::config::value::Fault;
 
