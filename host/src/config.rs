@@ -4,10 +4,10 @@
 //! anything; beside the files only the environment and files with secrets are read. Invariant: who holds a `Pipeline`
 //! or a `Cluster` need not check it again.
 
-pub mod cluster;
+mod cluster;
 mod diagnostic;
 mod field;
-pub mod pipeline;
+mod pipeline;
 mod secret;
 mod section;
 mod text;
@@ -16,5 +16,13 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+pub use cluster::{
+    Authentication, Cluster, ClusterArgs, ClusterLimits, Http, Kafka, KafkaProperties, KafkaProperty, NodeName,
+    ZooKeeper,
+};
 pub use diagnostic::{Diagnostic, Errors};
+pub use pipeline::{
+    BatchLimits, Bound, BoundTransform, Delivery, Discard, Grant, Guarantee, OnError, Outlet, Pipeline, PipelineName,
+    PluginReference, Sink, Source, Start, Transform, TransformLimits,
+};
 pub use secret::Secret;

@@ -222,7 +222,7 @@ pub struct BatchLimits {
     /// Most records of one batch.
     pub records: usize,
     /// Most bytes of one batch, keys, values and headers together; a larger record makes a batch of its own.
-    pub bytes: usize,
+    pub bytes: u64,
 }
 
 /// What one instance of a transform may use.

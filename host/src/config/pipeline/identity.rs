@@ -11,10 +11,10 @@ use crate::digest::Digest;
 impl Pipeline {
     /// The pipeline as one line of JSON with sorted keys and every default filled in.
     ///
-    /// `digests` has the digest of each transform's plugin: a plugin named by path is
+    /// `digests` has the SHA-256 of each transform's plugin, in hexadecimal: a plugin named by path is
     /// identified by it, so that a file that was built anew makes another revision.
     #[must_use]
-    pub fn canonical_json(&self, digests: &[Digest]) -> String {
+    pub fn canonical_json(&self, digests: &[String]) -> String {
         let sources = self.sources.iter().map(|source| {
             let start = match source.start {
                 Start::Earliest => json!("earliest"),
@@ -31,7 +31,7 @@ impl Pipeline {
             json!({
                 "name": transform.name,
                 "plugin": plugin,
-                "digest": digests.get(index).map(Digest::hex),
+                "digest": digests.get(index),
                 "config": transform.config,
                 "grants": transform.grants.iter().map(ToString::to_string).collect::<Vec<_>>(),
                 "limits": limits(&transform.limits),
@@ -66,24 +66,24 @@ impl Pipeline {
         }))
     }
 
-    /// Digest of `canonical_json`: two files with the same one are the same revision.
+    /// SHA-256 of `canonical_json`, in hexadecimal: two files with the same one are the same revision.
     #[must_use]
-    pub fn digest(&self, digests: &[Digest]) -> Digest {
-        Digest::of(self.canonical_json(digests).as_bytes())
+    pub fn digest(&self, digests: &[String]) -> String {
+        Digest::of(self.canonical_json(digests).as_bytes()).hex()
     }
 
-    /// Digest of what a transform's results depend on beside its code: configuration, grants, limits.
+    /// SHA-256, in hexadecimal, of what a transform's results depend on beside its code: configuration, grants, limits.
     ///
     /// `None` if there is no transform of that index.
     #[must_use]
-    pub fn config_hash(&self, transform: usize) -> Option<Digest> {
+    pub fn config_hash(&self, transform: usize) -> Option<String> {
         let transform = self.transforms.get(transform)?;
         let json = canonical(&json!({
             "config": transform.config,
             "grants": transform.grants.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "limits": limits(&transform.limits),
         }));
-        Some(Digest::of(json.as_bytes()))
+        Some(Digest::of(json.as_bytes()).hex())
     }
 }
 

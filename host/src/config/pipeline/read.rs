@@ -224,13 +224,12 @@ fn transform(
     let grants = section.value("grants", Vec::new(), grants);
     let limits = transform_limits(&section.table("limits", &TRANSFORM_LIMITS), limits.unwrap_or(&LIMITS_DEFAULT));
     if let (Some(limits), Some(batches), Some((name, place))) = (&limits, batches, name)
-        && let batch_bytes = u64::try_from(batches.bytes).unwrap_or(u64::MAX)
-        && batch_bytes > limits.memory / 2
+        && batches.bytes > limits.memory / 2
     {
         let message = format!("a batch may be larger than half the memory of transform `{name}`");
         let help = format!(
             "`batch-bytes` is {} and `memory` is {}: lower the one or raise the other, a plugin holds a batch and its results",
-            value::show_size(batch_bytes),
+            value::show_size(batches.bytes),
             value::show_size(limits.memory)
         );
         section.findings().add(Diagnostic::new(message).at(place.clone()).help(help));
@@ -308,7 +307,7 @@ fn batch_limits(section: &Section<'_>) -> Option<BatchLimits> {
         field.count(|number| value::count(number, &BATCH_RECORDS)).and_then(|number| usize::try_from(number).ok())
     });
     let bytes = section.value("batch-bytes", BATCHES_DEFAULT.bytes, |field| {
-        field.parsed_or_number(|text| value::size(text, &BATCH_BYTES)).and_then(|bytes| usize::try_from(bytes).ok())
+        field.parsed_or_number(|text| value::size(text, &BATCH_BYTES))
     });
     Some(BatchLimits { records: records?, bytes: bytes? })
 }

@@ -173,13 +173,13 @@ fn a_plugins_complaint_is_shown_at_the_line_of_the_value() {
 
 #[test]
 fn the_digest_is_that_of_the_meaning() {
-    let digests = [Digest::of(b"d")];
+    let digests = ["d".to_owned()];
     let digest = |text: &str| parse(text).digest(&digests);
     let same = "# a comment\n[delivery]\ncommit-interval = '1000ms'\n[limits]\nmemory = '64MiB'\n".to_owned();
     let same = SMALL.replacen("[[source]]", &format!("{same}[[source]]"), 1);
     assert_eq!(digest(SMALL), digest(&same));
     assert_ne!(digest(SMALL), digest(&SMALL.replace("lengths", "others")));
-    assert_ne!(digest(SMALL), parse(SMALL).digest(&[Digest::of(b"e")]));
+    assert_ne!(digest(SMALL), parse(SMALL).digest(&["e".to_owned()]));
     let by_path = SMALL.replace("value-length@0.1.0", "a.wasm");
     let elsewhere = Pipeline::parse(Path::new("/else/where.toml"), &by_path).unwrap();
     assert_eq!(parse(&by_path).digest(&digests), elsewhere.digest(&digests));
@@ -192,13 +192,13 @@ fn the_canonical_form_is_frozen() {
         r#"{"delivery":{"commit-interval-ms":1000,"guarantee":"at-least-once"},"discard":[],"errors":{"on-error"#,
         r#"":"stop"},"limits":{"batch-bytes":1048576,"batch-records":1000},"name":"value-length","sink":[{"outp"#,
         r#"ut":null,"topic":"lengths","transform":"length"}],"source":[{"input":null,"start":"earliest","topic""#,
-        r#":"test"}],"transform":[{"config":{},"digest":"18ac3e7343f016890c510e93f935261169d9e3f565436429830faf"#,
-        r#"0934f4f8e4","grants":[],"limits":{"memory":67108864,"output-bytes":67108864,"state-bytes":268435456,"#,
-        r#""time-per-batch-ms":1000},"name":"length","plugin":"value-length@0.1.0"}]}"#,
+        r#":"test"}],"transform":[{"config":{},"digest":"d","grants":[],"limits":{"memory":67108864,"output-byt"#,
+        r#"es":67108864,"state-bytes":268435456,"time-per-batch-ms":1000},"name":"length","plugin":"value-lengt"#,
+        r#"h@0.1.0"}]}"#,
     );
-    assert_eq!(parse(SMALL).canonical_json(&[Digest::of(b"d")]), json);
+    assert_eq!(parse(SMALL).canonical_json(&["d".to_owned()]), json);
     let hash = "f89c88c4b8cad5dd7659fb2987373098b768f11b82bed82cf47e3ed291bedfd5";
-    assert_eq!(parse(SMALL).config_hash(0).unwrap().hex(), hash);
+    assert_eq!(parse(SMALL).config_hash(0).unwrap(), hash);
     assert_eq!(parse(SMALL).config_hash(1), None);
 }
 
