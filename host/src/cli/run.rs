@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,6 +12,9 @@ use super::CommandError;
 use crate::config::{Cluster, ClusterArgs, Pipeline};
 use crate::node::{self, Parts};
 use crate::worker::control::Control;
+
+/// Signals this close together are one: coreutils' `timeout`, for one, signals the process and then its group.
+const ONE_SIGNAL: Duration = Duration::from_millis(100);
 
 /// Arguments of `run`.
 #[derive(Args, Debug)]
@@ -56,16 +59,20 @@ fn listen_for_signals(control: Arc<Control>, deadline: Duration) -> Result<(), C
     let listen = |kind| signal(kind).map_err(|error| CommandError::Failed(format!("cannot listen for signals: {error}")));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     tokio::spawn(async move {
-        for nth in 1.. {
+        let mut first: Option<Instant> = None;
+        loop {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            if nth == 1 {
-                warn!("stopping: committing what was done; a second signal ends at once, without that");
-                control.drain(deadline);
-            } else {
-                std::process::exit(i32::from(super::Exit::Failed.code()));
+            match first {
+                None => {
+                    first = Some(Instant::now());
+                    warn!("stopping: committing what was done; a second signal ends at once, without that");
+                    control.drain(deadline);
+                }
+                Some(first) if first.elapsed() < ONE_SIGNAL => {}
+                Some(_) => std::process::exit(i32::from(super::Exit::Failed.code())),
             }
         }
     });
