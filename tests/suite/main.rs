@@ -1,3 +1,5 @@
-//! End-to-end tests against real servers.
+//! Everything that needs real servers, in one binary: linking it once is what costs. A module is a subject.
 
+mod kafka;
 mod meta;
+mod shared;

@@ -1,2 +1,30 @@
-//! tmp
-fn main() {}
+//! `cargo xtask`: the project's commands. One file per command.
+
+mod plugins;
+mod servers;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "The project's commands")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Build every plugin and test guest for WebAssembly
+    Plugins,
+    /// A local Kafka and ZooKeeper for hand use
+    #[command(subcommand)]
+    Servers(servers::ServersCommand),
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().command {
+        Command::Plugins => plugins::run(),
+        Command::Servers(command) => servers::run(&command),
+    }
+}

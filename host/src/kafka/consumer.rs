@@ -15,7 +15,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _, RebalanceProtocol};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use thiserror::Error;
@@ -52,7 +52,8 @@ pub struct ConsumerOptions {
 /// Something happened. In the order of happening.
 #[derive(Debug)]
 pub enum ConsumerEvent {
-    /// The group gives these partitions to this member: answer with [`Consumer::accept`]. The group waits for it.
+    /// The group gives these partitions to this member: answer with [`Consumer::accept`], also when there are none. The group
+    /// waits for it.
     Assigned(Vec<TopicPartition>),
     /// The group wants these partitions back: commit, then answer with [`Consumer::release`]. The group waits for it.
     Revoked {
@@ -405,15 +406,12 @@ impl Consumer {
 
     /// Lets librdkafka deliver its reports, waiting up to `wait` for the first one, and turns them into events.
     fn serve(&mut self, wait: Duration) {
-        let mut wait = wait;
-        for _ in 0..NOTICES_MAX {
-            let posted = self.native().context().posted();
-            // Records do not come this way, they are forwarded; one that slips through was not waited for by anybody.
-            drop(self.native().poll(wait));
-            wait = Duration::ZERO;
-            if self.native().context().posted() == posted {
-                break;
-            }
+        let native = self.native();
+        // Records do not come this way, they are forwarded; one that slips through was not waited for by anybody.
+        native.context().serve(wait, NOTICES_MAX, |wait| drop(native.poll(wait)));
+        while let Some(answer) = self.reader().next_commit(Duration::ZERO) {
+            self.commits_ended += 1;
+            self.events.push_back(ConsumerEvent::Committed(answer.map_err(CommitError::of)));
         }
         while let Some(notice) = self.native().context().next() {
             if let Some(event) = self.event(notice) {
@@ -427,10 +425,6 @@ impl Consumer {
             Notice::Assign(partitions) => ConsumerEvent::Assigned(self.by_input(partitions)),
             Notice::Revoke { partitions, lost } => {
                 ConsumerEvent::Revoked { partitions: self.by_input(partitions), lost }
-            }
-            Notice::Committed(result) => {
-                self.commits_ended += 1;
-                ConsumerEvent::Committed(result.map_err(CommitError::of))
             }
             Notice::Statistics(statistics) => {
                 let lag = self.lag(&statistics);
@@ -501,13 +495,17 @@ impl Consumer {
         for &partition in partitions {
             if let Some(topic) = self.reader().topic_id(partition.input) {
                 self.positions.hold(topic, partition);
+                // Makes librdkafka know the partition, which pausing it before it is assigned takes.
+                self.reader().forward(partition.input, partition.partition);
             }
         }
-        // At the end, because that exists in every partition: an offset that does not would stop the partition for good.
-        let list = self.list(partitions.iter().map(|&partition| (partition, Offset::End)));
+        // Paused before it is assigned, so that offset 0, which may be gone, is never asked for: librdkafka would stop the
+        // partition for good. A logical offset is worse: a lookup that is under way when the seek of `start` comes is
+        // repeated (librdkafka 2.12, "outdated offset response"), and its answer silently moves the partition there.
+        self.pause(partitions)?;
+        let list = self.list(partitions.iter().map(|&partition| (partition, Offset::Offset(0))));
         let assigned = if cooperative { self.native().incremental_assign(&list) } else { self.native().assign(&list) };
-        assigned.map_err(|source| RequestError { action: "accept partitions", source })?;
-        self.pause(partitions)
+        assigned.map_err(|source| RequestError { action: "accept partitions", source })
     }
 
     /// Answers [`ConsumerEvent::Revoked`]: the partitions are no longer held. Everything that must be done while nobody else
@@ -536,6 +534,9 @@ impl Consumer {
     /// See [`StartError`]. Partitions named after the one that failed stand still.
     pub fn start(&mut self, offsets: &[(TopicPartition, i64)], wait: Duration) -> Result<(), StartError> {
         let begin = Instant::now();
+        if offsets.is_empty() {
+            return Ok(());
+        }
         for &(partition, _) in offsets {
             if !self.positions.holds(partition) {
                 return Err(StartError::NotHeld(partition));
@@ -584,6 +585,9 @@ impl Consumer {
     /// # Errors
     /// One of them is not held.
     pub fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), RequestError> {
+        if partitions.is_empty() {
+            return Ok(());
+        }
         self.native()
             .pause(&self.plain_list(partitions))
             .map_err(|source| RequestError { action: "pause partitions", source })
@@ -594,6 +598,9 @@ impl Consumer {
     /// # Errors
     /// One of them is not held.
     pub fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), RequestError> {
+        if partitions.is_empty() {
+            return Ok(());
+        }
         self.native()
             .resume(&self.plain_list(partitions))
             .map_err(|source| RequestError { action: "resume partitions", source })
@@ -617,31 +624,28 @@ impl Consumer {
     /// See [`CommitError`].
     pub fn commit(&mut self, offsets: &[CommitOffset], wait: Duration) -> Result<(), CommitError> {
         let begin = Instant::now();
+        if offsets.is_empty() {
+            return Ok(());
+        }
         self.commit_later(offsets)?;
         let ours = self.commits_sent;
         loop {
             let left = wait.saturating_sub(begin.elapsed());
-            let before = self.events.len();
-            let ended_before = self.commits_ended;
-            self.serve(left.min(Duration::from_millis(100)));
             // Answers come in the order of the commits.
-            if self.commits_ended >= ours {
-                let skip = usize::try_from(ours - ended_before - 1).unwrap_or(0);
-                let answer = (before..self.events.len())
-                    .filter(|&index| matches!(self.events[index], ConsumerEvent::Committed(_)))
-                    .nth(skip)
-                    .and_then(|index| self.events.remove(index));
-                if let Some(ConsumerEvent::Committed(result)) = answer {
-                    return result;
+            if let Some(answer) = self.reader().next_commit(left) {
+                self.commits_ended += 1;
+                let answer = answer.map_err(CommitError::of);
+                if self.commits_ended == ours {
+                    return answer;
                 }
-            }
-            if left.is_zero() {
+                self.events.push_back(ConsumerEvent::Committed(answer));
+            } else if left.is_zero() {
                 return Err(CommitError::TimedOut(wait));
             }
         }
     }
 
-    /// Sends a commit; [`ConsumerEvent::Committed`] says how it went.
+    /// Sends a commit, of at least one offset; [`ConsumerEvent::Committed`] says how it went.
     ///
     /// # Errors
     /// It could not be sent.
@@ -655,10 +659,7 @@ impl Consumer {
                 element.set_metadata(&commit.metadata);
             }
         }
-        self.native().commit(&list, CommitMode::Async).map_err(|error| match error.rdkafka_error_code() {
-            Some(code) => CommitError::of(code),
-            None => CommitError::Failed(RDKafkaErrorCode::Unknown),
-        })?;
+        self.reader().commit(&list).map_err(CommitError::of)?;
         self.commits_sent += 1;
         Ok(())
     }

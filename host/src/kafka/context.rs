@@ -7,11 +7,12 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, NoCustomPartitioner, ProducerContext};
 use rdkafka::{Message as _, TopicPartitionList};
 
@@ -21,7 +22,6 @@ use super::statistics::Statistics;
 pub(super) enum Notice {
     Assign(Vec<(String, i32)>),
     Revoke { partitions: Vec<(String, i32)>, lost: bool },
-    Committed(Result<(), RDKafkaErrorCode>),
     NotDelivered { topic: String, partition: i32, code: RDKafkaErrorCode },
     Statistics(Statistics),
     Error { code: RDKafkaErrorCode, text: String },
@@ -31,14 +31,15 @@ pub(super) enum Notice {
 #[derive(Default)]
 pub(super) struct Context {
     notices: Mutex<VecDeque<Notice>>,
-    posted: AtomicU64,
+    /// Counts everything librdkafka has reported, log lines too.
+    served: AtomicU64,
     closing: AtomicBool,
 }
 
 impl Context {
     fn post(&self, notice: Notice) {
         self.notices().push_back(notice);
-        self.posted.fetch_add(1, Ordering::Release);
+        self.served.fetch_add(1, Ordering::Relaxed);
     }
 
     fn notices(&self) -> MutexGuard<'_, VecDeque<Notice>> {
@@ -50,9 +51,18 @@ impl Context {
         self.notices().pop_front()
     }
 
-    /// How many notices there have been.
-    pub(super) fn posted(&self) -> u64 {
-        self.posted.load(Ordering::Acquire)
+    /// Has `poll` serve one report after the other, the first of them awaited for up to `wait`, until there is none left or
+    /// `count_max` are served. One call of librdkafka's serves one report and does not say whether it did.
+    pub(super) fn serve(&self, wait: Duration, count_max: usize, mut poll: impl FnMut(Duration)) {
+        let mut wait = wait;
+        for _ in 0..count_max {
+            let served = self.served.load(Ordering::Relaxed);
+            poll(wait);
+            wait = Duration::ZERO;
+            if self.served.load(Ordering::Relaxed) == served {
+                break;
+            }
+        }
     }
 
     /// From now on rebalances are answered at once.
@@ -63,6 +73,7 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.served.fetch_add(1, Ordering::Relaxed);
         match level {
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
@@ -113,16 +124,6 @@ impl ConsumerContext for Context {
         } else {
             self.post(Notice::Revoke { partitions, lost: consumer.assignment_lost() });
         }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, offsets: &TopicPartitionList) {
-        let failed = |error: KafkaError| error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown);
-        let result = result
-            .and_then(|()| {
-                offsets.elements().iter().try_for_each(rdkafka::topic_partition_list::TopicPartitionListElem::error)
-            })
-            .map_err(failed);
-        self.post(Notice::Committed(result));
     }
 }
 

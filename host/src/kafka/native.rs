@@ -47,6 +47,15 @@ impl Drop for Topic {
 /// A reference to one of librdkafka's queues.
 struct Queue(NonNull<sys::rd_kafka_queue_t>);
 
+impl Queue {
+    /// `client` must outlive the value.
+    unsafe fn new(client: *mut sys::rd_kafka_t) -> Self {
+        // SAFETY: the client is alive.
+        let queue = NonNull::new(unsafe { sys::rd_kafka_queue_new(client) });
+        Self(queue.expect("librdkafka aborts when out of memory"))
+    }
+}
+
 impl Drop for Queue {
     fn drop(&mut self) {
         // SAFETY: a reference of our own, given up once, before the client.
@@ -63,6 +72,8 @@ pub(super) struct Reader {
     names: Vec<CString>,
     topics: Vec<Topic>,
     queue: Queue,
+    /// Where answers to offset commits arrive, one each.
+    commits: Queue,
     taken: Vec<*mut sys::rd_kafka_message_t>,
     consumer: BaseConsumer<Context>,
 }
@@ -98,10 +109,9 @@ impl Reader {
             handles.push(unsafe { Topic::new(client, &name) }.ok_or(BadTopicName(index))?);
             names.push(name);
         }
-        // SAFETY: the client is alive.
-        let queue =
-            NonNull::new(unsafe { sys::rd_kafka_queue_new(client) }).expect("librdkafka aborts when out of memory");
-        Ok(Self { names, topics: handles, queue: Queue(queue), taken: Vec::new(), consumer })
+        // SAFETY: the client is alive, and outlives the queues as it does the topics.
+        let (queue, commits) = unsafe { (Queue::new(client), Queue::new(client)) };
+        Ok(Self { names, topics: handles, queue, commits, taken: Vec::new(), consumer })
     }
 
     /// The consumer, for everything rdkafka has a form for.
@@ -125,6 +135,41 @@ impl Reader {
                 let queue = Queue(queue);
                 sys::rd_kafka_queue_forward(queue.0.as_ptr(), self.queue.0.as_ptr());
             }
+        }
+    }
+
+    /// Sends an offset commit; [`Reader::next_commit`] has the answer. rdkafka's own asynchronous commit keeps it to itself.
+    pub(super) fn commit(&self, offsets: &TopicPartitionList) -> Result<(), RDKafkaErrorCode> {
+        // SAFETY: client, list and queue are alive; the list is copied; without a callback the answer comes as an event.
+        let result = unsafe {
+            sys::rd_kafka_commit_queue(
+                self.consumer.client().native_ptr(),
+                offsets.ptr(),
+                self.commits.0.as_ptr(),
+                None,
+                ptr::null_mut(),
+            )
+        };
+        if result == RD_KAFKA_RESP_ERR_NO_ERROR { Ok(()) } else { Err(result.into()) }
+    }
+
+    /// The answer to the oldest commit that has none yet: what went wrong, or what went wrong with one of its partitions.
+    pub(super) fn next_commit(&self, wait: Duration) -> Option<Result<(), RDKafkaErrorCode>> {
+        let wait = c_int::try_from(wait.as_millis()).unwrap_or(c_int::MAX);
+        // SAFETY: the queue is alive; an event is ours until it is destroyed below; its list, if it has one, belongs to it.
+        unsafe {
+            let event = sys::rd_kafka_queue_poll(self.commits.0.as_ptr(), wait);
+            if event.is_null() {
+                return None;
+            }
+            let mut error = sys::rd_kafka_event_error(event);
+            let offsets = sys::rd_kafka_event_topic_partition_list(event);
+            if error == RD_KAFKA_RESP_ERR_NO_ERROR && !offsets.is_null() {
+                let failed = elements(offsets).iter().find(|element| element.err != RD_KAFKA_RESP_ERR_NO_ERROR);
+                error = failed.map_or(RD_KAFKA_RESP_ERR_NO_ERROR, |element| element.err);
+            }
+            sys::rd_kafka_event_destroy(event);
+            Some(if error == RD_KAFKA_RESP_ERR_NO_ERROR { Ok(()) } else { Err(error.into()) })
         }
     }
 
@@ -463,17 +508,23 @@ impl Drop for OwnedHeaders {
 /// The offset metadata of a list's entries, in order. rdkafka's own accessor panics on what is not UTF-8, and any client of
 /// the group may have written anything; such bytes are replaced, since they are not ours.
 pub(super) fn metadata_of(list: &TopicPartitionList) -> Vec<String> {
-    // SAFETY: the list is alive and its elements are `cnt` in number.
+    // SAFETY: the list is alive, and the metadata of its elements is theirs.
     unsafe {
-        let list = &*list.ptr();
-        let count = usize::try_from(list.cnt).unwrap_or(0);
-        if count == 0 {
-            return Vec::new();
-        }
         let metadata = |element: &sys::rd_kafka_topic_partition_t| {
             bytes(element.metadata, element.metadata_size)
                 .map_or_else(String::new, |bytes| String::from_utf8_lossy(bytes).into_owned())
         };
-        slice::from_raw_parts(list.elems, count).iter().map(metadata).collect()
+        elements(list.ptr()).iter().map(metadata).collect()
+    }
+}
+
+/// `list` must be alive as long as `'a`.
+unsafe fn elements<'a>(list: *const sys::rd_kafka_topic_partition_list_t) -> &'a [sys::rd_kafka_topic_partition_t] {
+    // SAFETY: a list has `cnt` elements; an empty one may have a null pointer.
+    unsafe {
+        match usize::try_from((*list).cnt) {
+            Ok(count) if count > 0 => slice::from_raw_parts((*list).elems, count),
+            _ => &[],
+        }
     }
 }

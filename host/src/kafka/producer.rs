@@ -217,15 +217,7 @@ impl Producer {
     /// Hears what librdkafka reports, for up to `wait`.
     pub fn poll(&self, wait: Duration) {
         let context = self.native().context();
-        let mut wait = wait;
-        for _ in 0..NOTICES_MAX {
-            let posted = context.posted();
-            self.native().poll(wait);
-            wait = Duration::ZERO;
-            if context.posted() == posted {
-                break;
-            }
-        }
+        context.serve(wait, NOTICES_MAX, |wait| self.native().poll(wait));
         while let Some(notice) = context.next() {
             self.enter(notice);
         }
@@ -252,7 +244,7 @@ impl Producer {
                 ledger.events.push_back(ProducerEvent::Trouble { text: format!("{code}: {text}") });
             }
             // A consumer's.
-            Notice::Assign(_) | Notice::Revoke { .. } | Notice::Committed(_) => {}
+            Notice::Assign(_) | Notice::Revoke { .. } => {}
         }
     }
 
