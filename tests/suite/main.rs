@@ -1,3 +1,4 @@
 //! End-to-end tests against real servers.
 
+mod engine;
 mod meta;
