@@ -129,9 +129,13 @@ impl Native for KeyedCount {
 
 fn instance(engine: &Engine, plugin_name: &str) -> Instance {
     let plugin = engine.load(&plugin(plugin_name)).expect("the plugin loads");
-    let options = InstanceOptions {
+    plugin.instantiate(options(plugin_name)).expect("the plugin opens")
+}
+
+fn options(transform: &str) -> InstanceOptions {
+    InstanceOptions {
         pipeline: "bench".into(),
-        transform: plugin_name.into(),
+        transform: transform.into(),
         task: 0,
         inputs: vec!["main".into()],
         outlets: vec!["main".into()],
@@ -140,8 +144,7 @@ fn instance(engine: &Engine, plugin_name: &str) -> Instance {
         log_level: sluicegate::engine::LogLevel::INFO,
         grants: Grants::default(),
         now_ms: 0,
-    };
-    plugin.instantiate(options).expect("the plugin opens")
+    }
 }
 
 struct Case {
@@ -216,6 +219,10 @@ fn main() {
     for case in &CASES {
         measure(&mut criterion, &engine, &records, case);
     }
+    criterion.bench_function("instantiate", |bencher| {
+        let plugin = engine.load(&plugin("value_length")).expect("the plugin loads");
+        bencher.iter(|| plugin.instantiate(options("value_length")).expect("the plugin opens"));
+    });
     criterion.final_summary();
     let rows: Vec<Row> = CASES
         .iter()
