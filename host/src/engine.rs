@@ -32,11 +32,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 
-use sha2::{Digest, Sha256};
 use thiserror::Error;
 use tracing::warn;
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, WasmBacktraceDetails};
+
+use crate::digest::Digest;
 
 use self::cache::Cache;
 pub use self::error::{CallError, Misuse, Remedy};
@@ -47,6 +48,8 @@ pub use self::instance::Instance;
 use self::instance::TICK;
 pub use self::limits::Limits;
 pub use self::plugin::{InstanceOptions, OpenError, Plugin};
+/// How important a message is, as `tracing` has it.
+pub use tracing::Level as LogLevel;
 
 /// How an engine is made.
 #[derive(Clone, Debug, Default)]
@@ -96,7 +99,7 @@ impl Engine {
     /// # Errors
     /// The bytes are no plugin that this host can run.
     pub fn load(&self, bytes: &[u8]) -> Result<Arc<Plugin>, LoadError> {
-        let digest = hex::encode(Sha256::digest(bytes));
+        let digest = Digest::of(bytes).hex();
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(plugin) = loaded.get(&digest).and_then(Weak::upgrade) {
             return Ok(plugin);

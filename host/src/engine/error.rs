@@ -223,21 +223,23 @@ fn frames(backtrace: &WasmBacktrace) -> Vec<String> {
     let mut lines = Vec::new();
     for frame in frames.iter().take(FRAMES_MAX) {
         for symbol in frame.symbols() {
-            let name = symbol.name().unwrap_or("?");
+            let name = symbol.name().map_or_else(|| "?".into(), readable);
             lines.push(match (symbol.file(), symbol.line()) {
                 (Some(file), Some(line)) => format!("{name} ({file}:{line})"),
-                _ => name.to_owned(),
+                _ => name,
             });
         }
         if frame.symbols().is_empty() {
-            lines.push(match frame.func_name() {
-                Some(name) => name.to_owned(),
-                None => format!("function {}", frame.func_index()),
-            });
+            lines.push(frame.func_name().map_or_else(|| format!("function {}", frame.func_index()), readable));
         }
     }
     if frames.len() > FRAMES_MAX {
         lines.push(format!("and {} more", frames.len() - FRAMES_MAX));
     }
     lines
+}
+
+/// A function's name as its author wrote it, where it is Rust's.
+fn readable(name: &str) -> String {
+    format!("{:#}", rustc_demangle::demangle(name))
 }

@@ -19,15 +19,17 @@ use crate::state::TransformState;
 /// How often the engine looks at deadlines: a call may run this much longer than its limit.
 pub(super) const TICK: Duration = Duration::from_millis(10);
 
-type Process = TypedFunc<(Resource<BatchHandle>,), (Result<(), Failure>,)>;
-type Flush = TypedFunc<(), (Result<(), Failure>,)>;
+/// What is called again and again; `open` is called once.
+pub(super) struct Exports {
+    pub(super) process: TypedFunc<(Resource<BatchHandle>,), (Result<(), Failure>,)>,
+    pub(super) flush: TypedFunc<(), (Result<(), Failure>,)>,
+}
 
 /// An opened plugin instance. Calls run on the caller's thread, which needs 1 MiB of stack to spare, and never inside an
 /// async task: a guest that writes to its standard streams blocks on a runtime of its own.
 pub struct Instance {
     pub(super) store: wasmtime::Store<Guest>,
-    pub(super) process: Process,
-    pub(super) flush: Flush,
+    pub(super) exports: Exports,
     pub(super) dead: bool,
 }
 
@@ -46,7 +48,7 @@ impl Instance {
             return Ok(Output::default());
         }
         self.store.data_mut().input.swap(batch);
-        let process = self.process;
+        let process = self.exports.process;
         let called = self.call(Phase::Process, state, now_ms, |store| {
             // There is one batch at a time, so the handle needs no number.
             process.call(store, (Resource::new_borrow(0),))
@@ -64,7 +66,7 @@ impl Instance {
     /// # Errors
     /// As [`Instance::process`].
     pub fn flush(&mut self, state: &mut TransformState, now_ms: i64) -> Result<(), CallError> {
-        let flush = self.flush;
+        let flush = self.exports.flush;
         self.call(Phase::Flush, state, now_ms, |store| flush.call(store, ()))
     }
 

@@ -12,7 +12,7 @@ use super::error::{CallError, classify};
 use super::grants::Grants;
 use super::guest::{Clock, Guest, Phase};
 use super::inspect::{Inspection, LoadError};
-use super::instance::{Instance, begin, log_level, outlets, scene};
+use super::instance::{Exports, Instance, begin, log_level, outlets, scene};
 use super::interface::PROCESSOR;
 use super::limits::{HANDLES_MAX, Limiter, Limits};
 use super::voice::{Speaker, Voice};
@@ -152,24 +152,22 @@ impl Plugin {
         store.set_hostcall_fuel(usize::try_from(store.data().limits.memory_bytes).unwrap_or(usize::MAX));
         begin(&mut store, Phase::Open, now_ms);
         match self.open(&mut store, &config) {
-            Ok((instance, Ok(()))) => Ok(instance(store)),
-            Ok((_, Err(Unfit::Config(error)))) => Err(OpenError::Config { field: error.field, message: error.message }),
-            Ok((_, Err(Unfit::Failed(reason)))) => Err(OpenError::Failed(reason)),
+            Ok(Ok(exports)) => Ok(Instance { store, exports, dead: false }),
+            Ok(Err(Unfit::Config(error))) => Err(OpenError::Config { field: error.field, message: error.message }),
+            Ok(Err(Unfit::Failed(reason))) => Err(OpenError::Failed(reason)),
             Err(error) => Err(classify(error, scene(&store)).into()),
         }
     }
 
-    fn open(
-        &self,
-        store: &mut wasmtime::Store<Guest>,
-        config: &str,
-    ) -> wasmtime::Result<(impl FnOnce(wasmtime::Store<Guest>) -> Instance + use<>, Result<(), Unfit>)> {
+    fn open(&self, store: &mut wasmtime::Store<Guest>, config: &str) -> wasmtime::Result<Result<Exports, Unfit>> {
         let instance = self.instance.instantiate(&mut *store)?;
         let open: TypedFunc<(&str,), (Result<(), Unfit>,)> = instance.get_typed_func(&mut *store, self.open)?;
-        let process = instance.get_typed_func(&mut *store, self.process)?;
-        let flush = instance.get_typed_func(&mut *store, self.flush)?;
+        let exports = Exports {
+            process: instance.get_typed_func(&mut *store, self.process)?,
+            flush: instance.get_typed_func(&mut *store, self.flush)?,
+        };
         let (opened,) = open.call(&mut *store, (config,))?;
-        Ok((move |store| Instance { store, process, flush, dead: false }, opened))
+        Ok(opened.map(|()| exports))
     }
 
     fn guest(&self, options: InstanceOptions) -> Guest {

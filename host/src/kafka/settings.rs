@@ -68,6 +68,9 @@ const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
     ("log.connection.close", "false"),
 ];
 
+/// A killed node is noticed after the session time-out: librdkafka's default is 45 s, Kafka's own client had 10 s for years.
+const CLASSIC_DEFAULTS: &[(&str, &str)] = &[("session.timeout.ms", "10000"), ("heartbeat.interval.ms", "3000")];
+
 const PRODUCER_DEFAULTS: &[(&str, &str)] = &[
     ("linger.ms", "5"),
     ("batch.size", "1000000"),
@@ -152,6 +155,14 @@ impl KafkaSettings {
     ) -> Result<ClientConfig, SettingsError> {
         let mut config = self.layered(CONSUMER_DEFAULTS, &self.consumer, CONSUMER_ENFORCED)?;
         config.set("group.id", group).set("client.id", client_id);
+        if self.group_protocol() == GroupProtocol::Classic {
+            // Under the newer protocol these are the broker's to set.
+            for (property, default) in CLASSIC_DEFAULTS {
+                if config.get(property).is_none() {
+                    config.set(*property, *default);
+                }
+            }
+        }
         match (self.group_protocol(), topics) {
             (GroupProtocol::Classic, 0 | 1) => {
                 config.set("partition.assignment.strategy", "cooperative-sticky");
