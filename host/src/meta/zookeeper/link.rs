@@ -119,12 +119,22 @@ impl Link {
             return Ok(client);
         }
         let mut session = self.session();
-        let settled = session.wait_for(|session| session.state != SessionState::Away);
-        match tokio::time::timeout(self.away_wait, settled).await {
-            Err(_) => Err(MetaError::Away { reason: format!("no connection for {:?}", self.away_wait) }),
-            Ok(Err(_)) => Err(closed()),
-            Ok(Ok(_)) => self.shared.connected().ok_or_else(closed),
-        }
+        let connected = async {
+            loop {
+                let state =
+                    session.wait_for(|session| session.state != SessionState::Away).await.map(|session| session.state);
+                if !matches!(state, Ok(SessionState::Connected)) {
+                    return Err(closed());
+                }
+                // It may be away again already.
+                match self.shared.connected() {
+                    Some(client) => return Ok(client),
+                    None => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let away = |_| MetaError::Away { reason: format!("no connection for {:?}", self.away_wait) };
+        tokio::time::timeout(self.away_wait, connected).await.map_err(away)?
     }
 
     pub(super) async fn close(&self) {
