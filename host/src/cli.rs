@@ -12,6 +12,9 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Cluster, ClusterArgs, Errors};
 use crate::node::{self, NodeError};
 
+/// The client of ZooKeeper tells of every connection, what matters of that is logged where it is handled.
+const LOG_DEFAULT: &str = "info,zookeeper_client=error";
+
 /// Runs WebAssembly transforms between Kafka topics, with their state in ZooKeeper
 #[derive(Debug, Parser)]
 #[command(name = "sluicegate", version, propagate_version = true, max_term_width = 100)]
@@ -19,7 +22,7 @@ pub struct Arguments {
     #[command(subcommand)]
     command: Command,
     /// What is logged to standard error: a level, or filters such as `info,sluicegate::worker=debug`
-    #[arg(long, global = true, value_name = "FILTER", env = "SLUICEGATE_LOG", default_value = "info")]
+    #[arg(long, global = true, value_name = "FILTER", env = "SLUICEGATE_LOG", default_value = LOG_DEFAULT)]
     log: String,
 }
 
@@ -139,7 +142,8 @@ fn log_to_stderr(filter: &str) -> Result<(), tracing_subscriber::filter::ParseEr
 async fn plugins(command: plugin::PluginCommand, cluster: &ClusterArgs) -> Result<(), CommandError> {
     let cluster = Cluster::load(cluster)?;
     let store = || -> futures::future::BoxFuture<'_, anyhow::Result<Arc<dyn crate::meta::MetaStore>>> {
-        Box::pin(async { Ok(node::open_for_commands(&cluster).await?) })
+        // Its text says why already: the causes would say it twice.
+        Box::pin(async { node::open_for_commands(&cluster).await.map_err(|error| anyhow::Error::msg(error.to_string())) })
     };
     let inspect = |bytes: &[u8]| {
         let found = crate::engine::inspect(bytes)?;
@@ -149,6 +153,9 @@ async fn plugins(command: plugin::PluginCommand, cluster: &ClusterArgs) -> Resul
         Box::pin(async move { Ok(node::digests_in_use(&*store).await?) })
     };
     let around = plugin::Surroundings { store: &store, inspect: &inspect, users: &users };
-    let failed = |error: anyhow::Error| CommandError::Failed(format!("{error:#}"));
+    let failed = |error: anyhow::Error| match plugin::is_bad_input(&error) {
+        true => CommandError::BadInput(format!("{error:#}")),
+        false => CommandError::Failed(format!("{error:#}")),
+    };
     plugin::run(command, around, &mut std::io::stdout()).await.map_err(failed)
 }

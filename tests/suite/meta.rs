@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use sluicegate::cluster::registry::{Description, Registry};
 use sluicegate::meta::zookeeper::{ZooKeeper, ZooKeeperAuth, ZooKeeperOptions};
 use sluicegate::meta::{Coordination, MetaError, MetaStore, Node, Session, SessionState, Version, Write, conformance};
 use sluicegate_harness::zookeeper::{ZooKeeper as Server, ZooKeeperOptions as ServerOptions};
@@ -15,7 +16,9 @@ use sluicegate_harness::zookeeper::{ZooKeeper as Server, ZooKeeperOptions as Ser
 use self::proxy::Proxy;
 
 const DEADLINE: Duration = Duration::from_secs(30);
-const SESSION_TIMEOUT: Duration = Duration::from_secs(3);
+/// Short enough that the client gives a session up within the ten seconds of an outage (after 7/5 of it), long enough that a
+/// server on a busy machine answers in time (within 2/5).
+const SESSION_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn server() -> Result<Server> {
     Server::start(ServerOptions::default())
@@ -63,7 +66,8 @@ async fn zookeeper_keeps_the_promises_of_a_store() -> Result<()> {
     // The longest namespace there may be: what a request may hold must not depend on it.
     let namespace = format!("/{}", "n".repeat(sluicegate::meta::zookeeper::NAMESPACE_BYTES_MAX - 1));
     let open = || async {
-        let options = ZooKeeperOptions { namespace: namespace.clone(), ..options(&server.connect()) };
+        // With the usual times: nothing fails here, and the largest requests take a while on a busy machine.
+        let options = ZooKeeperOptions::new(&server.connect(), &namespace);
         Ok(Arc::new(ZooKeeper::connect(options).await?) as Arc<dyn Coordination>)
     };
     let store = open().await?;
@@ -323,5 +327,26 @@ async fn only_those_who_know_the_secret_come_in() -> Result<()> {
     // What it makes after a reconnection belongs to it as before.
     owner.close().await;
     assert_eq!(second.get("/mine").await?, None);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_of_many_chunks_goes_through_the_registry_and_back() -> Result<()> {
+    let server = server()?;
+    let registry = Registry::new(Arc::new(connect(&server.connect()).await?));
+    let bytes: Vec<u8> = (0..20_000_000_u32).map(|index| (index % 251) as u8).collect();
+    let plugin = Description {
+        name: "large".into(),
+        version: "1.0.0".parse()?,
+        interface: "0.1.0".into(),
+        description: String::new(),
+    };
+    let started = Instant::now();
+    let pushed = registry.push(&plugin, &bytes, |_| {}).await?;
+    let stored = started.elapsed();
+    assert!(registry.fetch(&pushed.entry.record.digest).await? == bytes);
+    println!("20 MB pushed and verified in {stored:?}, fetched in {:?}", started.elapsed() - stored);
+    registry.remove("large", &plugin.version, |_| None).await?;
+    assert!(registry.fetch(&pushed.entry.record.digest).await.is_err());
     Ok(())
 }

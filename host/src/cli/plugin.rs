@@ -38,6 +38,18 @@ pub enum PluginCommand {
     Remove(RemoveArgs),
 }
 
+/// What was typed, or the file that was named, is wrong: the same command again does not work. Context of the errors of
+/// [`run`].
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct BadInput(String);
+
+/// Whether a command failed because of what it was given.
+#[must_use]
+pub fn is_bad_input(error: &anyhow::Error) -> bool {
+    error.is::<BadInput>()
+}
+
 /// What a plugin's bytes say.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outline {

@@ -14,6 +14,7 @@ mod watches;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use thiserror::Error;
@@ -26,6 +27,8 @@ use super::{Coordination, MetaError, MetaStore, Node, Session, SessionState, Ver
 
 /// The file in the store's directory.
 const FILE_NAME: &str = "meta.redb";
+/// Time between two looks at a file that another process has open.
+pub(super) const IN_USE_POLL: Duration = Duration::from_millis(50);
 /// Writes that may wait for the writing thread before callers wait.
 const QUEUE_WRITES_MAX: usize = 256;
 
@@ -90,6 +93,23 @@ struct Open {
 }
 
 impl LocalStore {
+    /// Opens the store in `dir` like [`LocalStore::open`], but waits for a command that has it open for a moment. A running
+    /// node is not waited for.
+    ///
+    /// # Errors
+    /// Those of [`LocalStore::open`].
+    pub async fn open_within(dir: &Path, wait: Duration) -> Result<Self, LocalError> {
+        let deadline = Instant::now() + wait;
+        loop {
+            match Self::open(dir).await {
+                Err(LocalError::InUse { holder: None, .. }) if Instant::now() < deadline => {
+                    tokio::time::sleep(IN_USE_POLL).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Opens the store in `dir`, which is made when it is missing.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use self::wire::{Answer, WireWrite};
-use super::local::{LocalError, LocalStore, NodeFile};
+use super::local::{IN_USE_POLL, LocalError, LocalStore, NodeFile};
 use super::{MetaError, MetaStore, Node, Version, Write, check_writes};
 
 /// How long a request may take.
@@ -22,7 +22,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long [`open_local`] waits for a process that has the store open without saying where it is: a node that starts, or
 /// another command.
 const IN_USE_WAIT: Duration = Duration::from_secs(5);
-const IN_USE_POLL: Duration = Duration::from_millis(50);
 
 /// Opens the local store in `dir`, through the running node if one has it open.
 ///

@@ -98,7 +98,7 @@ impl ZooKeeper {
     /// Connects, makes the namespace where it is missing, and checks the layout's version there.
     ///
     /// # Errors
-    /// [`MetaError::Away`] when no server answers within the session time-out, [`MetaError::Denied`] when the credentials
+    /// [`MetaError::Away`] when no server answers within seconds, [`MetaError::Denied`] when the credentials
     /// are refused or do not suffice, [`MetaError::Failed`] for options that make no sense and for another layout version.
     pub async fn connect(options: ZooKeeperOptions) -> Result<Self, MetaError> {
         let target = Target::parse(&options)?;

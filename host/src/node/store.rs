@@ -13,6 +13,9 @@ use crate::meta::zookeeper::{AWAY_WAIT_DEFAULT, ZooKeeper, ZooKeeperAuth, ZooKee
 use crate::meta::{Coordination, MetaError, MetaStore};
 use crate::worker::control::Control;
 
+/// How long a node waits for a command that has the local store open.
+const COMMAND_WAIT: Duration = Duration::from_secs(5);
+
 /// Why there is no store.
 #[derive(Debug, Error)]
 pub enum StoreError {
@@ -35,7 +38,7 @@ pub enum StoreError {
 /// It cannot be used.
 pub async fn open_for_node(cluster: &Cluster, control: &Control) -> Result<Option<Arc<dyn Coordination>>, StoreError> {
     let Some(zookeeper) = &cluster.zookeeper else {
-        return Ok(Some(Arc::new(LocalStore::open(&cluster.local_path).await?)));
+        return Ok(Some(Arc::new(LocalStore::open_within(&cluster.local_path, COMMAND_WAIT).await?)));
     };
     while !control.is_draining() {
         match ZooKeeper::connect(options(zookeeper)).await {

@@ -93,23 +93,27 @@ struct Following {
 
 impl Following {
     async fn copy(mut self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, fate: fn(&Mode) -> Fate) {
+        let mut buffer = vec![0; 1 << 16];
         let mut cut = self.modes.clone();
         let generation = self.generation;
-        tokio::select! {
-            biased;
-            _ = cut.wait_for(|mode| mode.generation > generation) => {}
-            () = async {
-                let mut buffer = vec![0; 1 << 16];
-                while let Ok(count @ 1..) = from.read(&mut buffer).await {
-                    if fate(&self.modes.borrow()) == Fate::Hold {
-                        self.held.send_modify(|held| *held += count);
-                    }
-                    let Ok(fate) = self.modes.wait_for(|mode| fate(mode) != Fate::Hold).await.map(|mode| fate(&mode)) else { return };
-                    if fate == Fate::Forward && to.write_all(&buffer[..count]).await.is_err() {
-                        return;
-                    }
-                }
-            } => {}
+        loop {
+            let count = tokio::select! {
+                read = from.read(&mut buffer) => read.unwrap_or(0),
+                _ = cut.wait_for(|mode| mode.generation > generation) => 0,
+            };
+            if count == 0 {
+                return;
+            }
+            if fate(&self.modes.borrow()) == Fate::Hold {
+                self.held.send_modify(|held| *held += count);
+            }
+            // One look at the mode decides: what was held before a cut is not forwarded after it.
+            let decided = self.modes.wait_for(|mode| mode.generation > generation || fate(mode) != Fate::Hold).await;
+            match decided.map(|mode| (mode.generation > generation, fate(&mode))) {
+                Ok((false, Fate::Forward)) if to.write_all(&buffer[..count]).await.is_ok() => {}
+                Ok((false, Fate::Swallow)) => {}
+                _ => return,
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Outline, Surroundings, write_json};
+use super::{BadInput, Outline, Surroundings, write_json};
 use crate::cluster::registry::{Registry, RegistryReference};
 use crate::digest::Digest;
 
@@ -33,7 +33,8 @@ struct Report {
 
 pub(super) async fn run(args: InspectArgs, around: Surroundings<'_>, out: &mut (impl Write + Send)) -> Result<()> {
     let bytes = read(&args.plugin, around).await?;
-    let outline = (around.inspect)(&bytes).with_context(|| format!("{} is no plugin for this host", args.plugin))?;
+    let outline =
+        (around.inspect)(&bytes).with_context(|| BadInput(format!("{} is no plugin for this host", args.plugin)))?;
     let report = Report { digest: Digest::of(&bytes), size: bytes.len() as u64, outline };
     if args.json { write_json(out, &report) } else { write_text(out, &report) }
 }
@@ -41,9 +42,10 @@ pub(super) async fn run(args: InspectArgs, around: Surroundings<'_>, out: &mut (
 async fn read(plugin: &str, around: Surroundings<'_>) -> Result<Vec<u8>> {
     // A file goes first: its name may look like anything.
     if Path::new(plugin).exists() {
-        return tokio::fs::read(plugin).await.with_context(|| format!("cannot read {plugin}"));
+        return tokio::fs::read(plugin).await.with_context(|| BadInput(format!("cannot read {plugin}")));
     }
-    let reference: RegistryReference = plugin.parse().with_context(|| format!("there is no file {plugin}"))?;
+    let reference: RegistryReference =
+        plugin.parse().with_context(|| BadInput(format!("there is no file {plugin}")))?;
     let registry = Registry::new((around.store)().await?);
     let digest = registry.resolve(&reference).await?;
     Ok(registry.fetch(&digest).await?)

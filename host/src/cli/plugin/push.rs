@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use semver::Version;
 use serde::Serialize;
 
-use super::{Surroundings, write_json};
+use super::{BadInput, Surroundings, write_json};
 use crate::cluster::registry::{Description, PluginEntry, Pushed, Registry};
 
 /// Arguments of `plugin push`.
@@ -33,8 +33,8 @@ struct Report<'a> {
 
 pub(super) async fn run(args: PushArgs, around: Surroundings<'_>, out: &mut (impl Write + Send)) -> Result<()> {
     let file = args.file.display();
-    let bytes = tokio::fs::read(&args.file).await.with_context(|| format!("cannot read {file}"))?;
-    let outline = (around.inspect)(&bytes).with_context(|| format!("{file} cannot be pushed"))?;
+    let bytes = tokio::fs::read(&args.file).await.with_context(|| BadInput(format!("cannot read {file}")))?;
+    let outline = (around.inspect)(&bytes).with_context(|| BadInput(format!("{file} cannot be pushed")))?;
     let manifest = outline.manifest;
     let plugin = Description {
         version: Version::parse(&manifest.version).with_context(|| format!("{file}: version {}", manifest.version))?,

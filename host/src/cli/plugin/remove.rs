@@ -2,10 +2,10 @@
 
 use std::io::Write;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 
-use super::{Surroundings, write_json};
+use super::{BadInput, Surroundings, write_json};
 use crate::cluster::registry::{Registry, RegistryReference, VersionPattern};
 
 /// Arguments of `plugin remove`.
@@ -20,8 +20,10 @@ pub struct RemoveArgs {
 }
 
 pub(super) async fn run(args: RemoveArgs, around: Surroundings<'_>, out: &mut (impl Write + Send)) -> Result<()> {
-    let RegistryReference::Version { name, version: VersionPattern::Exactly(version) } = args.plugin.parse()? else {
-        bail!("say which version to remove, in full: `name@1.2.3`; `sluicegate plugin list` shows them");
+    let reference = args.plugin.parse().with_context(|| BadInput("nothing is removed".into()))?;
+    let RegistryReference::Version { name, version: VersionPattern::Exactly(version) } = reference else {
+        let what = "say which version to remove, in full: `name@1.2.3`; `sluicegate plugin list` shows them";
+        return Err(BadInput(what.into()).into());
     };
     let store = (around.store)().await?;
     let users = (around.users)(store.clone()).await?;

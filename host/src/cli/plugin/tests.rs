@@ -44,7 +44,8 @@ impl Fixture {
         let users = |_| async { Ok(self.used.clone()) }.boxed();
         let mut out = Vec::new();
         let around = Surroundings { store: &store, inspect: &inspect, users: &users };
-        run(command, around, &mut out).await.map_err(|error| format!("{error:#}"))?;
+        let shown = |error: anyhow::Error| format!("{}{error:#}", if is_bad_input(&error) { "64: " } else { "1: " });
+        run(command, around, &mut out).await.map_err(shown)?;
         Ok(String::from_utf8(out).unwrap())
     }
 }
@@ -106,13 +107,18 @@ async fn mistakes_are_answered_with_what_to_do() {
         let error = fixture.run(arguments).await.unwrap_err();
         assert!(parts.iter().all(|part| error.contains(part)), "{error}");
     };
-    fails(&fixture, &["push", "nowhere.wasm"], &["cannot read nowhere.wasm"]).await;
-    fails(&fixture, &["push", &fixture.file("empty.wasm", "")], &["empty.wasm cannot be pushed", "it is empty"]).await;
+    fails(&fixture, &["push", "nowhere.wasm"], &["64: cannot read nowhere.wasm"]).await;
+    fails(
+        &fixture,
+        &["push", &fixture.file("empty.wasm", "")],
+        &["64: ", "empty.wasm cannot be pushed", "it is empty"],
+    )
+    .await;
     let other = fixture.file("other.wasm", &MANIFEST.replace("counts", "counts differently"));
-    fails(&fixture, &["push", &other], &["count@1.0.0", "raise the version"]).await;
-    fails(&fixture, &["inspect", "nowhere.wasm"], &["there is no file nowhere.wasm", "name@1.2.3"]).await;
-    fails(&fixture, &["remove", "count@1"], &["in full"]).await;
-    fails(&fixture, &["remove", "count"], &["it has no version"]).await;
+    fails(&fixture, &["push", &other], &["1: count@1.0.0", "raise the version"]).await;
+    fails(&fixture, &["inspect", "nowhere.wasm"], &["64: there is no file nowhere.wasm", "name@1.2.3"]).await;
+    fails(&fixture, &["remove", "count@1"], &["64: ", "in full"]).await;
+    fails(&fixture, &["remove", "count"], &["64: ", "it has no version"]).await;
     fixture.used.insert(Digest::of(MANIFEST.as_bytes()), "pipeline orders".into());
-    fails(&fixture, &["remove", "count@1.0.0"], &["used by pipeline orders"]).await;
+    fails(&fixture, &["remove", "count@1.0.0"], &["1: ", "used by pipeline orders"]).await;
 }

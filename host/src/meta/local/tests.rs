@@ -56,6 +56,22 @@ async fn a_second_process_is_told_who_has_it_open() {
     assert_eq!(NodeFile::read(dir.path()), None, "a note of a node that is gone stays behind");
 }
 
+#[tokio::test]
+async fn a_node_waits_for_a_command_and_not_for_another_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let command = open(dir.path()).await;
+    let waiting = LocalStore::open_within(dir.path(), Duration::from_secs(60));
+    let (_, node) = tokio::join!(command.close(), waiting);
+    let node = node.unwrap();
+    NodeFile::new("127.0.0.1:1".parse().unwrap()).write(dir.path()).unwrap();
+    let started = Instant::now();
+    let refused = LocalStore::open_within(dir.path(), Duration::from_secs(60)).await.err().unwrap();
+    assert!(
+        matches!(refused, LocalError::InUse { holder: Some(_), .. }) && started.elapsed() < Duration::from_secs(30)
+    );
+    drop(node);
+}
+
 #[cfg(unix)]
 #[test]
 fn only_its_owner_reads_where_a_node_is() {

@@ -18,6 +18,8 @@ use crate::meta::{MetaError, Session, SessionState};
 
 /// Waits between attempts to connect, doubled from the first to the last.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// How long the first connection is tried for, if the session time-out is not shorter: whoever can wait tries again.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// How long closing waits for the server to hear of it; without that it ends the session at its time-out.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
@@ -73,7 +75,7 @@ impl Dialer {
 }
 
 impl Link {
-    /// Connects within the session time-out and enters the namespace.
+    /// Connects within seconds and enters the namespace.
     pub(super) async fn connect<Entered>(
         hosts: &str,
         options: &ZooKeeperOptions,
@@ -83,7 +85,7 @@ impl Link {
         Entered: Future<Output = Result<Client, MetaError>>,
     {
         let mut dialer = Dialer::new(hosts, options);
-        let deadline = Instant::now() + options.session_timeout;
+        let deadline = Instant::now() + options.session_timeout.min(CONNECT_WAIT);
         let mut wait = BACK_OFF.0;
         let client = loop {
             let failure = match dialer.dial(None).await {
@@ -92,7 +94,8 @@ impl Link {
                 Err(failure) => failure,
             };
             if Instant::now() + wait >= deadline {
-                let reason = format!("no server of {hosts} answers ({failure}); is it running, is the address right");
+                tracing::debug!(%failure, "no server answers");
+                let reason = format!("no server of {hosts} answers; is it running, is the address right");
                 return Err(MetaError::Away { reason });
             }
             tokio::time::sleep(wait).await;
@@ -119,12 +122,22 @@ impl Link {
             return Ok(client);
         }
         let mut session = self.session();
-        let settled = session.wait_for(|session| session.state != SessionState::Away);
-        match tokio::time::timeout(self.away_wait, settled).await {
-            Err(_) => Err(MetaError::Away { reason: format!("no connection for {:?}", self.away_wait) }),
-            Ok(Err(_)) => Err(closed()),
-            Ok(Ok(_)) => self.shared.connected().ok_or_else(closed),
-        }
+        let connected = async {
+            loop {
+                let state =
+                    session.wait_for(|session| session.state != SessionState::Away).await.map(|session| session.state);
+                if !matches!(state, Ok(SessionState::Connected)) {
+                    return Err(closed());
+                }
+                // It may be away again already.
+                match self.shared.connected() {
+                    Some(client) => return Ok(client),
+                    None => tokio::task::yield_now().await,
+                }
+            }
+        };
+        let away = |_| MetaError::Away { reason: format!("no connection for {:?}", self.away_wait) };
+        tokio::time::timeout(self.away_wait, connected).await.map_err(away)?
     }
 
     pub(super) async fn close(&self) {
