@@ -1,7 +1,9 @@
 //! The command line: one command, one file.
 
+mod demo;
 pub mod plugin;
 mod run;
+mod signals;
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -22,14 +24,16 @@ pub struct Arguments {
     #[command(subcommand)]
     command: Command,
     /// What is logged to standard error: a level, or filters such as `info,sluicegate::worker=debug`
-    #[arg(long, global = true, value_name = "FILTER", env = "SLUICEGATE_LOG", default_value = LOG_DEFAULT)]
-    log: String,
+    #[arg(long, global = true, value_name = "FILTER", env = "SLUICEGATE_LOG")]
+    log: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a pipeline in this process until it is told to stop
     Run(run::RunArgs),
+    /// See two pipelines at work on an embedded broker, with a restart in the middle
+    Demo(crate::embedded::DemoArgs),
     /// Push plugins to the registry and look at them
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Plugin {
@@ -98,8 +102,10 @@ pub fn main() -> Exit {
             return exit;
         }
     };
-    if let Err(error) = log_to_stderr(&arguments.log) {
-        eprintln!("error: `{}` is no log filter: {error}\n  write a level (error, warn, info, debug, trace) or `target=level`", arguments.log);
+    let quiet = matches!(arguments.command, Command::Demo(_));
+    let filter = arguments.log.as_deref().unwrap_or(if quiet { "error" } else { LOG_DEFAULT });
+    if let Err(error) = log_to_stderr(filter) {
+        eprintln!("error: `{filter}` is no log filter: {error}\n  write a level (error, warn, info, debug, trace) or `target=level`");
         return Exit::BadInput;
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
@@ -111,6 +117,7 @@ pub fn main() -> Exit {
     };
     let result = match arguments.command {
         Command::Run(args) => runtime.block_on(run::run(args)),
+        Command::Demo(args) => runtime.block_on(demo::run(args)),
         Command::Plugin { command, cluster } => runtime.block_on(plugins(command, &cluster)),
     };
     // What still waits for something that is away must not hold up the end.
