@@ -101,7 +101,6 @@ impl<'a> Record<'a> {
 
     /// The record as a tombstone: without a value.
     #[inline]
-    #[must_use]
     pub fn without_value(self) -> Changed<'a, Inherit, Null, Inherit> {
         Changed::from(self).without_value()
     }
@@ -114,7 +113,6 @@ impl<'a> Record<'a> {
 
     /// The record without a key.
     #[inline]
-    #[must_use]
     pub fn without_key(self) -> Changed<'a, Null, Inherit, Inherit> {
         Changed::from(self).without_key()
     }
@@ -132,7 +130,6 @@ impl<'a> Record<'a> {
 
     /// The record with another timestamp, in milliseconds since 1970.
     #[inline]
-    #[must_use]
     pub fn with_timestamp(self, timestamp: i64) -> Changed<'a, Inherit, Inherit, Inherit> {
         Changed::from(self).with_timestamp(timestamp)
     }

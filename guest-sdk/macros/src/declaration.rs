@@ -16,7 +16,7 @@ pub(crate) enum Kind {
     Output(OutputArguments),
     /// Whatever the pipeline binds.
     Outputs,
-    Store(StoreArguments, StoreTypes),
+    Store(Box<StoreArguments>, StoreTypes),
     /// Made by `Default`.
     Memory,
 }
@@ -25,7 +25,7 @@ pub(crate) enum Kind {
 pub(crate) struct StoreTypes {
     /// One for `Value`, two for `Map`.
     pub(crate) keys: Vec<Type>,
-    pub(crate) value: Type,
+    pub(crate) value: Box<Type>,
 }
 
 impl Declaration {
@@ -58,7 +58,7 @@ pub(crate) fn kind(attributes: &mut Vec<Attribute>, r#type: &Type) -> Result<Opt
     let kind = if attribute.path().is_ident("config") {
         Kind::Config
     } else if attribute.path().is_ident("store") {
-        Kind::Store(StoreArguments::parse(&attribute)?, store_types(r#type)?)
+        Kind::Store(Box::new(StoreArguments::parse(&attribute)?), store_types(r#type)?)
     } else if last_name(r#type).is_some_and(|name| name == "Outputs") {
         Kind::Outputs
     } else {
@@ -91,7 +91,7 @@ fn store_types(r#type: &Type) -> Result<StoreTypes> {
     let mut keys: Vec<Type> = types.collect();
     let value = keys.pop().ok_or_else(wrong)?;
     match (segment.ident.to_string().as_str(), keys.len()) {
-        ("Value", 1) | ("Map", 2) => Ok(StoreTypes { keys, value }),
+        ("Value", 1) | ("Map", 2) => Ok(StoreTypes { keys, value: Box::new(value) }),
         _ => Err(wrong()),
     }
 }
