@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's commands. One file per command.
 
+mod demo;
 mod plugins;
 mod servers;
 
@@ -15,6 +16,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// See two pipelines at work: builds what they need and runs them on an embedded broker
+    Demo(demo::DemoArgs),
     /// Build every plugin and test guest for WebAssembly
     Plugins,
     /// A local Kafka and ZooKeeper for hand use
@@ -24,6 +27,7 @@ enum Command {
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
+        Command::Demo(args) => demo::run(&args),
         Command::Plugins => plugins::run(),
         Command::Servers(command) => servers::run(&command),
     }

@@ -31,8 +31,14 @@ pub(crate) fn run() -> Result<()> {
 
 /// Builds all, after adding the target if it is missing.
 pub(crate) fn build() -> Result<Vec<Component>> {
+    build_those(|_| true)
+}
+
+/// Builds those whose package `wanted` names, after adding the target if it is missing.
+pub(crate) fn build_those(wanted: impl Fn(&str) -> bool) -> Result<Vec<Component>> {
     add_target()?;
-    let (root, target_folder, packages) = workspace()?;
+    let (root, target_folder, mut packages) = workspace()?;
+    packages.retain(|package| wanted(package));
     let mut command = cargo();
     command.current_dir(&root).args(["build", "--profile", PROFILE, "--target", TARGET]);
     for package in &packages {
@@ -50,7 +56,7 @@ pub(crate) fn build() -> Result<Vec<Component>> {
     Ok(packages.into_iter().map(component).collect())
 }
 
-fn cargo() -> Command {
+pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
@@ -66,6 +72,11 @@ fn add_target() -> Result<()> {
         bail!("`rustup target add {TARGET}` failed ({status})");
     }
     Ok(())
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target_folder() -> Result<PathBuf> {
+    Ok(workspace()?.1)
 }
 
 /// The workspace's root, its target folder, and the packages that are components.
