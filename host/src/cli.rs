@@ -105,7 +105,9 @@ pub fn main() -> Exit {
     let quiet = matches!(arguments.command, Command::Demo(_));
     let filter = arguments.log.as_deref().unwrap_or(if quiet { "error" } else { LOG_DEFAULT });
     if let Err(error) = log_to_stderr(filter) {
-        eprintln!("error: `{filter}` is no log filter: {error}\n  write a level (error, warn, info, debug, trace) or `target=level`");
+        eprintln!(
+            "error: `{filter}` is no log filter: {error}\n  write a level (error, warn, info, debug, trace) or `target=level`"
+        );
         return Exit::BadInput;
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
@@ -142,7 +144,12 @@ pub fn main() -> Exit {
 fn log_to_stderr(filter: &str) -> Result<(), tracing_subscriber::filter::ParseError> {
     let filter = EnvFilter::builder().parse(filter)?;
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_target(false)
+        .init();
     Ok(())
 }
 
@@ -150,7 +157,9 @@ async fn plugins(command: plugin::PluginCommand, cluster: &ClusterArgs) -> Resul
     let cluster = Cluster::load(cluster)?;
     let store = || -> futures::future::BoxFuture<'_, anyhow::Result<Arc<dyn crate::meta::MetaStore>>> {
         // Its text says why already: the causes would say it twice.
-        Box::pin(async { node::open_for_commands(&cluster).await.map_err(|error| anyhow::Error::msg(error.to_string())) })
+        Box::pin(async {
+            node::open_for_commands(&cluster).await.map_err(|error| anyhow::Error::msg(error.to_string()))
+        })
     };
     let inspect = |bytes: &[u8]| {
         let found = crate::engine::inspect(bytes)?;

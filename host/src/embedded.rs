@@ -47,7 +47,10 @@ pub async fn run(plugins: &Path, keep: bool, stop: Arc<Control>, out: &mut impl 
         broker.create_topic(topic, PARTITIONS)?;
     }
     writeln!(out, "An embedded broker is at {}, the local store in {}.", broker.bootstrap(), folder.path().display())?;
-    writeln!(out, "The broker is librdkafka's mock: in memory, a few MiB a partition, no transactions. It is for looking")?;
+    writeln!(
+        out,
+        "The broker is librdkafka's mock: in memory, a few MiB a partition, no transactions. It is for looking"
+    )?;
     writeln!(out, "around and promises nothing after this process ends; nor is its throughput that of a Kafka.\n")?;
 
     let mut orders = Orders::new(&broker.settings(), SOURCE, PARTITIONS)?;
@@ -65,7 +68,12 @@ pub async fn run(plugins: &Path, keep: bool, stop: Arc<Control>, out: &mut impl 
     for (key, value) in counts.samples() {
         writeln!(out, "  {COUNTS}: {key} -> {value}")?;
     }
-    writeln!(out, "{ORDERS} orders through both in {:.1} s: {:.0} records/s.\n", took.as_secs_f64(), 2.0 * ORDERS as f64 / took.as_secs_f64())?;
+    writeln!(
+        out,
+        "{ORDERS} orders through both in {:.1} s: {:.0} records/s.\n",
+        took.as_secs_f64(),
+        2.0 * ORDERS as f64 / took.as_secs_f64()
+    )?;
 
     writeln!(out, "Both pipelines are stopped and started again; the state comes from the local store.")?;
     let customer = "customer-7";
@@ -77,7 +85,11 @@ pub async fn run(plugins: &Path, keep: bool, stop: Arc<Control>, out: &mut impl 
     let restarted = restart.elapsed();
     flow(&mut orders, &mut lengths, &mut counts, ORDERS - 1, &nodes).await?;
     let after = counts.counts().of(customer);
-    writeln!(out, "  {customer}: {before} orders before the restart, {after} now; first record {:.1} s after the start.\n", restarted.as_secs_f64())?;
+    writeln!(
+        out,
+        "  {customer}: {before} orders before the restart, {after} now; first record {:.1} s after the start.\n",
+        restarted.as_secs_f64()
+    )?;
 
     if keep {
         writeln!(out, "Running on until Ctrl-C.")?;
@@ -88,7 +100,12 @@ pub async fn run(plugins: &Path, keep: bool, stop: Arc<Control>, out: &mut impl 
     }
     nodes.stop().await?;
     check(orders.sent(), counts.counts(), &lengths)?;
-    writeln!(out, "{} orders, {} customers: every customer's count is exactly the number of their orders.", orders.total(), orders.sent().len())?;
+    writeln!(
+        out,
+        "{} orders, {} customers: every customer's count is exactly the number of their orders.",
+        orders.total(),
+        orders.sent().len()
+    )?;
     Ok(())
 }
 
@@ -104,7 +121,10 @@ async fn flow(orders: &mut Orders, lengths: &mut Reader, counts: &mut Reader, mo
         if read > 0 {
             moved = Instant::now();
         } else {
-            ensure!(moved.elapsed() < PATIENCE, "nothing has come out for {PATIENCE:?}; run with --log info to see why");
+            ensure!(
+                moved.elapsed() < PATIENCE,
+                "nothing has come out for {PATIENCE:?}; run with --log info to see why"
+            );
             ensure!(!nodes.have_ended(), "a pipeline has stopped; run with --log info to see why");
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -146,7 +166,8 @@ impl Nodes {
                 "name = \"{name}\"\n[[source]]\ntopic = \"{SOURCE}\"\n[[transform]]\nname = \"main\"\nplugin = {:?}\n{config}\n[[sink]]\ntopic = \"{sink}\"\n[delivery]\ncommit-interval = \"200ms\"\n",
                 std::path::absolute(&file)?.display().to_string()
             );
-            let pipeline = Pipeline::parse(&folder.join(format!("{name}.toml")), &text).map_err(|errors| anyhow::anyhow!("{errors}"))?;
+            let pipeline = Pipeline::parse(&folder.join(format!("{name}.toml")), &text)
+                .map_err(|errors| anyhow::anyhow!("{errors}"))?;
             let arguments = ClusterArgs {
                 node_name: Some(format!("demo-{name}")),
                 http_listen: Some(Http::Off),
@@ -155,8 +176,10 @@ impl Nodes {
                 cache_path: Some(folder.join("cache")),
                 ..ClusterArgs::default()
             };
-            let cluster = Cluster::parse(&PathBuf::from("demo"), "", &arguments).map_err(|errors| anyhow::anyhow!("{errors}"))?;
-            let parts = Parts { kafka: broker.settings(), store: Arc::clone(&store) as Arc<dyn Coordination>, local: None };
+            let cluster =
+                Cluster::parse(&PathBuf::from("demo"), "", &arguments).map_err(|errors| anyhow::anyhow!("{errors}"))?;
+            let parts =
+                Parts { kafka: broker.settings(), store: Arc::clone(&store) as Arc<dyn Coordination>, local: None };
             let control = Arc::clone(&control);
             running.push(tokio::spawn(async move { node::run(&cluster, pipeline, parts, control).await }));
         }

@@ -81,7 +81,9 @@ fn not_ready(control: &Control, session: SessionState) -> Option<String> {
     }
     match control.progress() {
         None => Some("waiting for the consumer group".into()),
-        Some((assigned, running)) if running < assigned => Some(format!("restoring: {running} of {assigned} tasks run")),
+        Some((assigned, running)) if running < assigned => {
+            Some(format!("restoring: {running} of {assigned} tasks run"))
+        }
         Some(_) => None,
     }
 }

@@ -145,7 +145,12 @@ impl Default for Metrics {
         let checkpoint = "Bytes of state and heads written to the metadata store";
         registry.register_with_unit("checkpoint", checkpoint, Unit::Bytes, metrics.checkpoint_bytes.clone());
         registry.register("state_keys", "Entries of a task's state", metrics.state_keys.clone());
-        registry.register_with_unit("state", "Keys and values of a task's state", Unit::Bytes, metrics.state_bytes.clone());
+        registry.register_with_unit(
+            "state",
+            "Keys and values of a task's state",
+            Unit::Bytes,
+            metrics.state_bytes.clone(),
+        );
         registry.register("state_chunks", "Chunks that hold a task's state", metrics.state_chunks.clone());
         registry.register("tasks_assigned", "Tasks that Kafka assigned to this node", metrics.tasks_assigned.clone());
         registry.register("tasks_running", "Tasks of this node that process records", metrics.tasks_running.clone());

@@ -118,7 +118,9 @@ pub async fn run(cluster: &Cluster, pipeline: Pipeline, parts: Parts, control: A
     let metrics = Arc::new(Metrics::default());
     let engine = Arc::new(Engine::new(EngineOptions { cache_dir: Some(cluster.cache_path.clone()) })?);
     let endpoint = match cluster.http {
-        Http::Listen(address) => Some(Endpoint::bind(address).await.map_err(|source| NodeError::Http { address, source })?),
+        Http::Listen(address) => {
+            Some(Endpoint::bind(address).await.map_err(|source| NodeError::Http { address, source })?)
+        }
         Http::Off => None,
     };
     let address = endpoint.as_ref().map(Endpoint::address);
@@ -220,8 +222,12 @@ async fn run_threads(equipment: &Equipment, threads: usize, cluster: &Cluster) -
     while let Some((number, result)) = endings.recv().await {
         let error = match result {
             Ok(Ok(())) => continue,
-            Ok(Err(failure)) => NodeError::Stopped { pipeline: equipment.plan.pipeline.clone(), failure: Box::new(failure) },
-            Err(_) => NodeError::Thread { number, reason: "ended by a defect of sluicegate; its message is above".into() },
+            Ok(Err(failure)) => {
+                NodeError::Stopped { pipeline: equipment.plan.pipeline.clone(), failure: Box::new(failure) }
+            }
+            Err(_) => {
+                NodeError::Thread { number, reason: "ended by a defect of sluicegate; its message is above".into() }
+            }
         };
         equipment.control.drain(cluster.limits.drain_deadline);
         match &first {

@@ -719,7 +719,8 @@ mod tests {
         };
         let emission = emission.checked(batch.len()).unwrap();
         let records: Vec<_> = emission.records(&batch).collect();
-        let seen: Vec<_> = records.iter().map(|record| (record.cause, record.timestamp, record.key, record.value)).collect();
+        let seen: Vec<_> =
+            records.iter().map(|record| (record.cause, record.timestamp, record.key, record.value)).collect();
         let key = Some(b"key".as_slice());
         assert_eq!(seen, [(0, 1, key, Some(b"xy".as_slice())), (2, 3, key, Some(b"c")), (2, 3, key, None)]);
         assert_eq!(records[1].headers.clone().next(), Some((b"h".as_slice(), Some(b"c".as_slice()))));

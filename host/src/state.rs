@@ -7,5 +7,11 @@
 mod store;
 mod task;
 
+/// Most bytes of one key and its value together: an entry has to fit into one request to the metadata store.
+pub const ENTRY_BYTES_MAX: usize = 900_000;
+
+/// Bytes that the host needs for an entry beside its key and value, about.
+pub const ENTRY_OVERHEAD_BYTES: u64 = 64;
+
 pub use store::{Home, Page, Slot, Store};
 pub use task::{StoreName, TaskState, TransformState};

@@ -19,7 +19,8 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
     let begin = Instant::now();
     eprintln!("Building two plugins and the host; the first time takes some minutes.");
     let built = plugins::build_those(|package| ["value-length", "keyed-count"].contains(&package))?;
-    let folder = built.first().and_then(|component| component.file.parent()).context("the demo's plugins are missing")?;
+    let folder =
+        built.first().and_then(|component| component.file.parent()).context("the demo's plugins are missing")?;
     let mut build = plugins::cargo();
     let status = build.args(["build", "--release", "--package", "sluicegate"]).status().context("run cargo build")?;
     if !status.success() {

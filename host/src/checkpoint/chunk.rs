@@ -32,7 +32,9 @@ pub enum ChunkError {
     #[error("it is damaged: it does not begin like a chunk")]
     NotAChunk,
     /// Written by a newer version.
-    #[error("it has format version {0}, this version of sluicegate reads up to {FORMAT}: use the version that wrote it, or a newer one")]
+    #[error(
+        "it has format version {0}, this version of sluicegate reads up to {FORMAT}: use the version that wrote it, or a newer one"
+    )]
     Newer(u8),
     /// Bytes were changed or lost.
     #[error("it is damaged: {0}")]
@@ -97,7 +99,8 @@ impl ChunkWriter {
     /// The bytes to store.
     #[must_use]
     pub fn finish(self) -> Vec<u8> {
-        let payload = zstd::bulk::compress(&self.raw, COMPRESSION_LEVEL).expect("compressing memory into memory cannot fail");
+        let payload =
+            zstd::bulk::compress(&self.raw, COMPRESSION_LEVEL).expect("compressing memory into memory cannot fail");
         let raw_len = u32::try_from(self.raw.len()).expect("chunks are cut far below 4 GiB");
         let mut stored = Vec::with_capacity(PREFIX_BYTES + payload.len());
         stored.extend_from_slice(MAGIC);
@@ -277,7 +280,8 @@ mod tests {
         for index in 0..stored.len() {
             let mut damaged = stored.clone();
             damaged[index] ^= 0x20;
-            let whole = decode(&damaged).and_then(|decoded| decoded.entries().collect::<Result<Vec<_>, _>>().map(|_| ()));
+            let whole =
+                decode(&damaged).and_then(|decoded| decoded.entries().collect::<Result<Vec<_>, _>>().map(|_| ()));
             // Bytes 5 to 8 are the raw length, which is only a limit on what is unpacked.
             assert!(whole.is_err() || (5..9).contains(&index), "byte {index}");
             assert!(decode(&stored[..index]).is_err(), "cut at {index}");

@@ -141,7 +141,9 @@ pub enum HeadError {
     #[error("the head is damaged: {0}")]
     Damaged(#[from] serde_json::Error),
     /// Written by a newer version.
-    #[error("the head has format version {found}, this version of sluicegate reads up to {FORMAT}: use the version that wrote it, or a newer one")]
+    #[error(
+        "the head has format version {found}, this version of sluicegate reads up to {FORMAT}: use the version that wrote it, or a newer one"
+    )]
     Newer {
         /// The version found.
         found: u32,

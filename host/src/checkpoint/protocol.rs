@@ -59,14 +59,8 @@ pub fn commit_at_least_once(head: &Head, manifest: Manifest, new_chunks: BTreeMa
     retained.extend(head.retained.iter().take(RETAINED_MANIFESTS - 1).cloned());
     let mut chunks = head.chunks.clone();
     chunks.extend(new_chunks);
-    let mut next = Head {
-        decider: Decider::Head,
-        committed: manifest,
-        prepared: Vec::new(),
-        retained,
-        chunks,
-        ..head.clone()
-    };
+    let mut next =
+        Head { decider: Decider::Head, committed: manifest, prepared: Vec::new(), retained, chunks, ..head.clone() };
     let named: BTreeSet<ChunkName> = next.manifests().flat_map(|manifest| &manifest.chunks).copied().collect();
     next.chunks.retain(|chunk, _| named.contains(chunk));
     next
@@ -116,7 +110,10 @@ pub(crate) mod tests {
     #[test]
     fn genesis_lets_the_head_decide() {
         let head = genesis();
-        assert_eq!((head.decider, head.generation, head.committed.id.epoch), (Decider::Head, ClaimGeneration(0), Epoch(0)));
+        assert_eq!(
+            (head.decider, head.generation, head.committed.id.epoch),
+            (Decider::Head, ClaimGeneration(0), Epoch(0))
+        );
     }
 
     #[test]

@@ -116,7 +116,9 @@ pub fn resolve_stateless(kafka: &GroupOffsets, started: bool) -> Result<Stateles
 fn show_offsets(kafka: &GroupOffsets) -> String {
     let show = |(topic, group): (&String, &GroupOffset)| match (group.offset, group.manifest()) {
         (Some(offset), Some(id)) => format!("{topic} at offset {offset} of manifest {id}"),
-        (Some(offset), None) => format!("{topic} at offset {offset} without a manifest (metadata `{}`)", group.metadata),
+        (Some(offset), None) => {
+            format!("{topic} at offset {offset} without a manifest (metadata `{}`)", group.metadata)
+        }
         (None, _) => format!("{topic} without an offset"),
     };
     kafka.iter().map(show).collect::<Vec<_>>().join(", ")
@@ -124,7 +126,8 @@ fn show_offsets(kafka: &GroupOffsets) -> String {
 
 fn show_head(head: &Head) -> String {
     let show = |manifest: &Manifest| {
-        let offsets: Vec<_> = manifest.offsets.iter().map(|(topic, offset)| format!("{topic} at offset {offset}")).collect();
+        let offsets: Vec<_> =
+            manifest.offsets.iter().map(|(topic, offset)| format!("{topic} at offset {offset}")).collect();
         format!("manifest {} ({})", manifest.id, offsets.join(", "))
     };
     let mut text = format!("committed {}", show(&head.committed));
@@ -210,7 +213,10 @@ mod tests {
     fn an_unknown_manifest_stops_the_task() {
         assert!(epoch(&head(Decider::Head), &says(9, 90, 190)).is_err_and(|reason| reason.contains("newer")));
         for kafka in [says(9, 90, 190), says(4, 41, 140), says(5, 51, 150), says(3, 30, 130)] {
-            assert!(epoch(&head(Decider::Kafka), &kafka).is_err_and(|reason| reason.contains("does not know")), "{kafka:?}");
+            assert!(
+                epoch(&head(Decider::Kafka), &kafka).is_err_and(|reason| reason.contains("does not know")),
+                "{kafka:?}"
+            );
         }
     }
 
@@ -218,7 +224,10 @@ mod tests {
     fn a_known_manifest_with_another_offset_stops_the_task() {
         for decider in [Decider::Head, Decider::Kafka] {
             for kafka in [says(4, 40, 141), says(5, 50, 149)] {
-                assert!(epoch(&head(decider), &kafka).is_err_and(|reason| reason.contains("offsets are others")), "{kafka:?}");
+                assert!(
+                    epoch(&head(decider), &kafka).is_err_and(|reason| reason.contains("offsets are others")),
+                    "{kafka:?}"
+                );
             }
         }
     }
@@ -249,7 +258,10 @@ mod tests {
 
     #[test]
     fn a_task_without_state_never_applies_start_twice() {
-        assert_eq!(resolve_stateless(&nothing(), false), Ok(StatelessStart::Genesis { missing: vec!["orders".into()] }));
+        assert_eq!(
+            resolve_stateless(&nothing(), false),
+            Ok(StatelessStart::Genesis { missing: vec!["orders".into()] })
+        );
         assert!(resolve_stateless(&nothing(), true).is_err());
         let resumed = StatelessStart::Resume([("orders".to_owned(), 7)].into());
         assert_eq!(resolve_stateless(&by_operator(7), true), Ok(resumed.clone()));

@@ -196,7 +196,8 @@ impl TaskStore {
     /// When the store is away, or a chunk is missing or damaged: names the task, the epoch and the chunk.
     pub async fn restore(&self, head: &Head, manifest: &Manifest, state: &mut TaskState) -> Result<Ledger, StateError> {
         let mut ledger = Ledger::default();
-        let unusable = |chunk, source| StateError::Chunk { task: self.task.clone(), epoch: manifest.id.epoch, chunk, source };
+        let unusable =
+            |chunk, source| StateError::Chunk { task: self.task.clone(), epoch: manifest.id.epoch, chunk, source };
         let read = |name: ChunkName| async move {
             let node = self.meta.get(&self.path.chunk(name)).await.map_err(|source| self.failed(source))?;
             let stored = node.ok_or_else(|| unusable(name, ChunkError::Damaged("it is missing")))?.data;
@@ -324,7 +325,8 @@ impl PendingCommit {
     fn writes(&self) -> Vec<Write> {
         let mut writes: Vec<Write> = if self.chunks_written { Vec::new() } else { self.creates().collect() };
         writes.push(Write::Set { path: self.store.path.head(), data: self.next_bytes.clone(), version: self.expected });
-        writes.extend(self.drop.iter().map(|chunk| Write::Delete { path: self.store.path.chunk(*chunk), version: None }));
+        writes
+            .extend(self.drop.iter().map(|chunk| Write::Delete { path: self.store.path.chunk(*chunk), version: None }));
         writes
     }
 
@@ -353,7 +355,9 @@ impl PendingCommit {
                 match meta.multi(vec![create]).await {
                     Ok(_) => Ok(()),
                     // Written by an attempt whose answer was lost: names are never given twice.
-                    Err(MetaError::Exists { .. }) if meta.get(&path).await?.is_some_and(|node| node.data == data) => Ok(()),
+                    Err(MetaError::Exists { .. }) if meta.get(&path).await?.is_some_and(|node| node.data == data) => {
+                        Ok(())
+                    }
                     Err(error) => Err(error),
                 }
             }

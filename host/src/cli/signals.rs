@@ -14,7 +14,8 @@ const ONE_SIGNAL: Duration = Duration::from_millis(100);
 
 /// Drains `control` within `deadline` at the first signal.
 pub(super) fn drain_on_signal(control: Arc<Control>, deadline: Duration) -> Result<(), CommandError> {
-    let listen = |kind| signal(kind).map_err(|error| CommandError::Failed(format!("cannot listen for signals: {error}")));
+    let listen =
+        |kind| signal(kind).map_err(|error| CommandError::Failed(format!("cannot listen for signals: {error}")));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
     tokio::spawn(async move {
         let mut first: Option<Instant> = None;

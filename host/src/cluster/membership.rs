@@ -119,7 +119,15 @@ impl Membership {
         let path = layout::node(name);
         let sessions = store.session();
         enter(&*store, &path, name, &record, session_timeout).await?;
-        let keeper = tokio::spawn(keep(Arc::clone(&store), sessions, path.clone(), name.clone(), record, session_timeout, taken_over));
+        let keeper = tokio::spawn(keep(
+            Arc::clone(&store),
+            sessions,
+            path.clone(),
+            name.clone(),
+            record,
+            session_timeout,
+            taken_over,
+        ));
         Ok(Self { store, path, keeper })
     }
 
@@ -202,8 +210,10 @@ async fn enter(
 
 async fn read(store: &dyn Coordination, path: &str) -> Result<Option<(NodeRecord, Version)>, MetaError> {
     let Some(node) = store.get(path).await? else { return Ok(None) };
-    let record = serde_json::from_slice(&node.data)
-        .map_err(|error| MetaError::Failed { path: path.to_owned(), reason: format!("the node's record is damaged: {error}") })?;
+    let record = serde_json::from_slice(&node.data).map_err(|error| MetaError::Failed {
+        path: path.to_owned(),
+        reason: format!("the node's record is damaged: {error}"),
+    })?;
     Ok(Some((record, node.version)))
 }
 
@@ -236,7 +246,10 @@ mod tests {
         let (_dir, store) = store().await;
         let _first = join(&store, NodeRecord::of_this_process(Some("127.0.0.1:8080".into()))).await.unwrap();
         let refused = join(&store, NodeRecord::of_this_process(None)).await.err().unwrap().to_string();
-        assert!(refused.contains("`node-1`") && refused.contains("127.0.0.1:8080") && refused.contains("--node-name"), "{refused}");
+        assert!(
+            refused.contains("`node-1`") && refused.contains("127.0.0.1:8080") && refused.contains("--node-name"),
+            "{refused}"
+        );
     }
 
     #[tokio::test]
@@ -250,7 +263,8 @@ mod tests {
     #[tokio::test]
     async fn a_process_elsewhere_is_never_taken_for_dead() {
         let (_dir, store) = store().await;
-        let elsewhere = NodeRecord { started: Some(1), machine: Some("other".into()), ..NodeRecord::of_this_process(None) };
+        let elsewhere =
+            NodeRecord { started: Some(1), machine: Some("other".into()), ..NodeRecord::of_this_process(None) };
         let _other = join(&store, elsewhere).await.unwrap();
         assert!(matches!(join(&store, NodeRecord::of_this_process(None)).await, Err(JoinError::NameTaken { .. })));
     }

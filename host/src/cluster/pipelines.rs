@@ -47,7 +47,8 @@ pub async fn record(
             None => (1, 1),
         };
         let (digest, spec, plugins) = (digest.to_owned(), spec.to_owned(), plugins.to_vec());
-        let record = PipelineRecord { revision, incarnation, digest, spec, plugins, recorded_at: jiff::Timestamp::now() };
+        let record =
+            PipelineRecord { revision, incarnation, digest, spec, plugins, recorded_at: jiff::Timestamp::now() };
         let data = Bytes::from(serde_json::to_vec(&record).expect("a record has string keys only"));
         let write = match known {
             Some((_, version)) => Write::Set { path: path.clone(), data, version },
@@ -82,8 +83,10 @@ pub async fn list(store: &dyn MetaStore) -> Result<Vec<(String, PipelineRecord)>
 }
 
 fn decode(path: &str, data: &[u8]) -> Result<PipelineRecord, MetaError> {
-    serde_json::from_slice(data)
-        .map_err(|error| MetaError::Failed { path: path.to_owned(), reason: format!("the pipeline's record is damaged: {error}") })
+    serde_json::from_slice(data).map_err(|error| MetaError::Failed {
+        path: path.to_owned(),
+        reason: format!("the pipeline's record is damaged: {error}"),
+    })
 }
 
 #[cfg(test)]

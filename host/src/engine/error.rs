@@ -10,6 +10,7 @@ use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 use crate::record::ShapeError;
+use crate::state::ENTRY_BYTES_MAX;
 
 /// Why a call failed as a whole.
 #[derive(Debug, Error)]
@@ -152,6 +153,16 @@ pub enum Misuse {
         /// The limit in bytes, inherited contents included.
         limit: u64,
     },
+    /// An entry that is too large.
+    #[error(
+        "it puts an entry of {bytes} bytes, key and value together, into store `{store}`: at most {ENTRY_BYTES_MAX} fit into the metadata store"
+    )]
+    EntryLimit {
+        /// The store.
+        store: String,
+        /// Bytes of key and value.
+        bytes: usize,
+    },
     /// Too much state.
     #[error("its state in this task would grow beyond {}", bytesize::ByteSize(*limit))]
     StateLimit {
@@ -177,6 +188,7 @@ impl Misuse {
             | Self::RejectedIndex { .. }
             | Self::OutputLimit { .. }
             | Self::ReplyLimit { .. }
+            | Self::EntryLimit { .. }
             | Self::StateLimit { .. } => true,
             Self::OutsideProcess { .. }
             | Self::StateInOpen { .. }

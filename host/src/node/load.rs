@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 use tracing::info;
+use tracing::level_filters::LevelFilter;
 
 use super::{NodeError, Parts};
 use crate::checkpoint::head::TransformIdentity;
@@ -85,7 +86,7 @@ pub(super) async fn plan(
     };
     info!(pipeline = %pipeline.name, revision = record.revision, incarnation = record.incarnation, "recorded");
 
-    let plan = assemble(cluster, pipeline, &bound, plugins, &partitions, record.incarnation)?;
+    let plan = assemble(cluster, pipeline, &bound, plugins, &partitions, record.incarnation);
     open_once(pipeline, plan).await.map(Some)
 }
 
@@ -117,7 +118,10 @@ async fn load(
         Ok(reference) => {
             let resolved = match registry.resolve(&reference).await {
                 Err(error @ RegistryError::Unknown { .. }) => {
-                    return Err(wrong(&error.to_string(), "`sluicegate plugin list` shows what there is, `sluicegate plugin push FILE` adds one"));
+                    return Err(wrong(
+                        &error.to_string(),
+                        "`sluicegate plugin list` shows what there is, `sluicegate plugin push FILE` adds one",
+                    ));
                 }
                 resolved => resolved.map_err(failed)?,
             };
@@ -159,7 +163,11 @@ pub fn kafka_settings(cluster: &Cluster) -> KafkaSettings {
 }
 
 /// Waits for the topics and returns their partition counts.
-async fn topics(pipeline: &Pipeline, parts: &Parts, control: &Arc<Control>) -> Result<Option<BTreeMap<String, u32>>, NodeError> {
+async fn topics(
+    pipeline: &Pipeline,
+    parts: &Parts,
+    control: &Arc<Control>,
+) -> Result<Option<BTreeMap<String, u32>>, NodeError> {
     let sources = pipeline.sources.iter().map(|source| source.topic.clone());
     let names: Vec<String> = sources.chain(pipeline.sinks.iter().map(|sink| sink.topic.clone())).collect();
     let (kafka, stop) = (parts.kafka.clone(), Arc::clone(control));
@@ -171,7 +179,8 @@ async fn topics(pipeline: &Pipeline, parts: &Parts, control: &Arc<Control>) -> R
     };
     let found: BTreeMap<String, u32> =
         found.into_iter().map(|(topic, count)| (topic, u32::try_from(count).unwrap_or(0))).collect();
-    let counts: Vec<(&str, u32)> = pipeline.sources.iter().map(|source| (source.topic.as_str(), found[&source.topic])).collect();
+    let counts: Vec<(&str, u32)> =
+        pipeline.sources.iter().map(|source| (source.topic.as_str(), found[&source.topic])).collect();
     if counts.iter().any(|(_, count)| *count != counts[0].1) {
         let list = counts.iter().map(|(topic, count)| format!("{topic} has {count}"));
         return Err(NodeError::Copartitioned(list.collect::<Vec<_>>().join(", ")));
@@ -186,7 +195,7 @@ fn assemble(
     plugins: Vec<Arc<Plugin>>,
     partitions: &BTreeMap<String, u32>,
     incarnation: u64,
-) -> Result<Plan, NodeError> {
+) -> Plan {
     // Sources in the order of the inputs that they feed: a topic's index is its input's.
     let mut sources: Vec<(usize, SourcePlan)> = pipeline
         .sources
@@ -209,7 +218,7 @@ fn assemble(
             config: transform.config.to_string(),
             limits: limits(transform),
             grants: grants(transform),
-            log_level: tracing::Level::INFO,
+            log_level: LevelFilter::current().into_level().unwrap_or(tracing::Level::ERROR),
             inputs: connections.inputs.clone(),
             outlets: outlets.collect(),
             identity: TransformIdentity {
@@ -221,8 +230,9 @@ fn assemble(
             plugin,
         }
     });
-    let sinks = pipeline.sinks.iter().map(|sink| SinkPlan { topic: sink.topic.clone(), partitions: partitions[&sink.topic] });
-    Ok(Plan {
+    let sinks =
+        pipeline.sinks.iter().map(|sink| SinkPlan { topic: sink.topic.clone(), partitions: partitions[&sink.topic] });
+    Plan {
         group: format!("{}.{}.{incarnation}", namespace.replace('/', "."), pipeline.name),
         pipeline: pipeline.name.as_str().to_owned(),
         incarnation,
@@ -234,7 +244,7 @@ fn assemble(
         on_error: pipeline.on_error,
         batch_records: pipeline.batches.records,
         batch_bytes: usize::try_from(pipeline.batches.bytes).unwrap_or(usize::MAX),
-    })
+    }
 }
 
 fn limits(transform: &Transform) -> Limits {
@@ -268,7 +278,9 @@ async fn open_once(pipeline: &Pipeline, plan: Plan) -> Result<Plan, NodeError> {
     let (plan, opened) = opened.await.expect("opening a plugin neither panics nor is cancelled");
     match opened {
         Ok(()) => Ok(plan),
-        Err((at, OpenError::Config { field, message })) => Err(NodeError::Config(pipeline.config_error(at, &field, &message))),
+        Err((at, OpenError::Config { field, message })) => {
+            Err(NodeError::Config(pipeline.config_error(at, &field, &message)))
+        }
         Err((at, error)) => Err(LoadError::Open { transform: pipeline.transforms[at].name.clone(), error }.into()),
     }
 }

@@ -43,7 +43,9 @@ pub async fn open_for_node(cluster: &Cluster, control: &Control) -> Result<Optio
     while !control.is_draining() {
         match ZooKeeper::connect(options(zookeeper)).await {
             Ok(store) => return Ok(Some(Arc::new(store))),
-            Err(error) if error.is_outage() => warn!("waiting: zookeeper at {} cannot be reached: {error}", zookeeper.connect),
+            Err(error) if error.is_outage() => {
+                warn!("waiting: zookeeper at {} cannot be reached: {error}", zookeeper.connect)
+            }
             Err(source) => return Err(StoreError::ZooKeeper { connect: zookeeper.connect.clone(), source }),
         }
         tokio::time::sleep(Duration::from_millis(500)).await;

@@ -27,9 +27,9 @@ pub enum ChainError<E> {
         /// Index of the transform.
         transform: usize,
         /// What it was processing.
-        batch: Batch,
+        batch: Box<Batch>,
         /// How it failed.
-        error: CallError,
+        error: Box<CallError>,
     },
     /// The destination.
     Destination(E),
@@ -62,7 +62,13 @@ pub fn run<D: Destination>(
         let begin = std::time::Instant::now();
         let output = match instance.process(input, &mut state.transforms[at], now_ms) {
             Ok(output) => output,
-            Err(error) => return Err(ChainError::Call { transform: at, batch: std::mem::take(input), error }),
+            Err(error) => {
+                return Err(ChainError::Call {
+                    transform: at,
+                    batch: Box::new(std::mem::take(input)),
+                    error: Box::new(error),
+                });
+            }
         };
         destination.processed(at, input.len(), begin.elapsed());
         if !output.rejects.is_empty() {

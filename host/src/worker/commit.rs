@@ -176,7 +176,10 @@ impl Committer {
             };
             if under_way.said.elapsed() >= WAIT_MESSAGE {
                 let waited_s = under_way.began.elapsed().as_secs();
-                warn!(pipeline = self.plan.pipeline, waited_s, "waiting for {waiting} to commit; no records are processed meanwhile");
+                warn!(
+                    pipeline = self.plan.pipeline,
+                    waited_s, "waiting for {waiting} to commit; no records are processed meanwhile"
+                );
                 under_way.said = Instant::now();
                 self.metrics.commit_waits.get_or_create(&self.labels()).inc();
             }
@@ -224,7 +227,11 @@ impl Committer {
                 Settled::Committed => {
                     mark_committed(task);
                     let positions = task.positions().into_iter();
-                    offsets.extend(positions.map(|(partition, offset)| CommitOffset { partition, offset, metadata: metadata.clone() }));
+                    offsets.extend(positions.map(|(partition, offset)| CommitOffset {
+                        partition,
+                        offset,
+                        metadata: metadata.clone(),
+                    }));
                 }
                 Settled::Lost => lost.push(partition),
             }

@@ -51,7 +51,9 @@ impl fmt::Display for Span {
 #[derive(Debug, Error)]
 pub enum Failure {
     /// A record was rejected, and `on-error` is `"stop"`.
-    #[error("transform `{transform}` rejects the record at {origin}: {reason}\nfix the record's producer or the plugin, or set `on-error = \"skip\"` under [errors] to leave such records out")]
+    #[error(
+        "transform `{transform}` rejects the record at {origin}: {reason}\nfix the record's producer or the plugin, or set `on-error = \"skip\"` under [errors] to leave such records out"
+    )]
     Rejected {
         /// Which transform.
         transform: String,
@@ -92,7 +94,9 @@ pub enum Failure {
     #[error(transparent)]
     State(#[from] StateError),
     /// Kafka and a head contradict each other.
-    #[error("task {task} cannot go on: {disagreement}\nto decide, stop all processes of this pipeline, then set the group's offsets to the head's with kafka-consumer-groups, or restore the metadata store's backup that belongs to them")]
+    #[error(
+        "task {task} cannot go on: {disagreement}\nto decide, stop all processes of this pipeline, then set the group's offsets to the head's with kafka-consumer-groups, or restore the metadata store's backup that belongs to them"
+    )]
     Disagreement {
         /// Which task.
         task: TaskId,
@@ -100,7 +104,9 @@ pub enum Failure {
         disagreement: Disagreement,
     },
     /// The offsets of a pipeline without state are gone.
-    #[error("task {task} cannot go on: {gone}\nset the group's offsets with kafka-consumer-groups --reset-offsets to say where to go on")]
+    #[error(
+        "task {task} cannot go on: {gone}\nset the group's offsets with kafka-consumer-groups --reset-offsets to say where to go on"
+    )]
     OffsetsGone {
         /// Which task.
         task: TaskId,
@@ -108,7 +114,9 @@ pub enum Failure {
         gone: OffsetsGone,
     },
     /// The topic has another number of partitions than when the state was made.
-    #[error("topic {topic} had {before} partitions when the state of this pipeline was made and has {now} now: keyed state belongs to partition numbers, and records of a key may now come in another one. Copy the records into a topic with {before} partitions, or give the pipeline another name to start over")]
+    #[error(
+        "topic {topic} had {before} partitions when the state of this pipeline was made and has {now} now: keyed state belongs to partition numbers, and records of a key may now come in another one. Copy the records into a topic with {before} partitions, or give the pipeline another name to start over"
+    )]
     Repartitioned {
         /// Which topic.
         topic: String,
@@ -158,7 +166,9 @@ pub enum Failure {
     #[error(transparent)]
     Commit(#[from] CommitError),
     /// The last commit could not be made before the deadline of the drain.
-    #[error("the last commit could not be made within the drain deadline: {waiting_for}. Nothing is lost: what came after the commit before it is done again at the next start")]
+    #[error(
+        "the last commit could not be made within the drain deadline: {waiting_for}. Nothing is lost: what came after the commit before it is done again at the next start"
+    )]
     Undrained {
         /// What it waited for.
         waiting_for: String,

@@ -70,7 +70,10 @@ impl Outbox {
                 Err(SendError::QueueFull) => {
                     let since = *full_since.get_or_insert_with(Instant::now);
                     if since.elapsed() >= FULL_MESSAGE {
-                        warn!(in_flight = self.producer.in_flight(), "waiting: the brokers do not take records as fast as they come");
+                        warn!(
+                            in_flight = self.producer.in_flight(),
+                            "waiting: the brokers do not take records as fast as they come"
+                        );
                         full_since = Some(Instant::now());
                     }
                     self.producer.poll(ROOM_WAIT);

@@ -21,8 +21,8 @@ use crate::checkpoint::protocol;
 use crate::checkpoint::resolve::{self, GroupOffset, GroupOffsets, StatelessStart};
 use crate::checkpoint::store::{Claim, StateError, TaskStore};
 use crate::config::Start;
-use crate::kafka::consumer::{self, CommitOffset, Consumer};
 use crate::kafka::TopicPartition;
+use crate::kafka::consumer::{self, CommitOffset, Consumer};
 use crate::meta::layout;
 use crate::meta::{MetaError, MetaStore, Write};
 
@@ -208,7 +208,13 @@ impl Restorer {
         });
     }
 
-    fn restore(&self, partition: u32, attempt: &mut Attempt, claim: Box<Claim>, kafka: &GroupOffsets) -> Result<(), Failure> {
+    fn restore(
+        &self,
+        partition: u32,
+        attempt: &mut Attempt,
+        claim: Box<Claim>,
+        kafka: &GroupOffsets,
+    ) -> Result<(), Failure> {
         let id = self.plan.task(partition);
         for (topic, &now) in &self.plan.source_partitions() {
             if let Some(&before) = claim.head().partitions.get(topic).filter(|&&before| before != now) {
@@ -302,7 +308,9 @@ impl Restorer {
         let committed = consumer.committed(&partitions, KAFKA_WAIT)?;
         let by_topic = self.plan.sources.iter().zip(committed);
         Ok(by_topic
-            .map(|(source, found)| (source.topic.clone(), GroupOffset { offset: found.offset, metadata: found.metadata }))
+            .map(|(source, found)| {
+                (source.topic.clone(), GroupOffset { offset: found.offset, metadata: found.metadata })
+            })
             .collect())
     }
 
@@ -350,7 +358,9 @@ async fn open(
         // Guests run on a thread that may block.
         let opened = tokio::task::spawn_blocking(move || task::instantiate(&opening, partition)).await;
         match opened {
-            Ok(Ok(instances)) => return Progress::Ready(Box::new(Task::new(partition, instances, state, durable, offsets))),
+            Ok(Ok(instances)) => {
+                return Progress::Ready(Box::new(Task::new(partition, instances, state, durable, offsets)));
+            }
             Ok(Err((at, error))) => {
                 let transform = plan.transforms[at].name.clone();
                 if !error.is_transient() || attempt == OPEN_ATTEMPTS {
@@ -368,7 +378,9 @@ async fn open(
 }
 
 /// Repeats what is safe to repeat while the metadata store is away.
-async fn through_outages<T, F: Future<Output = Result<T, StateError>>>(mut work: impl FnMut() -> F) -> Result<T, StateError> {
+async fn through_outages<T, F: Future<Output = Result<T, StateError>>>(
+    mut work: impl FnMut() -> F,
+) -> Result<T, StateError> {
     let mut said = false;
     loop {
         match work().await {

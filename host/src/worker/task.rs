@@ -42,7 +42,13 @@ pub struct Durable {
 impl Task {
     /// A task that goes on from `offsets`, one for each input.
     #[must_use]
-    pub fn new(partition: u32, instances: Vec<Instance>, state: TaskState, durable: Option<Durable>, offsets: Vec<i64>) -> Self {
+    pub fn new(
+        partition: u32,
+        instances: Vec<Instance>,
+        state: TaskState,
+        durable: Option<Durable>,
+        offsets: Vec<i64>,
+    ) -> Self {
         let inbox = offsets.iter().map(|_| Batch::default()).collect();
         Self { partition, instances, state, durable, next: offsets.clone(), committed: offsets, inbox, dirty: false }
     }
@@ -105,7 +111,9 @@ impl Task {
     /// A plugin failed; the task has to go back to its last commit.
     pub fn flush(&mut self, plan: &Plan) -> Result<(), Failure> {
         let now = now_ms();
-        for ((instance, state), transform) in self.instances.iter_mut().zip(&mut self.state.transforms).zip(&plan.transforms) {
+        for ((instance, state), transform) in
+            self.instances.iter_mut().zip(&mut self.state.transforms).zip(&plan.transforms)
+        {
             instance.flush(state, now).map_err(|error| Failure::Flush {
                 transform: transform.name.clone(),
                 partition: self.partition,

@@ -19,10 +19,10 @@ use super::restore::{Attempt, Restorer};
 use super::step::{self, Observed, Step};
 use super::task::{self, Task};
 use crate::config::OnError;
+use crate::kafka::TopicPartition;
 use crate::kafka::consumer::{Closed, Consumer, ConsumerEvent, ConsumerOptions, PartitionFault};
 use crate::kafka::producer::SendError;
 use crate::kafka::settings::KafkaSettings;
-use crate::kafka::TopicPartition;
 use crate::meta::MetaStore;
 use crate::metrics::{Metrics, PartitionLabels, PipelineLabels, TaskLabels, TopicLabels, TransformLabels};
 use crate::record::{Batch, Emission, Reject};
@@ -179,7 +179,9 @@ impl Thread {
                 ConsumerEvent::Revoked { partitions, lost } => self.revoked(&partitions, lost)?,
                 ConsumerEvent::Committed(Ok(())) => {}
                 ConsumerEvent::Committed(Err(error)) => debug!("group offsets: {error}"),
-                ConsumerEvent::PartitionFailed { partition, fault, text } => self.partition_failed(partition, fault, text)?,
+                ConsumerEvent::PartitionFailed { partition, fault, text } => {
+                    self.partition_failed(partition, fault, text)?
+                }
                 ConsumerEvent::Statistics { lag, .. } => self.counters.lag(&lag),
                 ConsumerEvent::BrokersDown => warn!("waiting: no kafka broker can be reached"),
                 ConsumerEvent::Trouble { text } => warn!("kafka consumer: {text}"),
@@ -206,9 +208,18 @@ impl Thread {
         self.consumer.accept(partitions)?;
         for at in partitions {
             let Ok(partition) = u32::try_from(at.partition) else { continue };
+            if partition >= self.equipment.plan.partitions {
+                let topic = &self.equipment.plan.sources[at.input as usize].topic;
+                warn!(
+                    topic,
+                    partition,
+                    "the topic has got more partitions: their records wait until the pipeline is started again"
+                );
+                continue;
+            }
             let slot = self.slots.entry(partition).or_default();
             slot.assigned.insert(at.input);
-            if slot.assigned.len() == self.equipment.plan.sources.len() && partition < self.equipment.plan.partitions {
+            if slot.assigned.len() == self.equipment.plan.sources.len() {
                 slot.attempt = Some(self.restorer.begin(partition));
             }
         }
@@ -261,7 +272,9 @@ impl Thread {
                 Advanced::Waiting(_) => {}
             }
         }
-        warn!("partitions are given up without a commit: their work since the last one is done again by the next owner");
+        warn!(
+            "partitions are given up without a commit: their work since the last one is done again by the next owner"
+        );
         Ok(())
     }
 
@@ -324,7 +337,9 @@ impl Thread {
     fn patience(&mut self) -> Result<(), Failure> {
         let now = Instant::now();
         for (&partition, slot) in &mut self.slots {
-            let (Some(patience), Some(Some(task))) = (&mut slot.patience, self.tasks.get(partition as usize)) else { continue };
+            let (Some(patience), Some(Some(task))) = (&mut slot.patience, self.tasks.get(partition as usize)) else {
+                continue;
+            };
             if !patience.resumed && now >= patience.until {
                 patience.resumed = true;
                 self.consumer.start(&task.positions(), START_WAIT)?;
@@ -372,13 +387,14 @@ impl Thread {
             Ok(()) => {
                 task.recycle(batch);
                 self.counters.sent(&mut self.outbox);
-                let patience = u32::try_from(partition).ok().and_then(|at| self.slots.get_mut(&at)).map(|slot| &mut slot.patience);
+                let patience =
+                    u32::try_from(partition).ok().and_then(|at| self.slots.get_mut(&at)).map(|slot| &mut slot.patience);
                 if let Some(patience) = patience {
                     *patience = None;
                 }
                 Ok(())
             }
-            Err(ChainError::Destination(failure)) => Err(failure),
+            Err(ChainError::Destination(failure)) => Err(*failure),
             Err(ChainError::Call { transform, batch, error }) => {
                 let span = task::span(&plan, &batch);
                 let name = plan.transforms[transform].name.clone();
@@ -386,7 +402,7 @@ impl Thread {
                     warn!(transform = name, "waiting: the plugin fails on {span} and asks for patience: {error}");
                     return self.wait_for_plugin(partition, transform);
                 }
-                Err(Failure::Call { transform: name, span, error: Box::new(error) })
+                Err(Failure::Call { transform: name, span, error })
             }
         }
     }
@@ -424,7 +440,10 @@ impl Thread {
 }
 
 fn numbers(partitions: &[TopicPartition]) -> Vec<String> {
-    partitions.iter().map(|at| if at.input == 0 { at.partition.to_string() } else { format!("{}:{}", at.input, at.partition) }).collect()
+    partitions
+        .iter()
+        .map(|at| if at.input == 0 { at.partition.to_string() } else { format!("{}:{}", at.input, at.partition) })
+        .collect()
 }
 
 /// The destination of a chain: the outbox, and what happens to rejected records.
@@ -438,9 +457,9 @@ struct Sending<'a> {
 }
 
 impl Destination for Sending<'_> {
-    type Error = Failure;
+    type Error = Box<Failure>;
 
-    fn send(&mut self, sink: usize, batch: &Batch, emission: &Emission) -> Result<(), Failure> {
+    fn send(&mut self, sink: usize, batch: &Batch, emission: &Emission) -> Result<(), Box<Failure>> {
         let partition = batch.runs.first().map_or(0, |run| run.partition);
         let Self { outbox, consumer, control, served, .. } = self;
         let mut fatal = None;
@@ -456,27 +475,29 @@ impl Destination for Sending<'_> {
             match outbox.send(sink, &record, partition, &mut meanwhile) {
                 Ok(()) => {}
                 Err(SendError::QueueFull) => {
-                    return Err(match fatal {
+                    return Err(Box::new(match fatal {
                         Some(fatal) => fatal.into(),
                         None => Failure::Undrained { waiting_for: "kafka to take the output".into() },
-                    });
+                    }));
                 }
                 Err(error) => {
                     let origin = task::origin(self.plan, batch, record.cause);
-                    return Err(Failure::Send { topic: self.plan.sinks[sink].topic.clone(), origin, error });
+                    let topic = self.plan.sinks[sink].topic.clone();
+                    return Err(Box::new(Failure::Send { topic, origin, error }));
                 }
             }
         }
         Ok(())
     }
 
-    fn reject(&mut self, transform: usize, batch: &Batch, rejects: &[Reject]) -> Result<(), Failure> {
+    fn reject(&mut self, transform: usize, batch: &Batch, rejects: &[Reject]) -> Result<(), Box<Failure>> {
         let name = &self.plan.transforms[transform].name;
         for reject in rejects {
             let origin = task::origin(self.plan, batch, reject.index);
             let count = self.counters.rejected(transform);
             if self.plan.on_error == OnError::Stop {
-                return Err(Failure::Rejected { transform: name.clone(), origin, reason: reject.reason.clone() });
+                let reason = reject.reason.clone();
+                return Err(Box::new(Failure::Rejected { transform: name.clone(), origin, reason }));
             }
             if count <= REJECTS_LOGGED || count.is_multiple_of(1000) {
                 log_reject(name, &origin, &reject.reason, count);
@@ -512,7 +533,11 @@ impl Counters {
         let transform = |name: &str| TransformLabels { pipeline: plan.pipeline.clone(), transform: name.to_owned() };
         let names: Vec<String> = plan.transforms.iter().map(|transform| transform.name.clone()).collect();
         Self {
-            taken: plan.sources.iter().map(|source| metrics.records_in.get_or_create_owned(&topic(&source.topic))).collect(),
+            taken: plan
+                .sources
+                .iter()
+                .map(|source| metrics.records_in.get_or_create_owned(&topic(&source.topic)))
+                .collect(),
             sent: plan.sinks.iter().map(|sink| metrics.records_out.get_or_create_owned(&topic(&sink.topic))).collect(),
             rejected: names.iter().map(|name| metrics.records_rejected.get_or_create_owned(&transform(name))).collect(),
             batches: names.iter().map(|name| metrics.batch_duration.get_or_create_owned(&transform(name))).collect(),
@@ -550,7 +575,9 @@ impl Counters {
 
     fn lag(&self, lag: &[(TopicPartition, u64)]) {
         for (at, records) in lag {
-            let (Some(topic), Ok(partition)) = (self.topics.get(at.input as usize), u32::try_from(at.partition)) else { continue };
+            let (Some(topic), Ok(partition)) = (self.topics.get(at.input as usize), u32::try_from(at.partition)) else {
+                continue;
+            };
             let labels = PartitionLabels { pipeline: self.pipeline.clone(), topic: topic.clone(), partition };
             self.metrics.lag.get_or_create(&labels).set(i64::try_from(*records).unwrap_or(i64::MAX));
         }
@@ -578,7 +605,11 @@ impl Counters {
 
     fn task(&self, task: &Task) {
         let labels = self.task_labels(task);
-        let set = |family: &prometheus_client::metrics::family::Family<TaskLabels, prometheus_client::metrics::gauge::Gauge>, value: u64| {
+        let set = |family: &prometheus_client::metrics::family::Family<
+            TaskLabels,
+            prometheus_client::metrics::gauge::Gauge,
+        >,
+                   value: u64| {
             family.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
         };
         set(&self.metrics.guest_memory, task.instances.iter().map(crate::engine::Instance::memory_bytes).sum());
@@ -592,7 +623,12 @@ impl Counters {
     /// A task has gone elsewhere: its gauges go with it.
     fn forget_task(&self, task: &Task) {
         let labels = self.task_labels(task);
-        for family in [&self.metrics.guest_memory, &self.metrics.state_keys, &self.metrics.state_bytes, &self.metrics.state_chunks] {
+        for family in [
+            &self.metrics.guest_memory,
+            &self.metrics.state_keys,
+            &self.metrics.state_bytes,
+            &self.metrics.state_chunks,
+        ] {
             family.remove(&labels);
         }
         for topic in &self.topics {

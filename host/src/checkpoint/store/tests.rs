@@ -194,7 +194,7 @@ async fn an_owner_whose_task_was_claimed_loses_its_commit_also_when_the_answer_w
 #[tokio::test]
 async fn one_lost_task_does_not_take_the_others_of_its_request_with_it() {
     let bench = Bench::new().await;
-    let mut tasks = vec![bench.task(0).await, bench.task(1).await, bench.task(2).await];
+    let mut tasks = [bench.task(0).await, bench.task(1).await, bench.task(2).await];
     Running::begin(bench.store(1)).await;
     let mut commits: Vec<_> = tasks.iter_mut().map(|task| task.commit(1)).collect();
     settle(bench.meta.as_ref(), &mut commits).await.unwrap();

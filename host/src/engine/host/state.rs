@@ -11,7 +11,7 @@ use crate::engine::error::Misuse;
 use crate::engine::guest::{Guest, Phase, StoreHandle};
 use crate::engine::interface::STATE;
 use crate::record::{NULL, ShapeError};
-use crate::state::Store as KeyedStore;
+use crate::state::{ENTRY_BYTES_MAX, ENTRY_OVERHEAD_BYTES, Store as KeyedStore};
 
 /// Bytes of one page of a scan; a page holds at least one entry.
 const PAGE_BYTES_MAX: usize = 1024 * 1024;
@@ -117,12 +117,18 @@ fn write(
         Reader { column: "values", bytes: values.bytes.as_le_slice(store), lengths: values.lengths.as_le_slice(store) };
     for index in 0..count {
         let key = keys.entry(index)?.ok_or_else(|| null_key(&guest.stores, number, index))?;
-        keyed.put(key, values.entry(index)?);
+        let value = values.entry(index)?;
+        let bytes = key.len() + value.map_or(0, <[u8]>::len);
+        if bytes > ENTRY_BYTES_MAX {
+            return Err(Misuse::EntryLimit { store: name(&guest.stores, number), bytes });
+        }
+        keyed.put(key, value);
     }
     keys.end()?;
     values.end()?;
     let limit = guest.limits.state_bytes;
-    if stores.iter().map(KeyedStore::bytes).sum::<u64>() > limit {
+    let used = |store: &KeyedStore| store.bytes() + ENTRY_OVERHEAD_BYTES * store.len() as u64;
+    if stores.iter().map(used).sum::<u64>() > limit {
         return Err(Misuse::StateLimit { limit });
     }
     Ok(())
