@@ -580,6 +580,17 @@ impl Consumer {
         self.resume(&partitions).map_err(|error| StartError::Refused(error.source))
     }
 
+    /// Lets nothing of these partitions through until they are started again, wherever that may be.
+    ///
+    /// # Errors
+    /// One of them is not held.
+    pub fn halt(&mut self, partitions: &[TopicPartition]) -> Result<(), RequestError> {
+        for &partition in partitions {
+            self.positions.stop(partition);
+        }
+        self.pause(partitions)
+    }
+
     /// Stops fetching partitions; what is fetched and not taken is fetched again later.
     ///
     /// # Errors

@@ -304,7 +304,7 @@ impl Thread {
         let task = self.equipment.plan.task(partition);
         warn!(%task, "somebody else claimed the task; it is still assigned here: claiming it again");
         let partitions: Vec<TopicPartition> = task::partitions(partition, self.equipment.plan.sources.len()).collect();
-        self.consumer.pause(&partitions)?;
+        self.consumer.halt(&partitions)?;
         self.drop_task(partition);
         if let Some(slot) = self.slots.get_mut(&partition) {
             slot.attempt = Some(self.restorer.begin(partition));
@@ -413,7 +413,7 @@ impl Thread {
         let Some(task) = &mut self.tasks[partition] else { return Ok(()) };
         let Some(slot) = self.slots.get_mut(&task.partition) else { return Ok(()) };
         let partitions: Vec<TopicPartition> = task.partitions().collect();
-        self.consumer.pause(&partitions)?;
+        self.consumer.halt(&partitions)?;
         let instances = task::instantiate(&self.equipment.plan, task.partition).map_err(|(at, error)| {
             let transform = self.equipment.plan.transforms[at].name.clone();
             Failure::Open { transform, error }
