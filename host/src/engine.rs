@@ -1,6 +1,6 @@
 //! Runs plugins: the only place that names wasmtime.
 //!
-//! [`inspect`] reads what bytes are; [`Engine::load`] makes a [`Plugin`] of them; [`Plugin::instantiate`] makes an
+//! [`inspect()`] reads what bytes are; [`Engine::load`] makes a [`Plugin`] of them; [`Plugin::instantiate`] makes an
 //! [`Instance`], into which batches go and out of which emissions come. It knows nothing of Kafka, of ZooKeeper, of when to
 //! retry or commit: it says what happened, the worker decides.
 //!

@@ -2,7 +2,7 @@
 //!
 //! What goes to the guest lies behind an `Arc`, so that a host function can return it without copying and the buffer
 //! comes back after the call; what comes from the guest is read in place in its memory. Columns of a guest are checked
-//! where they are copied ([`super::emission`], [`super::host::state`]), not here.
+//! where they are copied ([`super::emission`], `host::state`), not here.
 
 use std::sync::Arc;
 

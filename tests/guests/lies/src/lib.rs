@@ -1,5 +1,5 @@
 //! Breaks the rules of the plugin interface, as the configuration says: the SDK would not let it, so it has the raw
-//! bindings. The configuration is `{"how":"sum"}` and the like; see [`lie`].
+//! bindings. The configuration is `{"how":"sum"}` and the like; see `lie`.
 //!
 //! `"honest"` passes every batch on.
 
