@@ -1,4 +1,5 @@
-//! One Kafka for all tests of this binary that only need topics of their own; a test that disturbs its broker starts its own.
+//! One Kafka and one ZooKeeper for all tests of this binary that only need names of their own in them; a test that disturbs a
+//! server starts its own.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::OnceLock;
@@ -9,6 +10,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use sluicegate_harness::kafka::{Kafka, KafkaOptions};
+use sluicegate_harness::zookeeper::{ZooKeeper, ZooKeeperOptions};
 
 /// How long anything may take that should happen soon. Generous, because the machine may be busy.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
@@ -17,6 +19,12 @@ pub(crate) const SOON: Duration = Duration::from_secs(60);
 pub(crate) fn kafka() -> &'static Kafka {
     static KAFKA: OnceLock<Kafka> = OnceLock::new();
     KAFKA.get_or_init(|| Kafka::start(KafkaOptions::default()).unwrap())
+}
+
+/// The shared ZooKeeper.
+pub(crate) fn zookeeper() -> &'static ZooKeeper {
+    static ZOOKEEPER: OnceLock<ZooKeeper> = OnceLock::new();
+    ZOOKEEPER.get_or_init(|| ZooKeeper::start(ZooKeeperOptions::default()).unwrap())
 }
 
 /// A name nobody else uses.
@@ -54,4 +62,18 @@ pub(crate) fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>
         }
         assert!(Instant::now() < deadline, "not within {SOON:?}: {what}");
     }
+}
+
+/// Looks every few milliseconds whether `condition` gives something.
+///
+/// # Panics
+/// Not within [`SOON`].
+pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    eventually(what, || {
+        let found = condition();
+        if found.is_none() {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        found
+    })
 }

@@ -95,18 +95,7 @@ impl Server {
         let log = File::options().create(true).append(true).open(&self.log).context("open the server's log")?;
         let mut command = self.command.command();
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let attachment = self.attachment;
-        #[expect(unsafe_code, reason = "prctl and setsid have no safe form; both are allowed between fork and exec")]
-        // SAFETY: the closure only makes async-signal-safe system calls and allocates nothing.
-        unsafe {
-            command.pre_exec(move || {
-                let result = match attachment {
-                    Attachment::Attached => libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL),
-                    Attachment::Detached => libc::setsid(),
-                };
-                if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-            });
-        }
+        tie(&mut command, self.attachment);
         self.child = Some(spawn(command).context(JAVA_MISSING)?);
         let deadline = Instant::now() + START_DEADLINE;
         while !ready() {
@@ -200,6 +189,30 @@ pub fn signal_process(id: u32, signal: libc::c_int) -> Result<()> {
     // SAFETY: kill reads its two integers and touches no memory.
     let result = unsafe { libc::kill(id, signal) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()).with_context(|| format!("signal process {id}")) }
+}
+
+/// Starts a program that is killed when this process ends, however it ends.
+///
+/// # Errors
+/// The program cannot be started.
+pub fn spawn_attached(mut command: Command) -> io::Result<Child> {
+    tie(&mut command, Attachment::Attached);
+    spawn(command)
+}
+
+/// Makes the program that `command` will start end with this process, or outlive it.
+fn tie(command: &mut Command, attachment: Attachment) {
+    #[expect(unsafe_code, reason = "prctl and setsid have no safe form; both are allowed between fork and exec")]
+    // SAFETY: the closure only makes async-signal-safe system calls and allocates nothing.
+    unsafe {
+        command.pre_exec(move || {
+            let result = match attachment {
+                Attachment::Attached => libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL),
+                Attachment::Detached => libc::setsid(),
+            };
+            if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        });
+    }
 }
 
 /// Starts `command` on the thread that lives as long as this process.

@@ -1,0 +1,101 @@
+//! The state of a deployment's tasks as it stands in ZooKeeper: read as a host would, and damaged where a test wants that.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use sluicegate::checkpoint::head::Head;
+use sluicegate::checkpoint::store::TaskStore;
+use sluicegate::ids::TaskId;
+use sluicegate::meta::layout::TaskPath;
+use sluicegate::meta::zookeeper::{ZooKeeper, ZooKeeperOptions};
+use sluicegate::meta::{MetaStore, Node, Write};
+use sluicegate::state::{StoreName, TaskState};
+use tokio::runtime::Runtime;
+
+use crate::deployment::Deployment;
+
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    let build = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    RUNTIME.get_or_init(build)
+}
+
+/// A view of a deployment's part of ZooKeeper.
+pub(crate) struct State {
+    meta: Arc<ZooKeeper>,
+    pipeline: String,
+}
+
+impl State {
+    pub(crate) fn of(deployment: &Deployment) -> Self {
+        Self::at(deployment.servers.zookeeper.as_ref().unwrap(), deployment)
+    }
+
+    /// Through another address than the deployment's.
+    pub(crate) fn at(connect: &str, deployment: &Deployment) -> Self {
+        let options = ZooKeeperOptions::new(connect, &format!("/{}", deployment.namespace));
+        let meta = Arc::new(runtime().block_on(ZooKeeper::connect(options)).unwrap());
+        Self { meta, pipeline: deployment.pipeline.clone() }
+    }
+
+    pub(crate) fn task(&self, partition: u32) -> TaskId {
+        TaskId { pipeline: self.pipeline.clone(), incarnation: 1, stage: 0, partition }
+    }
+
+    pub(crate) fn path(&self, partition: u32) -> TaskPath {
+        TaskPath::new(&self.task(partition))
+    }
+
+    /// A task's head, if it has one.
+    pub(crate) fn head(&self, partition: u32) -> Option<Head> {
+        let store = TaskStore::new(self.meta.clone(), self.task(partition));
+        runtime().block_on(store.read()).unwrap().map(|(head, _)| head)
+    }
+
+    /// The heads of tasks 0, 1, ..
+    pub(crate) fn heads(&self) -> Vec<Head> {
+        (0..).map_while(|partition| self.head(partition)).collect()
+    }
+
+    /// What a store of a transform holds in a task.
+    pub(crate) fn entries(&self, partition: u32, transform: &str, store: &str) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        let task = TaskStore::new(self.meta.clone(), self.task(partition));
+        let mut state = TaskState::default();
+        runtime().block_on(async {
+            let (head, _) = task.read().await.unwrap().unwrap();
+            task.restore(&head, &head.committed, &mut state).await.unwrap();
+        });
+        let name = StoreName { transform: transform.to_owned(), store: store.to_owned() };
+        let number = state.number(&name);
+        state.store(number).iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect()
+    }
+
+    /// The counts of a `keyed-count` named `count`, over all tasks.
+    pub(crate) fn counts(&self) -> BTreeMap<String, u64> {
+        let tasks = (0..).take_while(|&partition| self.head(partition).is_some());
+        let entries = tasks.flat_map(|partition| self.entries(partition, "count", "counts"));
+        entries.map(|(key, value)| (String::from_utf8(key).unwrap(), postcard::from_bytes(&value).unwrap())).collect()
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Option<Node> {
+        runtime().block_on(self.meta.get(path)).unwrap()
+    }
+
+    pub(crate) fn children(&self, path: &str) -> Vec<String> {
+        runtime().block_on(self.meta.children(path)).unwrap()
+    }
+
+    /// Writes a node that exists, whatever it holds.
+    pub(crate) fn set(&self, path: &str, data: impl Into<Bytes>) {
+        let version = self.get(path).unwrap().version;
+        let set = Write::Set { path: path.to_owned(), data: data.into(), version };
+        runtime().block_on(self.meta.multi(vec![set])).unwrap();
+    }
+
+    pub(crate) fn delete(&self, path: &str) {
+        let delete = Write::Delete { path: path.to_owned(), version: None };
+        runtime().block_on(self.meta.multi(vec![delete])).unwrap();
+    }
+}
