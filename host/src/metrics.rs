@@ -48,6 +48,12 @@ pub struct TaskLabels {
     pub task: u32,
 }
 
+/// Labels of the process.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct BuildLabels {
+    version: &'static str,
+}
+
 /// Labels of what belongs to a pipeline.
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
 pub struct PipelineLabels {
@@ -88,6 +94,12 @@ pub struct Metrics {
     pub state_bytes: Family<TaskLabels, Gauge>,
     /// `sluicegate_state_chunks`.
     pub state_chunks: Family<TaskLabels, Gauge>,
+    /// `sluicegate_last_commit_timestamp_seconds`.
+    pub last_commit: Family<PipelineLabels, Gauge<f64, std::sync::atomic::AtomicU64>>,
+    /// `sluicegate_rebalances_total`.
+    pub rebalances: Family<PipelineLabels, Counter>,
+    /// `sluicegate_restore_duration_seconds`.
+    pub restore_duration: HistogramFamily<PipelineLabels>,
     /// `sluicegate_tasks_assigned`.
     pub tasks_assigned: Family<PipelineLabels, Gauge>,
     /// `sluicegate_tasks_running`.
@@ -123,6 +135,9 @@ impl Default for Metrics {
             state_keys: Family::default(),
             state_bytes: Family::default(),
             state_chunks: Family::default(),
+            last_commit: Family::default(),
+            rebalances: Family::default(),
+            restore_duration: Family::new_with_constructor(commit_buckets),
             tasks_assigned: Family::default(),
             tasks_running: Family::default(),
         };
@@ -152,6 +167,18 @@ impl Default for Metrics {
             metrics.state_bytes.clone(),
         );
         registry.register("state_chunks", "Chunks that hold a task's state", metrics.state_chunks.clone());
+        let last = "When a thread of this node ended a commit last, in seconds since 1970";
+        registry.register_with_unit("last_commit_timestamp", last, Unit::Seconds, metrics.last_commit.clone());
+        registry.register(
+            "rebalances",
+            "Times that the group took partitions away or gave some",
+            metrics.rebalances.clone(),
+        );
+        let restore = "Time from the assignment of a task to its first record";
+        registry.register_with_unit("restore_duration", restore, Unit::Seconds, metrics.restore_duration.clone());
+        let build = Family::<BuildLabels, Gauge>::default();
+        build.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
+        registry.register("build", "1, with the version of this process", build);
         registry.register("tasks_assigned", "Tasks that Kafka assigned to this node", metrics.tasks_assigned.clone());
         registry.register("tasks_running", "Tasks of this node that process records", metrics.tasks_running.clone());
         Self { registry: Mutex::new(registry), ..metrics }

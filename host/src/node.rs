@@ -6,7 +6,7 @@
 mod load;
 mod store;
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 
 use axum::Router;
@@ -129,7 +129,13 @@ pub async fn run(cluster: &Cluster, pipeline: Pipeline, parts: Parts, control: A
     let session_timeout = cluster.zookeeper.as_ref().map(|zookeeper| zookeeper.session_timeout).unwrap_or_default();
     let record = NodeRecord::of_this_process(address.map(|address| address.to_string()));
     let (drain, deadline) = (Arc::clone(&control), cluster.limits.drain_deadline);
-    let taken_over = move || drain.drain(deadline);
+    let replaced = Arc::new(OnceLock::new());
+    let note = Arc::clone(&replaced);
+    let taken_over = move |error| {
+        // Told once: the task that watches ends with it.
+        let _ = note.set(error);
+        drain.drain(deadline);
+    };
     let membership = Membership::join(Arc::clone(&parts.store), &name, record, session_timeout, taken_over).await?;
 
     let view = View { metrics: Arc::clone(&metrics), control: Arc::clone(&control), session: parts.store.session() };
@@ -143,7 +149,11 @@ pub async fn run(cluster: &Cluster, pipeline: Pipeline, parts: Parts, control: A
     if let Some(dir) = &parts.local {
         NodeFile::remove(dir);
     }
-    result
+    result?;
+    match Arc::into_inner(replaced).and_then(OnceLock::into_inner) {
+        Some(error) => Err(NodeError::Join(error)),
+        None => Ok(()),
+    }
 }
 
 fn serve(endpoint: Endpoint, view: View, parts: &Parts) -> AbortHandle {

@@ -57,6 +57,7 @@ pub struct Manifest {
     /// Its identity, which Kafka's offset metadata carries too.
     pub id: ManifestId,
     /// Chunks, oldest first: a later one overrides an earlier one.
+    #[serde(with = "row")]
     pub chunks: Vec<ChunkName>,
     /// The next offset to read from each source topic, in the task's partition.
     pub offsets: BTreeMap<String, i64>,
@@ -193,6 +194,44 @@ impl Head {
     }
 }
 
+/// A row of chunks as text: neighbours of one claim are written `3.17-42`, because a head is written at every commit and a row
+/// may be long.
+mod row {
+    use std::borrow::Cow;
+
+    use serde::de::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::ids::ChunkName;
+
+    /// Chunks that one run may stand for: far above what a row has, and a bound on what a damaged head can make us allocate.
+    const RUN_MAX: u64 = 1 << 20;
+
+    pub(super) fn serialize<S: Serializer>(row: &[ChunkName], serializer: S) -> Result<S::Ok, S::Error> {
+        let follows = |one: &ChunkName, next: &ChunkName| {
+            one.generation == next.generation && one.counter.checked_add(1) == Some(next.counter)
+        };
+        serializer.collect_seq(row.chunk_by(follows).map(|run| match run {
+            [first, .., last] => format!("{first}-{}", last.counter),
+            run => run.iter().map(ToString::to_string).collect(),
+        }))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<ChunkName>, D::Error> {
+        let mut row = Vec::new();
+        for run in Vec::<Cow<'de, str>>::deserialize(deserializer)? {
+            let (first, last) = run.split_once('-').map_or((&*run, None), |(first, last)| (first, Some(last)));
+            let first: ChunkName = first.parse().map_err(D::Error::custom)?;
+            let last = last.map_or(Ok(first.counter), str::parse).map_err(D::Error::custom)?;
+            if last < first.counter || last - first.counter > RUN_MAX {
+                return Err(D::Error::custom(format!("`{run}` is no run of chunks")));
+            }
+            row.extend((first.counter..=last).map(|counter| ChunkName { counter, ..first }));
+        }
+        Ok(row)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,6 +248,22 @@ mod tests {
         let error = Head::decode(br#"{"format":2,"something":"else"}"#).unwrap_err();
         assert!(matches!(error, HeadError::Newer { found: 2 }), "{error}");
         assert!(error.to_string().contains("format version 2"));
+    }
+
+    #[test]
+    fn neighbouring_chunks_are_written_as_runs() {
+        let mut head = genesis();
+        let names = ["2.9", "3.1", "3.2", "3.3", "3.5", "3.4"];
+        head.committed.chunks = names.iter().map(|name| name.parse().unwrap()).collect();
+        let facts = ChunkFacts { digest: ChunkDigest([7; 16]), bytes: 5 };
+        head.chunks = head.committed.chunks.iter().map(|name| (*name, facts)).collect();
+        let text = String::from_utf8(head.encode()).unwrap();
+        assert!(text.contains(r#""chunks":["2.9","3.1-3","3.5","3.4"]"#), "{text}");
+        assert_eq!(Head::decode(text.as_bytes()).unwrap(), head);
+        for wrong in ["3.3-1", "3.1-99999999999", "3.1-x", "-"] {
+            let damaged = text.replace("3.1-3", wrong);
+            assert!(matches!(Head::decode(damaged.as_bytes()), Err(HeadError::Damaged(_))), "{wrong}");
+        }
     }
 
     #[test]

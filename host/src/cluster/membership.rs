@@ -12,7 +12,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::task::JoinHandle;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::meta::layout::{self, Segment};
 use crate::meta::{Coordination, MetaError, SessionState, Version, Write};
@@ -114,7 +114,7 @@ impl Membership {
         name: &Segment,
         record: NodeRecord,
         session_timeout: Duration,
-        taken_over: impl Fn() + Send + 'static,
+        taken_over: impl FnOnce(JoinError) + Send + 'static,
     ) -> Result<Self, JoinError> {
         let path = layout::node(name);
         let sessions = store.session();
@@ -149,7 +149,7 @@ async fn keep(
     name: Segment,
     record: NodeRecord,
     session_timeout: Duration,
-    taken_over: impl Fn() + Send,
+    taken_over: impl FnOnce(JoinError) + Send,
 ) {
     let mut entered = sessions.borrow_and_update().number;
     while sessions.changed().await.is_ok() {
@@ -164,8 +164,7 @@ async fn keep(
             }
             Err(JoinError::Meta(error)) => warn!("the node is not signed on: {error}"),
             Err(error) => {
-                error!("{error}");
-                taken_over();
+                taken_over(error);
                 return;
             }
         }
@@ -197,7 +196,7 @@ async fn enter(
         } else if other.is_dead() {
             info!(name = %name, pid = other.pid, "taking over from a process of this machine that has ended");
             remove(store, path, version).await?;
-        } else if other.machine == record.machine || tokio::time::Instant::now() >= until {
+        } else if (other.machine.is_some() && other.machine == record.machine) || tokio::time::Instant::now() >= until {
             return Err(JoinError::NameTaken { name: name.to_string(), pid: other.pid, http: other.http });
         } else {
             if !std::mem::replace(&mut said, true) {
@@ -238,7 +237,7 @@ mod tests {
 
     async fn join(store: &Arc<LocalStore>, record: NodeRecord) -> Result<Membership, JoinError> {
         let name = Segment::new("node-1").unwrap();
-        Membership::join(store.clone(), &name, record, Duration::ZERO, || {}).await
+        Membership::join(store.clone(), &name, record, Duration::ZERO, |_| {}).await
     }
 
     #[tokio::test]

@@ -732,10 +732,16 @@ impl Consumer {
     fn shut(&mut self, deadline: Duration) -> Closed {
         let Some(reader) = self.reader.take() else { return Closed::Left };
         reader.consumer().context().close();
+        let held = self.list(self.positions.held().map(|partition| (partition, Offset::Invalid)));
         let (ended, end) = mpsc::channel();
         let closer = thread::Builder::new().name("kafka-close".to_owned()).spawn(move || {
             // A rebalance that was never answered would keep the group waiting.
-            if let Err(error) = reader.consumer().unassign() {
+            let consumer = reader.consumer();
+            let given_back = match consumer.rebalance_protocol() {
+                RebalanceProtocol::Cooperative => consumer.incremental_unassign(&held),
+                _ => consumer.unassign(),
+            };
+            if let Err(error) = given_back {
                 tracing::debug!(%error, "nothing to give back while closing");
             }
             drop(reader);

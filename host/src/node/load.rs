@@ -69,7 +69,16 @@ pub(super) async fn plan(
 ) -> Result<Option<Plan>, NodeError> {
     let mut plugins = Vec::with_capacity(pipeline.transforms.len());
     for at in 0..pipeline.transforms.len() {
-        plugins.push(load(cluster, pipeline, at, parts, engine).await?);
+        plugins.push(loop {
+            match load(cluster, pipeline, at, parts, engine).await {
+                Err(NodeError::Load(LoadError::Registry { source: RegistryError::Meta(error), .. }))
+                    if error.is_outage() && !control.is_draining() =>
+                {
+                    waiting(&error).await;
+                }
+                loaded => break loaded?,
+            }
+        });
     }
     let manifests: Vec<_> = plugins.iter().map(|plugin| plugin.manifest().clone()).collect();
     let bound = pipeline.bind(&manifests).map_err(NodeError::Config)?;

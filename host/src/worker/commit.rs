@@ -17,7 +17,7 @@ use super::budget::Budget;
 use super::failure::Failure;
 use super::outbox::Outbox;
 use super::plan::Plan;
-use super::task::{Durable, Task};
+use super::task::{self, Durable, Task};
 use crate::checkpoint::head::Manifest;
 use crate::checkpoint::store::{self, PendingCommit, Settled};
 use crate::ids::ManifestId;
@@ -246,7 +246,9 @@ impl Committer {
     }
 
     fn ended(&self, lost: Vec<u32>, began: Instant) -> Advanced {
-        self.metrics.commit_duration.get_or_create(&self.labels()).observe(began.elapsed().as_secs_f64());
+        let labels = self.labels();
+        self.metrics.commit_duration.get_or_create(&labels).observe(began.elapsed().as_secs_f64());
+        self.metrics.last_commit.get_or_create(&labels).set(task::now_ms() as f64 / 1000.0);
         Advanced::Ended { lost }
     }
 }

@@ -125,6 +125,24 @@ pub enum Failure {
         /// Partitions now.
         now: u32,
     },
+    /// A store has state of another schema version than the plugin declares.
+    #[error(
+        "task {task}: store `{store}` of transform `{transform}` holds state of schema version {found}, and plugin {plugin} declares version {declared}: state is not converted. Run the plugin that wrote it, give the store another name, or give the pipeline another name to start over"
+    )]
+    Schema {
+        /// Which task.
+        task: TaskId,
+        /// Which transform.
+        transform: String,
+        /// Which store.
+        store: String,
+        /// The version of the state.
+        found: u32,
+        /// The plugin's digest.
+        plugin: String,
+        /// The version that the plugin declares.
+        declared: u32,
+    },
     /// A source partition cannot be read.
     #[error("topic {topic} partition {partition} cannot be read: {text}{}", if *.expired { "\nthe records behind the last commit are gone (retention was shorter than the outage, or the topic was made anew). Set the offset to go on from: it is not chosen silently" } else { "" })]
     Source {

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -72,8 +72,17 @@ enum Stage {
 /// One attempt to bring a task up.
 pub struct Attempt {
     number: u64,
+    began: Instant,
     stage: Stage,
     running: Option<AbortHandle>,
+}
+
+impl Attempt {
+    /// How long it has taken so far.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.began.elapsed()
+    }
 }
 
 impl Drop for Attempt {
@@ -106,7 +115,8 @@ impl Restorer {
     /// Begins to bring a task up.
     pub fn begin(&mut self, partition: u32) -> Attempt {
         self.last_attempt += 1;
-        let mut attempt = Attempt { number: self.last_attempt, stage: Stage::Away, running: None };
+        let mut attempt =
+            Attempt { number: self.last_attempt, began: Instant::now(), stage: Stage::Away, running: None };
         if self.plan.is_stateful() {
             self.claim(partition, &mut attempt, None);
         } else {
@@ -224,11 +234,12 @@ impl Restorer {
         let manifest = resolve::resolve(claim.head(), kafka)
             .map_err(|disagreement| Failure::Disagreement { task: id.clone(), disagreement })?
             .clone();
+        self.check_schemas(&id, &manifest)?;
         let offsets = self.by_input(&manifest);
         let plan = Arc::clone(&self.plan);
         let store = TaskStore::new(Arc::clone(&self.meta), id.clone());
         self.spawn(partition, attempt, async move {
-            let begin = std::time::Instant::now();
+            let begin = Instant::now();
             let restored = through_outages(|| async {
                 let mut state = plan.empty_state();
                 let ledger = store.restore(claim.head(), &manifest, &mut state).await?;
@@ -245,6 +256,28 @@ impl Restorer {
             info!(task = %id, epoch = %manifest.id.epoch, keys, bytes, ?offsets, ?took, "restored");
             open(plan, partition, state, Some(Durable { claim: *claim, ledger }), offsets).await
         });
+        Ok(())
+    }
+
+    /// Refuses state that the plugins of this plan would misread.
+    fn check_schemas(&self, task: &crate::ids::TaskId, manifest: &Manifest) -> Result<(), Failure> {
+        for declared in self.plan.identities() {
+            let Some(written) = manifest.transforms.iter().find(|written| written.name == declared.name) else {
+                continue;
+            };
+            for (store, &version) in &declared.stores {
+                if let Some(&found) = written.stores.get(store).filter(|&&found| found != version) {
+                    return Err(Failure::Schema {
+                        task: task.clone(),
+                        transform: declared.name.clone(),
+                        store: store.clone(),
+                        found,
+                        plugin: declared.plugin.clone(),
+                        declared: version,
+                    });
+                }
+            }
+        }
         Ok(())
     }
 

@@ -39,6 +39,8 @@ const CLOSE_WAIT: Duration = Duration::from_secs(5);
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 /// The first so many rejected records are logged, then one in a thousand.
 const REJECTS_LOGGED: u64 = 10;
+/// While commits wait for the byte budget, it is said this often.
+const BUDGET_MESSAGE: Duration = Duration::from_secs(30);
 const METRICS_EVERY: Duration = Duration::from_secs(1);
 
 /// What a thread is made with.
@@ -88,6 +90,7 @@ pub struct Thread {
     tasks: Tasks,
     last_commit: Instant,
     metrics_at: Instant,
+    budget_said: Instant,
     counters: Counters,
     counted: (usize, usize),
     joined: bool,
@@ -116,6 +119,7 @@ impl Thread {
             tasks: (0..plan.partitions).map(|_| None).collect(),
             last_commit: now,
             metrics_at: now,
+            budget_said: now,
             counters: Counters::new(&plan, &metrics),
             counted: (0, 0),
             joined: false,
@@ -206,6 +210,7 @@ impl Thread {
             self.equipment.control.has_joined();
         }
         self.consumer.accept(partitions)?;
+        self.counters.rebalanced();
         for at in partitions {
             let Ok(partition) = u32::try_from(at.partition) else { continue };
             if partition >= self.equipment.plan.partitions {
@@ -244,6 +249,7 @@ impl Thread {
                 }
             }
         }
+        self.counters.rebalanced();
         self.consumer.release(partitions)?;
         Ok(())
     }
@@ -319,6 +325,7 @@ impl Thread {
             let Some(slot) = self.slots.get_mut(&partition) else { continue };
             let Some(attempt) = slot.attempt.as_mut() else { continue };
             if let Some(task) = self.restorer.report(attempt, report)? {
+                self.counters.restored(attempt.age());
                 slot.attempt = None;
                 self.consumer.start(&task.positions(), START_WAIT)?;
                 debug!(task = %self.equipment.plan.task(partition), offsets = ?task.next, "running");
@@ -433,7 +440,16 @@ impl Thread {
         }
         if self.metrics_at.elapsed() >= METRICS_EVERY {
             self.metrics_at = Instant::now();
-            self.counters.delay(self.committer.budget_delay().min(METRICS_EVERY));
+            let delay = self.committer.budget_delay();
+            self.counters.delay(delay.min(METRICS_EVERY));
+            if delay > self.equipment.plan.commit_interval && self.budget_said.elapsed() >= BUDGET_MESSAGE {
+                self.budget_said = Instant::now();
+                warn!(
+                    pipeline = self.equipment.plan.pipeline,
+                    ?delay,
+                    "commits wait for the byte budget of the metadata store (`zookeeper-bytes-per-second` under [limits])"
+                );
+            }
             self.tasks.iter().flatten().for_each(|task| self.counters.task(task));
         }
     }
@@ -591,6 +607,14 @@ impl Counters {
         let change = |before: usize, now: usize| now as i64 - before as i64;
         self.metrics.tasks_assigned.get_or_create(&self.labels()).inc_by(change(before.0, now.0));
         self.metrics.tasks_running.get_or_create(&self.labels()).inc_by(change(before.1, now.1));
+    }
+
+    fn rebalanced(&self) {
+        self.metrics.rebalances.get_or_create(&self.labels()).inc();
+    }
+
+    fn restored(&self, took: Duration) {
+        self.metrics.restore_duration.get_or_create(&self.labels()).observe(took.as_secs_f64());
     }
 
     fn delay(&self, delay: Duration) {

@@ -19,31 +19,31 @@ pub(super) const DEFAULT_FILE: &str = "sluicegate.toml";
 #[command(next_help_heading = "Cluster")]
 pub struct ClusterArgs {
     /// Cluster file; `sluicegate.toml` in the working directory if that exists
-    #[arg(long, value_name = "FILE", env = "SLUICEGATE_CLUSTER")]
+    #[arg(long, global = true, value_name = "FILE", env = "SLUICEGATE_CLUSTER")]
     pub cluster: Option<PathBuf>,
     /// Kafka brokers to begin with, host:port with commas between
-    #[arg(long, value_name = "SERVERS", env = "SLUICEGATE_KAFKA_BOOTSTRAP_SERVERS", value_parser = kafka_servers)]
+    #[arg(long, global = true, value_name = "SERVERS", env = "SLUICEGATE_KAFKA_BOOTSTRAP_SERVERS", value_parser = kafka_servers)]
     pub kafka_bootstrap_servers: Option<String>,
     /// ZooKeeper servers, host:port with commas between
-    #[arg(long, value_name = "SERVERS", env = "SLUICEGATE_ZOOKEEPER_CONNECT", value_parser = zookeeper_servers)]
+    #[arg(long, global = true, value_name = "SERVERS", env = "SLUICEGATE_ZOOKEEPER_CONNECT", value_parser = zookeeper_servers)]
     pub zookeeper_connect: Option<String>,
     /// Path in ZooKeeper below which everything is stored
-    #[arg(long, value_name = "PATH", env = "SLUICEGATE_ZOOKEEPER_NAMESPACE", value_parser = namespace)]
+    #[arg(long, global = true, value_name = "PATH", env = "SLUICEGATE_ZOOKEEPER_NAMESPACE", value_parser = namespace)]
     pub zookeeper_namespace: Option<String>,
     /// Name of this node, unique in the cluster
-    #[arg(long, value_name = "NAME", env = "SLUICEGATE_NODE_NAME", value_parser = node_name)]
+    #[arg(long, global = true, value_name = "NAME", env = "SLUICEGATE_NODE_NAME", value_parser = node_name)]
     pub node_name: Option<String>,
     /// Address of the HTTP endpoint, or `off`
-    #[arg(long, value_name = "ADDRESS", env = "SLUICEGATE_HTTP_LISTEN", value_parser = http)]
+    #[arg(long, global = true, value_name = "ADDRESS", env = "SLUICEGATE_HTTP_LISTEN", value_parser = http)]
     pub http_listen: Option<Http>,
     /// Worker threads for each pipeline
-    #[arg(long, value_name = "COUNT", env = "SLUICEGATE_WORKER_THREADS", value_parser = threads)]
+    #[arg(long, global = true, value_name = "COUNT", env = "SLUICEGATE_WORKER_THREADS", value_parser = threads)]
     pub worker_threads: Option<usize>,
     /// Folder of the local store
-    #[arg(long, value_name = "FOLDER", env = "SLUICEGATE_LOCAL_PATH")]
+    #[arg(long, global = true, value_name = "FOLDER", env = "SLUICEGATE_LOCAL_PATH")]
     pub local_path: Option<PathBuf>,
     /// Folder of compiled plugins
-    #[arg(long, value_name = "FOLDER", env = "SLUICEGATE_CACHE_PATH")]
+    #[arg(long, global = true, value_name = "FOLDER", env = "SLUICEGATE_CACHE_PATH")]
     pub cache_path: Option<PathBuf>,
 }
 

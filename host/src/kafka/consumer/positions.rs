@@ -40,6 +40,11 @@ impl Positions {
         self.slots.iter().any(|slot| slot.partition == partition)
     }
 
+    /// Every partition that is held.
+    pub(super) fn held(&self) -> impl Iterator<Item = TopicPartition> {
+        self.slots.iter().map(|slot| slot.partition)
+    }
+
     /// Lets records through from `offset` on.
     pub(super) fn start(&mut self, partition: TopicPartition, offset: i64) {
         if let Some(slot) = self.slots.iter_mut().find(|slot| slot.partition == partition) {
