@@ -38,32 +38,32 @@ pub(crate) fn run(arguments: &Bench) -> Result<()> {
     };
     plugins::build()?;
     if chosen.iter().any(|benchmark| *benchmark != Benchmark::Engine) {
-        cargo(&["build", "--release", "--package", "sluicegate", "--package", "sluicegate-bench"])?;
+        let mut build = plugins::cargo();
+        build.args(["build", "--release", "--package", "sluicegate", "--package", "sluicegate-bench"]);
+        execute(build)?;
     }
+    let programs = plugins::target_folder()?.join("release");
     for benchmark in chosen {
-        let (run, binary): (&[&str], _) = match benchmark {
-            Benchmark::Engine => (&["bench", "--package", "sluicegate-bench", "--bench", "engine"], None),
-            Benchmark::EndToEnd => (&["run"], Some("end_to_end")),
-            Benchmark::State => (&["run"], Some("state")),
-            Benchmark::Start => (&["run"], Some("start")),
+        let mut command = match benchmark {
+            Benchmark::Engine => {
+                let mut bench = plugins::cargo();
+                bench.args(["bench", "--package", "sluicegate-bench", "--bench", "engine", "--"]);
+                bench
+            }
+            Benchmark::EndToEnd => Command::new(programs.join("end_to_end")),
+            Benchmark::State => Command::new(programs.join("state")),
+            Benchmark::Start => Command::new(programs.join("start")),
         };
-        let mut command: Vec<&str> = run.to_vec();
-        if let Some(binary) = binary {
-            // Both packages, so that the features are those of the build above and nothing is built twice.
-            command = vec!["run", "--quiet", "--release", "--package", "sluicegate-bench", "--bin", binary];
-        }
-        command.push("--");
-        command.extend(arguments.options.iter().map(String::as_str));
-        cargo(&command)?;
+        command.args(&arguments.options);
+        execute(command)?;
     }
     Ok(())
 }
 
-fn cargo(arguments: &[&str]) -> Result<()> {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    let status = command.args(arguments).status().context("run cargo")?;
+fn execute(mut command: Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("run {}", command.get_program().display()))?;
     if !status.success() {
-        bail!("`cargo {}` failed ({status})", arguments.join(" "));
+        bail!("{command:?} failed ({status})");
     }
     Ok(())
 }
