@@ -1,6 +1,15 @@
-//! What the benchmarks share: where plugins and results are, and the table that is printed at the end.
+//! What the benchmarks share: where plugins and results are, servers and topics, processes that are measured, and the
+//! tables that are printed at the end.
 //!
-//! Measures nothing itself.
+//! Decides nothing about what is measured. The criterion benchmark of the engine is in `benches/`, everything that needs servers
+//! in `src/bin/`.
+
+pub mod figures;
+pub mod process;
+pub mod records;
+pub mod servers;
+pub mod sluicegate;
+pub mod topics;
 
 use std::path::PathBuf;
 
@@ -24,13 +33,19 @@ pub fn target_dir() -> PathBuf {
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")), PathBuf::from)
 }
 
+/// Where `cargo xtask plugins` puts a plugin.
+#[must_use]
+pub fn plugin_path(name: &str) -> PathBuf {
+    target_dir().join("wasm32-wasip2/plugin").join(format!("{name}.wasm"))
+}
+
 /// The bytes of a plugin that `cargo xtask plugins` has built.
 ///
 /// # Panics
 /// It is not there.
 #[must_use]
 pub fn plugin(name: &str) -> Vec<u8> {
-    let path = target_dir().join("wasm32-wasip2/plugin").join(format!("{name}.wasm"));
+    let path = plugin_path(name);
     match std::fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) => panic!("cannot read {}: {error}; build the plugins with `cargo xtask plugins`", path.display()),

@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's commands. One file per command.
 
+mod bench;
 mod demo;
 mod plugins;
 mod servers;
@@ -18,6 +19,8 @@ struct Arguments {
 enum Command {
     /// See two pipelines at work: builds what they need and runs them on an embedded broker
     Demo(demo::DemoArgs),
+    /// Measure: engine, end-to-end, state, start, or all of it
+    Bench(bench::Bench),
     /// Build every plugin and test guest for WebAssembly
     Plugins,
     /// A local Kafka and ZooKeeper for hand use
@@ -27,6 +30,7 @@ enum Command {
 
 fn main() -> Result<()> {
     match Arguments::parse().command {
+        Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Plugins => plugins::run(),
         Command::Servers(command) => servers::run(&command),

@@ -1,0 +1,174 @@
+//! Who is compared, and one measurement of one of them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use sluicegate_bench::figures::load;
+use sluicegate_bench::process::Measured;
+use sluicegate_bench::servers::Servers;
+use sluicegate_bench::sluicegate::Pipeline;
+use sluicegate_bench::topics::Topics;
+
+use super::Work;
+
+/// Partitions of source and sinks.
+pub(crate) const PARTITIONS: i32 = 4;
+/// How often the end of the sink is asked for: one request each time.
+const LOOK: Duration = Duration::from_millis(20);
+/// Without a new record for this long something is wrong.
+const STALLED: Duration = Duration::from_secs(60);
+/// What the slow loop has to do: enough for a rate, without waiting for minutes.
+const RECORDS_OF_SLOW: u64 = 1_000_000;
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Contender {
+    /// `sluicegate run`
+    Sluicegate,
+    /// The tightest native loop on librdkafka, one thread
+    Native,
+    /// The same with two threads
+    Native2,
+    /// The loop that people write with rdkafka
+    Rdkafka,
+}
+
+impl Contender {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sluicegate => "sluicegate run",
+            Self::Native => "native, 1 thread",
+            Self::Native2 => "native, 2 threads",
+            Self::Rdkafka => "rdkafka streams",
+        }
+    }
+
+    pub(crate) fn does(self, work: Work) -> bool {
+        match self {
+            Self::Sluicegate | Self::Native | Self::Native2 => true,
+            Self::Rdkafka => work == Work::ValueLength,
+        }
+    }
+}
+
+/// One measurement.
+pub(crate) struct Measurement {
+    pub(crate) contender: Contender,
+    pub(crate) round: usize,
+    /// Records that were in the sink at the end.
+    pub(crate) records: u64,
+    /// From the first record in the sink to the last.
+    pub(crate) wall_s: f64,
+    /// CPU time of the process until the last record was in the sink.
+    pub(crate) cpu_s: f64,
+    /// The part of it before the first record was there: start, loading, joining the group.
+    pub(crate) cpu_first_s: f64,
+    /// CPU time by thread, of the threads that were alive at the end.
+    pub(crate) threads: BTreeMap<String, f64>,
+    /// Load of the machine when it ended.
+    pub(crate) load: f64,
+}
+
+impl Measurement {
+    pub(crate) fn records_per_second(&self) -> f64 {
+        self.records as f64 / self.wall_s
+    }
+
+    pub(crate) fn cpu_per_million(&self) -> f64 {
+        self.cpu_s / self.records as f64 * 1e6
+    }
+}
+
+/// What all measurements have in common.
+pub(crate) struct Ground<'a> {
+    pub(crate) servers: &'a Servers,
+    pub(crate) topics: &'a Topics,
+    pub(crate) folder: &'a Path,
+    pub(crate) source: &'a str,
+    pub(crate) program: &'a Path,
+}
+
+impl Ground<'_> {
+    /// Runs one contender until everything is in the sink.
+    pub(crate) fn measure(&self, contender: Contender, work: Work, records: u64, round: usize) -> Result<Measurement> {
+        let name = format!("{}-{contender:?}-{}-{round}", work.name(), std::process::id()).to_lowercase();
+        let sink = format!("bench-sink-{name}");
+        self.topics.create(&sink, PARTITIONS)?;
+        let command = self.command(contender, work, &name, &sink)?;
+        let process = Measured::start(contender.name(), command, self.folder.join(format!("{name}.log")))?;
+        let count = if contender == Contender::Rdkafka { records.min(RECORDS_OF_SLOW) } else { records };
+        let measurement = self.watch(process, contender, round, &sink, count);
+        self.topics.delete(&sink)?;
+        measurement
+    }
+
+    fn command(&self, contender: Contender, work: Work, name: &str, sink: &str) -> Result<Command> {
+        if contender == Contender::Sluicegate {
+            let plugin = work.name().replace('-', "_");
+            let pipeline = Pipeline { name, plugin: &plugin, source: self.source, sink };
+            return pipeline.command(self.program, self.servers, self.folder);
+        }
+        let program = if contender == Contender::Rdkafka { "rdkafka_loop" } else { "native_loop" };
+        let mut command = Command::new(std::env::current_exe()?.with_file_name(program));
+        command.args([
+            "--bootstrap",
+            &self.servers.bootstrap,
+            "--group",
+            name,
+            "--source",
+            self.source,
+            "--sink",
+            sink,
+        ]);
+        if contender != Contender::Rdkafka {
+            let threads = if contender == Contender::Native2 { "2" } else { "1" };
+            command.args(["--partitions", &PARTITIONS.to_string(), "--work", work.name(), "--threads", threads]);
+        }
+        Ok(command)
+    }
+
+    fn watch(
+        &self,
+        mut process: Measured,
+        contender: Contender,
+        round: usize,
+        sink: &str,
+        count: u64,
+    ) -> Result<Measurement> {
+        let mut first: Option<(Instant, u64, f64)> = None;
+        let mut seen = (Instant::now(), 0);
+        loop {
+            let records = self.topics.records(sink, PARTITIONS)?;
+            let now = Instant::now();
+            if records > seen.1 {
+                seen = (now, records);
+            } else if seen.0.elapsed() > STALLED {
+                bail!("{} stands still at {records} records:\n{}", contender.name(), process.log_tail());
+            }
+            if first.is_none() && records > 0 {
+                first = Some((now, records, process.cpu_seconds()?));
+            }
+            if let Some((begin, before, cpu_first_s)) = first.filter(|_| records >= count) {
+                let measurement = Measurement {
+                    contender,
+                    round,
+                    records,
+                    // What was there at the first look is not counted as done since.
+                    wall_s: (now - begin).as_secs_f64() * records as f64 / (records - before).max(1) as f64,
+                    cpu_s: process.cpu_seconds()?,
+                    cpu_first_s,
+                    threads: process.cpu_by_thread(),
+                    load: load(),
+                };
+                process.stop(contender == Contender::Sluicegate)?;
+                return Ok(measurement);
+            }
+            process.expect_running()?;
+            std::thread::sleep(LOOK);
+        }
+    }
+}
