@@ -100,7 +100,8 @@ fn show(streams: &Streams) -> String {
     for ((topic, ..), records) in streams {
         for record in records {
             let headers: Vec<Value> = record.headers.iter().map(|(name, value)| json!([name, text(value)])).collect();
-            let mut line = json!({ "topic": topic, "key": text(&record.key), "value": text(&record.value), "headers": headers });
+            let mut line =
+                json!({ "topic": topic, "key": text(&record.key), "value": text(&record.value), "headers": headers });
             if let Some(timestamp) = record.timestamp {
                 line["timestamp"] = timestamp.into();
             }

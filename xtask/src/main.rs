@@ -3,6 +3,7 @@
 mod demo;
 mod plugins;
 mod servers;
+mod test;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -23,6 +24,8 @@ enum Command {
     /// A local Kafka and ZooKeeper for hand use
     #[command(subcommand)]
     Servers(servers::ServersCommand),
+    /// Run all tests, after installing and building what they need
+    Test(test::TestOptions),
 }
 
 fn main() -> Result<()> {
@@ -30,5 +33,6 @@ fn main() -> Result<()> {
         Command::Demo(args) => demo::run(&args),
         Command::Plugins => plugins::run(),
         Command::Servers(command) => servers::run(&command),
+        Command::Test(options) => test::run(&options),
     }
 }
