@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod plugins;
 mod servers;
+mod test;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -26,6 +27,8 @@ enum Command {
     /// A local Kafka and ZooKeeper for hand use
     #[command(subcommand)]
     Servers(servers::ServersCommand),
+    /// Run all tests, after installing and building what they need
+    Test(test::TestOptions),
 }
 
 fn main() -> Result<()> {
@@ -34,5 +37,6 @@ fn main() -> Result<()> {
         Command::Demo(args) => demo::run(&args),
         Command::Plugins => plugins::run(),
         Command::Servers(command) => servers::run(&command),
+        Command::Test(options) => test::run(&options),
     }
 }

@@ -221,17 +221,11 @@ impl Committer {
             let partition = commit.partition();
             let Some(task) = tasks.get_mut(partition as usize).and_then(Option::as_mut) else { continue };
             bytes += commit.bytes();
-            let metadata = commit.manifest().id.to_string();
             let Task { durable: Some(Durable { claim, ledger }), state, .. } = &mut **task else { continue };
             match claim.settled(commit, ledger, state) {
                 Settled::Committed => {
                     mark_committed(task);
-                    let positions = task.positions().into_iter();
-                    offsets.extend(positions.map(|(partition, offset)| CommitOffset {
-                        partition,
-                        offset,
-                        metadata: metadata.clone(),
-                    }));
+                    offsets.extend(task.group_offsets());
                 }
                 Settled::Lost => lost.push(partition),
             }

@@ -8,6 +8,7 @@ use crate::checkpoint::ledger::Ledger;
 use crate::checkpoint::store::Claim;
 use crate::engine::{Instance, OpenError};
 use crate::kafka::TopicPartition;
+use crate::kafka::consumer::CommitOffset;
 use crate::record::Batch;
 use crate::state::TaskState;
 
@@ -103,6 +104,15 @@ impl Task {
     #[must_use]
     pub fn positions(&self) -> Vec<(TopicPartition, i64)> {
         self.partitions().zip(self.next.iter().copied()).collect()
+    }
+
+    /// What the group should have for it, as its head says; nothing without state.
+    #[must_use]
+    pub fn group_offsets(&self) -> Vec<CommitOffset> {
+        let Some(Durable { claim, .. }) = &self.durable else { return Vec::new() };
+        let metadata = claim.head().committed.id.to_string();
+        let offsets = self.partitions().zip(self.committed.iter().copied());
+        offsets.map(|(partition, offset)| CommitOffset { partition, offset, metadata: metadata.clone() }).collect()
     }
 
     /// Puts what the instances hold back into the state.

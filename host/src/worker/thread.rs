@@ -41,6 +41,8 @@ const PATIENCE: (Duration, Duration) = (Duration::from_millis(200), Duration::fr
 const REJECTS_LOGGED: u64 = 10;
 /// While commits wait for the byte budget, it is said this often.
 const BUDGET_MESSAGE: Duration = Duration::from_secs(30);
+/// How long the group's offsets stay behind the heads after a refusal, which a rebalance causes, before they are sent again.
+const GROUP_OFFSETS_AGAIN: Duration = Duration::from_millis(500);
 const METRICS_EVERY: Duration = Duration::from_secs(1);
 
 /// What a thread is made with.
@@ -94,6 +96,8 @@ pub struct Thread {
     counters: Counters,
     counted: (usize, usize),
     joined: bool,
+    /// When to send the group's offsets of tasks with state beside the commits that do it.
+    group_offsets_at: Option<Instant>,
 }
 
 impl Thread {
@@ -123,6 +127,7 @@ impl Thread {
             counters: Counters::new(&plan, &metrics),
             counted: (0, 0),
             joined: false,
+            group_offsets_at: None,
             equipment,
         })
     }
@@ -150,6 +155,7 @@ impl Thread {
             self.group_events()?;
             self.bring_up()?;
             self.patience()?;
+            self.repeat_group_offsets();
             self.report();
             match step::next(&self.observe()) {
                 Step::Commit => self.commit()?,
@@ -182,7 +188,10 @@ impl Thread {
                 ConsumerEvent::Assigned(partitions) => self.assigned(&partitions)?,
                 ConsumerEvent::Revoked { partitions, lost } => self.revoked(&partitions, lost)?,
                 ConsumerEvent::Committed(Ok(())) => {}
-                ConsumerEvent::Committed(Err(error)) => debug!("group offsets: {error}"),
+                ConsumerEvent::Committed(Err(error)) => {
+                    debug!("group offsets: {error}");
+                    self.group_offsets_at = Some(Instant::now() + GROUP_OFFSETS_AGAIN);
+                }
                 ConsumerEvent::PartitionFailed { partition, fault, text } => {
                     self.partition_failed(partition, fault, text)?
                 }
@@ -329,6 +338,10 @@ impl Thread {
                 slot.attempt = None;
                 self.consumer.start(&task.positions(), START_WAIT)?;
                 debug!(task = %self.equipment.plan.task(partition), offsets = ?task.next, "running");
+                if task.durable.is_some() {
+                    // Its last owner may have ended between its commit and the group's.
+                    self.group_offsets_at = Some(Instant::now());
+                }
                 self.tasks[partition as usize] = Some(Box::new(task));
             }
         }
@@ -338,6 +351,21 @@ impl Thread {
             }
         }
         Ok(())
+    }
+
+    /// Tells the group again what the heads say. A topic without new records has no next commit that would.
+    fn repeat_group_offsets(&mut self) {
+        if self.committer.is_under_way() || self.group_offsets_at.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        self.group_offsets_at = None;
+        let offsets: Vec<_> = self.tasks.iter().flatten().flat_map(|task| task.group_offsets()).collect();
+        if !offsets.is_empty()
+            && let Err(error) = self.consumer.commit_later(&offsets)
+        {
+            debug!("group offsets: {error}");
+            self.group_offsets_at = Some(Instant::now() + GROUP_OFFSETS_AGAIN);
+        }
     }
 
     /// Resumes tasks whose plugin asked for patience.

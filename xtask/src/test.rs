@@ -1,0 +1,56 @@
+//! `cargo xtask test`: installs what the tests need, builds what they run, runs them all.
+//!
+//! One profile for everything native, so that nothing large is compiled twice. The tests themselves start no cargo and fetch
+//! nothing: what they run is there before the first one begins.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use sluicegate_harness::jars::{Distribution, class_path};
+
+use crate::plugins;
+
+#[derive(Args, Debug)]
+pub(crate) struct TestOptions {
+    /// Only tests whose name contains this
+    filter: Option<String>,
+    /// For the test programs, as `-- --nocapture`
+    #[arg(last = true)]
+    arguments: Vec<String>,
+}
+
+/// Prepares and runs; an error when a test fails.
+pub(crate) fn run(options: &TestOptions) -> Result<()> {
+    step("servers: Kafka and ZooKeeper, fetched once by Maven", || {
+        class_path(Distribution::Kafka)?;
+        class_path(Distribution::ZooKeeper).map(drop)
+    })?;
+    step("plugins and test guests, for WebAssembly", || plugins::build().map(drop))?;
+    // All targets in one build: the program that the suite runs, and the tests.
+    step("host and tests", || cargo(&["build", "--workspace", "--bins", "--tests"]))?;
+    let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
+    arguments.extend(options.filter.as_deref());
+    if !options.arguments.is_empty() {
+        arguments.push("--");
+        arguments.extend(options.arguments.iter().map(String::as_str));
+    }
+    step("tests", || cargo(&arguments))
+}
+
+fn step(what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    eprintln!("== {what}");
+    let begin = Instant::now();
+    work()?;
+    eprintln!("== done in {:.0?}", begin.elapsed());
+    Ok(())
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    eprintln!("   cargo {}", arguments.join(" "));
+    let status = plugins::cargo().args(arguments).status().context("run cargo")?;
+    if !status.success() {
+        bail!("`cargo {}` failed ({status})", arguments.join(" "));
+    }
+    Ok(())
+}
