@@ -16,6 +16,7 @@ pub mod budget;
 pub mod chain;
 pub mod commit;
 pub mod control;
+mod counters;
 pub mod failure;
 pub mod outbox;
 pub mod plan;

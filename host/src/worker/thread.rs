@@ -12,19 +12,20 @@ use super::budget::Budget;
 use super::chain::{self, ChainError, Destination};
 use super::commit::{Advanced, Committer, Tasks};
 use super::control::Control;
+use super::counters::Counters;
 use super::failure::{Failure, Origin};
 use super::outbox::Outbox;
 use super::plan::Plan;
 use super::restore::{Attempt, Restorer};
 use super::step::{self, Observed, Step};
-use super::task::{self, Task};
+use super::task;
 use crate::config::OnError;
 use crate::kafka::TopicPartition;
 use crate::kafka::consumer::{Closed, Consumer, ConsumerEvent, ConsumerOptions, PartitionFault};
 use crate::kafka::producer::SendError;
 use crate::kafka::settings::KafkaSettings;
 use crate::meta::MetaStore;
-use crate::metrics::{Metrics, PartitionLabels, PipelineLabels, TaskLabels, TopicLabels, TransformLabels};
+use crate::metrics::Metrics;
 use crate::record::{Batch, Emission, Reject};
 
 /// How long one step of a commit may hold the thread up before it looks at its group again.
@@ -557,139 +558,4 @@ impl Destination for Sending<'_> {
 
 fn log_reject(transform: &str, origin: &Origin, reason: &str, count: u64) {
     error!(transform, %origin, rejected = count, "skipped a record that was rejected: {reason}");
-}
-
-/// The metrics that a thread writes, looked up once.
-struct Counters {
-    pipeline: String,
-    metrics: Arc<Metrics>,
-    topics: Vec<String>,
-    taken: Vec<prometheus_client::metrics::counter::Counter>,
-    sent: Vec<prometheus_client::metrics::counter::Counter>,
-    rejected: Vec<prometheus_client::metrics::counter::Counter>,
-    batches: Vec<prometheus_client::metrics::histogram::Histogram>,
-    transforms: Vec<String>,
-}
-
-impl Counters {
-    fn new(plan: &Plan, metrics: &Arc<Metrics>) -> Self {
-        let topic = |topic: &str| TopicLabels { pipeline: plan.pipeline.clone(), topic: topic.to_owned() };
-        let transform = |name: &str| TransformLabels { pipeline: plan.pipeline.clone(), transform: name.to_owned() };
-        let names: Vec<String> = plan.transforms.iter().map(|transform| transform.name.clone()).collect();
-        Self {
-            taken: plan
-                .sources
-                .iter()
-                .map(|source| metrics.records_in.get_or_create_owned(&topic(&source.topic)))
-                .collect(),
-            sent: plan.sinks.iter().map(|sink| metrics.records_out.get_or_create_owned(&topic(&sink.topic))).collect(),
-            rejected: names.iter().map(|name| metrics.records_rejected.get_or_create_owned(&transform(name))).collect(),
-            batches: names.iter().map(|name| metrics.batch_duration.get_or_create_owned(&transform(name))).collect(),
-            topics: plan.sources.iter().map(|source| source.topic.clone()).collect(),
-            transforms: names,
-            pipeline: plan.pipeline.clone(),
-            metrics: Arc::clone(metrics),
-        }
-    }
-
-    fn taken(&self, batch: &Batch) {
-        for run in &batch.runs {
-            self.taken[run.input as usize].inc_by(u64::from(run.count));
-        }
-    }
-
-    fn sent(&self, outbox: &mut Outbox) {
-        outbox.take_sent().for_each(|(sink, count)| {
-            self.sent[sink].inc_by(count);
-        });
-    }
-
-    fn rejected(&self, transform: usize) -> u64 {
-        self.rejected[transform].inc() + 1
-    }
-
-    fn processed(&self, transform: usize, time: Duration) {
-        self.batches[transform].observe(time.as_secs_f64());
-    }
-
-    fn retried(&self, transform: usize) {
-        let labels = TransformLabels { pipeline: self.pipeline.clone(), transform: self.transforms[transform].clone() };
-        self.metrics.guest_retries.get_or_create(&labels).inc();
-    }
-
-    fn lag(&self, lag: &[(TopicPartition, u64)]) {
-        for (at, records) in lag {
-            let (Some(topic), Ok(partition)) = (self.topics.get(at.input as usize), u32::try_from(at.partition)) else {
-                continue;
-            };
-            let labels = PartitionLabels { pipeline: self.pipeline.clone(), topic: topic.clone(), partition };
-            self.metrics.lag.get_or_create(&labels).set(i64::try_from(*records).unwrap_or(i64::MAX));
-        }
-    }
-
-    fn labels(&self) -> PipelineLabels {
-        PipelineLabels { pipeline: self.pipeline.clone() }
-    }
-
-    fn tasks(&self, before: (usize, usize), now: (usize, usize)) {
-        let change = |before: usize, now: usize| now as i64 - before as i64;
-        self.metrics.tasks_assigned.get_or_create(&self.labels()).inc_by(change(before.0, now.0));
-        self.metrics.tasks_running.get_or_create(&self.labels()).inc_by(change(before.1, now.1));
-    }
-
-    fn rebalanced(&self) {
-        self.metrics.rebalances.get_or_create(&self.labels()).inc();
-    }
-
-    fn restored(&self, took: Duration) {
-        self.metrics.restore_duration.get_or_create(&self.labels()).observe(took.as_secs_f64());
-    }
-
-    fn delay(&self, delay: Duration) {
-        if !delay.is_zero() {
-            self.metrics.commit_delay.get_or_create(&self.labels()).inc_by(delay.as_secs_f64());
-        }
-    }
-
-    fn task_labels(&self, task: &Task) -> TaskLabels {
-        TaskLabels { pipeline: self.pipeline.clone(), task: task.partition }
-    }
-
-    fn task(&self, task: &Task) {
-        let labels = self.task_labels(task);
-        let set = |family: &prometheus_client::metrics::family::Family<
-            TaskLabels,
-            prometheus_client::metrics::gauge::Gauge,
-        >,
-                   value: u64| {
-            family.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
-        };
-        set(&self.metrics.guest_memory, task.instances.iter().map(crate::engine::Instance::memory_bytes).sum());
-        if let Some(durable) = &task.durable {
-            set(&self.metrics.state_keys, task.state.len() as u64);
-            set(&self.metrics.state_bytes, task.state.bytes());
-            set(&self.metrics.state_chunks, durable.ledger.chunks() as u64);
-        }
-    }
-
-    /// A task has gone elsewhere: its gauges go with it.
-    fn forget_task(&self, task: &Task) {
-        let labels = self.task_labels(task);
-        for family in [
-            &self.metrics.guest_memory,
-            &self.metrics.state_keys,
-            &self.metrics.state_bytes,
-            &self.metrics.state_chunks,
-        ] {
-            family.remove(&labels);
-        }
-        for topic in &self.topics {
-            let (pipeline, topic) = (self.pipeline.clone(), topic.clone());
-            self.metrics.lag.remove(&PartitionLabels { pipeline, topic, partition: task.partition });
-        }
-    }
-
-    fn forget(&self, tasks: &Tasks) {
-        tasks.iter().flatten().for_each(|task| self.forget_task(task));
-    }
 }
