@@ -12,11 +12,11 @@ use crate::checkpoint::head::TransformIdentity;
 use crate::cluster::pipelines;
 use crate::cluster::registry::{Registry, RegistryError, RegistryReference};
 use crate::config::{Bound, Cluster, Grant, KafkaProperties, Pipeline, PluginReference, Transform};
-use crate::digest::Digest;
+use crate::digest::{self, Digest};
 use crate::engine::{Engine, Grants, Limits, OpenError, Plugin};
 use crate::kafka::settings::KafkaSettings;
 use crate::kafka::topics::{TopicsError, wait_for_topics};
-use crate::meta::layout::Segment;
+use crate::meta::layout::{self, Segment};
 use crate::meta::{MetaError, MetaStore};
 use crate::worker::control::Control;
 use crate::worker::plan::{OutletPlan, Plan, SinkPlan, SourcePlan, TransformPlan};
@@ -301,7 +301,11 @@ async fn open_once(pipeline: &Pipeline, plan: Plan) -> Result<Plan, NodeError> {
 pub async fn digests_in_use(store: &dyn MetaStore) -> Result<BTreeMap<Digest, String>, MetaError> {
     let mut users = BTreeMap::new();
     for (name, record) in pipelines::list(store).await? {
-        for digest in record.plugins.iter().filter_map(|digest| digest.parse().ok()) {
+        for hex in &record.plugins {
+            let digest: Digest = format!("{}{hex}", digest::PREFIX).parse().map_err(|error| MetaError::Failed {
+                path: format!("{}/{name}", layout::PIPELINES),
+                reason: format!("the pipeline's record is damaged: {error}"),
+            })?;
             users.insert(digest, format!("pipeline `{name}`, revision {}", record.revision));
         }
     }
