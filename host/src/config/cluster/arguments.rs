@@ -14,7 +14,7 @@ use crate::config::value;
 /// The cluster file that is read where none is named.
 pub(super) const DEFAULT_FILE: &str = "sluicegate.toml";
 
-/// Where the cluster is; each of these goes over the cluster file.
+/// Where the cluster is; each of these goes over the cluster file. They may stand behind a command's own arguments.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Cluster")]
 pub struct ClusterArgs {
