@@ -1,13 +1,18 @@
 //! Everything that needs real servers, in one binary: linking it once is what costs. A module is a subject.
 
 mod cases;
+mod commands;
 mod delivery;
 mod deployment;
 mod engine;
+mod guests;
 mod kafka;
 mod meta;
 mod node;
+mod outages;
 mod records;
+mod resolve;
 mod restarts;
 mod shared;
 mod state;
+mod takeover;

@@ -1,7 +1,7 @@
 //! The metadata store on a real ZooKeeper: the promises of every store, and what only a server can do: be away, expire a
 //! session, lose an answer, refuse a stranger.
 
-mod proxy;
+pub(crate) mod proxy;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 //! server starts its own.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
@@ -25,6 +25,12 @@ pub(crate) fn kafka() -> &'static Kafka {
 pub(crate) fn zookeeper() -> &'static ZooKeeper {
     static ZOOKEEPER: OnceLock<ZooKeeper> = OnceLock::new();
     ZOOKEEPER.get_or_init(|| ZooKeeper::start(ZooKeeperOptions::default()).unwrap())
+}
+
+/// For tests that start servers of their own: one at a time, so that the machine has memory and cores for the others.
+pub(crate) fn own_servers() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A name nobody else uses.

@@ -16,7 +16,8 @@ use tokio::runtime::Runtime;
 
 use crate::deployment::Deployment;
 
-fn runtime() -> &'static Runtime {
+/// For what the library does asynchronously.
+pub(crate) fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let build = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     RUNTIME.get_or_init(build)

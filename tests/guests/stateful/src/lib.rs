@@ -2,7 +2,7 @@
 //!
 //! With `scan`, a value `NAME=NUMBER` is kept under the record's key, and what comes out is all that is kept there, as
 //! `a=1 b=2`; `NAME=` removes; `reject NAME=NUMBER` keeps it, lists, and then rejects the record. With `hog`, every record
-//! adds a thousand entries of 1 KiB.
+//! adds a thousand entries of 1 KiB. With `{"how":"grow"}`, all values of a key are appended to one entry.
 
 use sluicegate_sdk::prelude::*;
 
@@ -17,6 +17,7 @@ struct Config {
 enum How {
     Scan,
     Hog,
+    Grow,
 }
 
 #[transform]
@@ -27,6 +28,8 @@ struct Stateful {
     kept: Map<[u8], str, u64>,
     #[store(schema = 1, entries = 4096, dirty = 1024)]
     hoard: Value<u64, String>,
+    #[store(schema = 1)]
+    grown: Value<[u8], String>,
     #[output]
     main: Output,
     hoarded: u64,
@@ -37,6 +40,7 @@ impl Transform for Stateful {
         match self.config.how {
             How::Scan => self.scan(record),
             How::Hog => self.hog(record),
+            How::Grow => self.grow(record),
         }
     }
 }
@@ -61,6 +65,14 @@ impl Stateful {
             return Err(reject("told to reject"));
         }
         self.main.send(record.with_value(list.join(" ")))
+    }
+
+    fn grow(&mut self, record: Record) -> Outcome {
+        let key = record.key().ok_or_else(|| reject("record has no key"))?;
+        let text = record.text()?;
+        let all = self.grown.update(key, |grown| grown.unwrap_or_default() + text);
+        let length = all.len();
+        self.main.send(record.with_value(length))
     }
 
     fn hog(&mut self, record: Record) -> Outcome {
