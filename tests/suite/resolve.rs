@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
+use std::fs;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
@@ -132,6 +133,25 @@ fn a_topic_with_another_number_of_partitions_than_the_state_stops_the_pipeline()
     add_partitions(&deployment, "in", 5);
     let ended = deployment.start().wait_for_end();
     ended.expect(1, &["had 3 partitions", "has 5 now"]);
+}
+
+#[test]
+fn a_topic_that_grows_while_it_is_read_is_reported_and_the_rest_goes_on() {
+    let deployment = Deployment::new(COUNT);
+    // Looked for every half second instead of every five minutes.
+    let file = deployment.path("sluicegate.toml");
+    let cluster = fs::read_to_string(&file).unwrap();
+    let often = cluster.replace("[kafka]\n", "[kafka]\ntopic.metadata.refresh.interval.ms = 500\n");
+    fs::write(&file, often).unwrap();
+    let mut node = deployment.start();
+    deployment.produce("in", (0..3).map(|partition| Record::of("k", "x").in_partition(partition)));
+    deployment.wait_until_done(&mut node);
+    add_partitions(&deployment, "in", 5);
+    node.wait_for_log("the topic has got more partitions");
+    deployment.produce("in", (0..5).map(|partition| Record::of("k", "x").in_partition(partition)));
+    deployment.wait_for_output(&mut node, "out", 6);
+    node.stop();
+    assert_eq!(deployment.read("out").len(), 6, "records of the new ones wait");
 }
 
 #[test]
