@@ -63,7 +63,8 @@ pub fn resolve<'a>(head: &'a Head, kafka: &GroupOffsets) -> Result<&'a Manifest,
     if let Some(id) = agreed {
         let known = head.prepared.iter().chain([&head.committed]).find(|manifest| manifest.id == id);
         if let Some(manifest) = known {
-            let same = manifest.offsets.iter().all(|(topic, offset)| kafka[topic].offset == Some(*offset));
+            let offset_of = |topic| kafka.get(topic).and_then(|group| group.offset);
+            let same = manifest.offsets.iter().all(|(topic, offset)| offset_of(topic) == Some(*offset));
             return if same { Ok(manifest) } else { stop("the manifest is known, but its offsets are others") };
         }
     }
