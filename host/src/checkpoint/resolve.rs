@@ -250,6 +250,13 @@ mod tests {
     }
 
     #[test]
+    fn a_prepared_manifest_with_an_input_that_kafka_was_not_asked_for_is_not_believed() {
+        let mut head = head(Decider::Kafka);
+        head.prepared[0].offsets.insert("payments".to_owned(), 7);
+        assert!(epoch(&head, &says(5, 50, 150)).is_err());
+    }
+
+    #[test]
     fn a_disagreement_names_both_sides() {
         let text = resolve(&head(Decider::Kafka), &says(9, 90, 190)).unwrap_err().to_string();
         assert!(text.contains("orders at offset 190 of manifest 9-000000000000005a"), "{text}");
