@@ -8,6 +8,7 @@
 //! - [`restore`]: from an assigned partition to a task that can go on, beside the thread.
 //! - [`outbox`]: the sinks.
 //! - [`commit`]: making what was done durable.
+//! - [`settling`]: heads and chunks on their way, beside the thread.
 //! - [`control`]: how a node stops its threads.
 //! - [`failure`]: why a pipeline stops.
 //! - [`thread`]: the loop that puts these together.
@@ -21,6 +22,7 @@ pub mod failure;
 pub mod outbox;
 pub mod plan;
 pub mod restore;
+pub mod settling;
 pub mod step;
 pub mod task;
 pub mod thread;

@@ -63,7 +63,8 @@ pub fn resolve<'a>(head: &'a Head, kafka: &GroupOffsets) -> Result<&'a Manifest,
     if let Some(id) = agreed {
         let known = head.prepared.iter().chain([&head.committed]).find(|manifest| manifest.id == id);
         if let Some(manifest) = known {
-            let same = manifest.offsets.iter().all(|(topic, offset)| kafka[topic].offset == Some(*offset));
+            let offset_of = |topic| kafka.get(topic).and_then(|group| group.offset);
+            let same = manifest.offsets.iter().all(|(topic, offset)| offset_of(topic) == Some(*offset));
             return if same { Ok(manifest) } else { stop("the manifest is known, but its offsets are others") };
         }
     }
@@ -246,6 +247,13 @@ mod tests {
         head.prepared.clear();
         kafka.insert("orders".to_owned(), says(3, 30, 130)["orders"].clone());
         assert_eq!(epoch(&head, &kafka), Ok(4), "both are at or below the head");
+    }
+
+    #[test]
+    fn a_prepared_manifest_with_an_input_that_kafka_was_not_asked_for_is_not_believed() {
+        let mut head = head(Decider::Kafka);
+        head.prepared[0].offsets.insert("payments".to_owned(), 7);
+        assert!(epoch(&head, &says(5, 50, 150)).is_err());
     }
 
     #[test]

@@ -30,6 +30,9 @@ const PACK_WRITES: usize = 256;
 /// Chunks that are read at the same time.
 const READS_IN_FLIGHT: usize = 16;
 
+/// Chunks of a large commit that are written at the same time: more would only lie in the connection's buffer.
+const WRITES_IN_FLIGHT: usize = 16;
+
 /// Pause between two looks at a store that is away.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -362,8 +365,9 @@ impl PendingCommit {
                 }
             }
         });
-        let results = future::join_all(writes.collect::<Vec<_>>()).await;
-        results.into_iter().collect::<Result<Vec<()>, _>>().map_err(|source| self.store.failed(source))?;
+        let writes: Vec<_> = writes.collect();
+        let written = futures::stream::iter(writes).buffered(WRITES_IN_FLIGHT).try_collect::<Vec<()>>().await;
+        written.map_err(|source| self.store.failed(source))?;
         self.chunks_written = true;
         Ok(())
     }

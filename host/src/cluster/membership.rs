@@ -100,6 +100,7 @@ pub enum JoinError {
 pub struct Membership {
     store: Arc<dyn Coordination>,
     path: String,
+    instance: String,
     keeper: JoinHandle<()>,
 }
 
@@ -117,6 +118,7 @@ impl Membership {
         taken_over: impl FnOnce(JoinError) + Send + 'static,
     ) -> Result<Self, JoinError> {
         let path = layout::node(name);
+        let instance = record.instance.clone();
         let sessions = store.session();
         enter(&*store, &path, name, &record, session_timeout).await?;
         let keeper = tokio::spawn(keep(
@@ -128,14 +130,19 @@ impl Membership {
             session_timeout,
             taken_over,
         ));
-        Ok(Self { store, path, keeper })
+        Ok(Self { store, path, instance, keeper })
     }
 
-    /// Leaves at once instead of when the session ends.
+    /// Leaves at once instead of when the session ends. Whoever has the name by now keeps it.
     pub async fn leave(self) {
         self.keeper.abort();
-        let delete = Write::Delete { path: self.path.clone(), version: None };
-        if let Err(error) = self.store.multi(vec![delete]).await {
+        let left = match read(&*self.store, &self.path).await {
+            Ok(Some((there, version))) if there.instance == self.instance => {
+                remove(&*self.store, &self.path, version).await
+            }
+            looked => looked.map(drop),
+        };
+        if let Err(error) = left {
             warn!("the node is not signed off: {error}; it goes with its session");
         }
     }
@@ -274,5 +281,16 @@ mod tests {
         join(&store, NodeRecord::of_this_process(None)).await.unwrap().leave().await;
         assert_eq!(store.get("/nodes/node-1").await.unwrap(), None);
         join(&store, NodeRecord::of_this_process(None)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_leaves_late_does_not_sign_off_its_successor() {
+        let (_dir, store) = store().await;
+        let first = join(&store, NodeRecord::of_this_process(None)).await.unwrap();
+        // The session of the first has ended unnoticed, and somebody else has come.
+        store.multi(vec![Write::Delete { path: "/nodes/node-1".into(), version: None }]).await.unwrap();
+        let _second = join(&store, NodeRecord::of_this_process(None)).await.unwrap();
+        first.leave().await;
+        assert!(store.get("/nodes/node-1").await.unwrap().is_some());
     }
 }

@@ -192,6 +192,10 @@ impl CommitError {
                     | RDKafkaErrorCode::CoordinatorNotAvailable
                     | RDKafkaErrorCode::CoordinatorLoadInProgress
                     | RDKafkaErrorCode::NotCoordinator
+                    | RDKafkaErrorCode::NetworkException
+                    | RDKafkaErrorCode::TimedOutQueue
+                    | RDKafkaErrorCode::Retry
+                    | RDKafkaErrorCode::ThrottlingQuotaExceeded
             ),
         }
     }
@@ -407,8 +411,12 @@ impl Consumer {
     /// Lets librdkafka deliver its reports, waiting up to `wait` for the first one, and turns them into events.
     fn serve(&mut self, wait: Duration) {
         let native = self.native();
+        let mut errors = Vec::new();
         // Records do not come this way, they are forwarded; one that slips through was not waited for by anybody.
-        native.context().serve(wait, NOTICES_MAX, |wait| drop(native.poll(wait)));
+        native.context().serve(wait, NOTICES_MAX, |wait| errors.extend(native.poll(wait).and_then(Result::err)));
+        for error in errors {
+            self.group_error(&error);
+        }
         while let Some(answer) = self.reader().next_commit(Duration::ZERO) {
             self.commits_ended += 1;
             self.events.push_back(ConsumerEvent::Committed(answer.map_err(CommitError::of)));
@@ -417,6 +425,18 @@ impl Consumer {
             if let Some(event) = self.event(notice) {
                 self.events.push_back(event);
             }
+        }
+    }
+
+    /// What the group coordinator refuses comes as a message that is none.
+    fn group_error(&mut self, error: &KafkaError) {
+        let text = error.to_string();
+        match error {
+            KafkaError::MessageConsumptionFatal(_) => {
+                let known = self.native().client().fatal_error().map(|(_, text)| text);
+                self.fatal = Some(ConsumeError { text: known.unwrap_or(text) });
+            }
+            _ => self.events.push_back(ConsumerEvent::Trouble { text }),
         }
     }
 

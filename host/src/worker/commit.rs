@@ -17,9 +17,10 @@ use super::budget::Budget;
 use super::failure::Failure;
 use super::outbox::Outbox;
 use super::plan::Plan;
+use super::settling::Settling;
 use super::task::{self, Durable, Task};
 use crate::checkpoint::head::Manifest;
-use crate::checkpoint::store::{self, PendingCommit, Settled};
+use crate::checkpoint::store::{PendingCommit, Settled};
 use crate::ids::ManifestId;
 use crate::kafka::consumer::{CommitError, CommitOffset, Consumer};
 use crate::kafka::producer::FlushError;
@@ -37,7 +38,7 @@ enum Phase {
     /// Wait until the outputs are acknowledged.
     Flush,
     /// Write heads.
-    Heads(Vec<PendingCommit>),
+    Heads(Settling),
     /// Commit the group's offsets; without state only.
     Offsets,
 }
@@ -113,8 +114,8 @@ impl Committer {
 
     /// A task has gone: its part of the commit under way is given up.
     pub fn forget(&mut self, partition: u32) {
-        if let Some(UnderWay { phase: Phase::Heads(commits), .. }) = &mut self.under_way {
-            commits.retain(|commit| commit.partition() != partition);
+        if let Some(UnderWay { phase: Phase::Heads(settling), .. }) = &mut self.under_way {
+            settling.forget(partition);
         }
     }
 
@@ -140,23 +141,20 @@ impl Committer {
                     Err(FlushError::TimedOut { .. }) => "kafka to acknowledge the output",
                     Err(error) => return Err(error.into()),
                 },
-                Phase::Heads(commits) => {
-                    let settle = store::settle(&*self.meta, commits.as_mut_slice());
-                    match self.runtime.block_on(async { tokio::time::timeout(wait, settle).await }) {
-                        Ok(Ok(())) => {
-                            let lost = self.settled(std::mem::take(commits), tasks, consumer);
-                            return Ok(self.ended(lost, under_way.began));
-                        }
-                        Ok(Err(error)) if error.is_outage() => {
-                            debug!("commit: {error}");
-                            // The store answers at once that it is away; the group has to be looked after meanwhile.
-                            std::thread::sleep(wait.min(Duration::from_millis(50)));
-                            "the metadata store"
-                        }
-                        Ok(Err(error)) => return Err(error.into()),
-                        Err(_) => "the metadata store",
+                Phase::Heads(settling) => match settling.wait(wait) {
+                    Ok(Some(commits)) => {
+                        let lost = self.settled(commits, tasks, consumer);
+                        return Ok(self.ended(lost, under_way.began));
                     }
-                }
+                    Ok(None) => "the metadata store",
+                    Err(error) if error.is_outage() => {
+                        debug!("commit: {error}");
+                        // The store answers at once that it is away; the group has to be looked after meanwhile.
+                        std::thread::sleep(wait.min(Duration::from_millis(50)));
+                        "the metadata store"
+                    }
+                    Err(error) => return Err(error.into()),
+                },
                 Phase::Offsets => match commit_offsets(tasks, consumer, wait) {
                     Ok(()) => {
                         tasks.iter_mut().flatten().for_each(|task| mark_committed(task));
@@ -209,7 +207,8 @@ impl Committer {
             };
             Some(claim.commit_at_least_once(ledger, state, make))
         };
-        Phase::Heads(tasks.iter_mut().flatten().filter(|task| task.dirty).filter_map(commit).collect())
+        let commits = tasks.iter_mut().flatten().filter(|task| task.dirty).filter_map(commit).collect();
+        Phase::Heads(Settling::new(Arc::clone(&self.meta), self.runtime.clone(), commits))
     }
 
     /// Takes settled commits in; returns the tasks that were lost.
@@ -230,8 +229,10 @@ impl Committer {
                 Settled::Lost => lost.push(partition),
             }
         }
-        if let Err(error) = consumer.commit_later(&offsets) {
-            // The heads decide; the group's offsets are for monitoring and follow with the next commit.
+        // The heads decide; the group's offsets are for monitoring and follow with the next commit.
+        if !offsets.is_empty()
+            && let Err(error) = consumer.commit_later(&offsets)
+        {
             debug!("group offsets: {error}");
         }
         self.budget.lock().unwrap_or_else(PoisonError::into_inner).spend(bytes, Instant::now());

@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::checkpoint::resolve::{Disagreement, OffsetsGone};
 use crate::checkpoint::store::StateError;
 use crate::engine::{CallError, OpenError};
-use crate::ids::TaskId;
+use crate::ids::{ManifestId, TaskId};
 use crate::kafka::ClientError;
 use crate::kafka::consumer::{CommitError, ConsumeError, RequestError, StartError};
 use crate::kafka::producer::{FlushError, SendError};
@@ -142,6 +142,16 @@ pub enum Failure {
         plugin: String,
         /// The version that the plugin declares.
         declared: u32,
+    },
+    /// The state was made without this topic: nothing says where to begin with it.
+    #[error(
+        "the state of this pipeline ({manifest}) was made without the source topic {topic}, so that it has no offset to go on from. Give the pipeline another name to start over, or take the topic out of it again"
+    )]
+    NewSource {
+        /// Which topic.
+        topic: String,
+        /// The manifest that was to be restored.
+        manifest: ManifestId,
     },
     /// A source partition cannot be read.
     #[error("topic {topic} partition {partition} cannot be read: {text}{}", if *.expired { "\nthe records behind the last commit are gone (retention was shorter than the outage, or the topic was made anew). Set the offset to go on from: it is not chosen silently" } else { "" })]

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use tracing::{debug, info, warn};
 
 use super::failure::Failure;
-use super::plan::Plan;
+use super::plan::{Plan, SourcePlan};
 use super::task::{self, Durable, Task};
 use crate::checkpoint::head::{Head, Manifest};
 use crate::checkpoint::protocol;
@@ -28,6 +28,8 @@ use crate::meta::{MetaError, MetaStore, Write};
 
 /// How long one request to Kafka may hold the thread up.
 const KAFKA_WAIT: Duration = Duration::from_secs(5);
+/// Pause before Kafka is asked again what it did not answer.
+const ASK_PAUSE: Duration = Duration::from_secs(1);
 /// Pause between two attempts while the metadata store is away.
 const OUTAGE_PAUSE: Duration = Duration::from_millis(250);
 /// Attempts to open a plugin that says it failed.
@@ -39,6 +41,8 @@ pub enum Progress {
     Unborn,
     /// The head is claimed.
     Claimed(Box<Claim>),
+    /// Somebody else claimed the head while it was being restored: it has to be claimed again.
+    Superseded,
     /// Without state: whether the task has started once.
     Started(bool),
     /// It can go on.
@@ -75,6 +79,17 @@ pub struct Attempt {
     began: Instant,
     stage: Stage,
     running: Option<AbortHandle>,
+    /// Kafka did not answer: not asked again before.
+    not_before: Option<Instant>,
+}
+
+/// Whether Kafka answered what an attempt had to ask.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Asked {
+    /// It did, or nothing had to be asked.
+    Answered,
+    /// It did not: the attempt asks again after a while.
+    InVain,
 }
 
 impl Attempt {
@@ -82,6 +97,14 @@ impl Attempt {
     #[must_use]
     pub fn age(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    /// Stays at `stage` and asks again after a pause.
+    fn wait(&mut self, partition: u32, stage: Stage, error: &dyn std::fmt::Display) -> Asked {
+        warn!(partition, "waiting: {error}");
+        self.stage = stage;
+        self.not_before = Some(Instant::now() + ASK_PAUSE);
+        Asked::InVain
     }
 }
 
@@ -115,8 +138,13 @@ impl Restorer {
     /// Begins to bring a task up.
     pub fn begin(&mut self, partition: u32) -> Attempt {
         self.last_attempt += 1;
-        let mut attempt =
-            Attempt { number: self.last_attempt, began: Instant::now(), stage: Stage::Away, running: None };
+        let mut attempt = Attempt {
+            number: self.last_attempt,
+            began: Instant::now(),
+            stage: Stage::Away,
+            running: None,
+            not_before: None,
+        };
         if self.plan.is_stateful() {
             self.claim(partition, &mut attempt, None);
         } else {
@@ -142,6 +170,7 @@ impl Restorer {
         match report.progress {
             Progress::Unborn => attempt.stage = Stage::Genesis,
             Progress::Claimed(claim) => attempt.stage = Stage::Claimed(claim),
+            Progress::Superseded => self.claim(report.partition, attempt, None),
             Progress::Started(started) => attempt.stage = Stage::Stateless { started: Some(started) },
             Progress::Ready(task) => return Ok(Some(*task)),
             Progress::Failed(failure) => return Err(failure),
@@ -149,44 +178,42 @@ impl Restorer {
         Ok(None)
     }
 
-    /// Does what the thread has to do for an attempt: asks Kafka. A Kafka that does not answer is asked again next time.
+    /// Does what the thread has to do for an attempt: asks Kafka. A Kafka that does not answer is asked again later.
     ///
     /// # Errors
     /// It cannot come up.
-    pub fn advance(&mut self, partition: u32, attempt: &mut Attempt, consumer: &mut Consumer) -> Result<(), Failure> {
-        match std::mem::replace(&mut attempt.stage, Stage::Away) {
-            Stage::Away => {}
-            Stage::Genesis => match self.start_offsets(partition, consumer, |_| true) {
+    pub fn advance(
+        &mut self,
+        partition: u32,
+        attempt: &mut Attempt,
+        consumer: &mut Consumer,
+    ) -> Result<Asked, Failure> {
+        if attempt.not_before.is_some_and(|not_before| Instant::now() < not_before) {
+            return Ok(Asked::Answered);
+        }
+        attempt.not_before = None;
+        let asked = match std::mem::replace(&mut attempt.stage, Stage::Away) {
+            Stage::Away => return Ok(Asked::Answered),
+            Stage::Genesis => match self.genesis_offsets(partition, consumer) {
                 Ok(offsets) => {
-                    let offsets = self.by_topic(offsets);
                     let partitions = self.plan.source_partitions();
                     let head = protocol::genesis(rand::random(), offsets, partitions, self.plan.identities());
                     self.claim(partition, attempt, Some(head));
+                    return Ok(Asked::Answered);
                 }
-                Err(error) if error.is_retriable() => {
-                    warn!(partition, "waiting: {error}");
-                    attempt.stage = Stage::Genesis;
-                }
-                Err(error) => return Err(error.into()),
+                Err(error) => (Stage::Genesis, error),
             },
             Stage::Claimed(claim) => match self.committed(partition, consumer) {
-                Ok(kafka) => self.restore(partition, attempt, claim, &kafka)?,
-                Err(error) if error.is_retriable() => {
-                    warn!(partition, "waiting: {error}");
-                    attempt.stage = Stage::Claimed(claim);
-                }
-                Err(error) => return Err(error.into()),
+                Ok(kafka) => return self.restore(partition, attempt, claim, &kafka).map(|()| Asked::Answered),
+                Err(error) => (Stage::Claimed(claim), error),
             },
             Stage::Stateless { started } => match self.committed(partition, consumer) {
-                Ok(kafka) => self.start_stateless(partition, attempt, consumer, started, &kafka)?,
-                Err(error) if error.is_retriable() => {
-                    warn!(partition, "waiting: {error}");
-                    attempt.stage = Stage::Stateless { started };
-                }
-                Err(error) => return Err(error.into()),
+                Ok(kafka) => return self.start_stateless(partition, attempt, consumer, started, &kafka),
+                Err(error) => (Stage::Stateless { started }, error),
             },
-        }
-        Ok(())
+        };
+        let (stage, error) = asked;
+        if error.is_retriable() { Ok(attempt.wait(partition, stage, &error)) } else { Err(error.into()) }
     }
 
     fn spawn(&self, partition: u32, attempt: &mut Attempt, work: impl Future<Output = Progress> + Send + 'static) {
@@ -235,7 +262,13 @@ impl Restorer {
             .map_err(|disagreement| Failure::Disagreement { task: id.clone(), disagreement })?
             .clone();
         self.check_schemas(&id, &manifest)?;
-        let offsets = self.by_input(&manifest);
+        let mut offsets = Vec::with_capacity(self.plan.sources.len());
+        for SourcePlan { topic, .. } in &self.plan.sources {
+            let Some(&offset) = manifest.offsets.get(topic) else {
+                return Err(Failure::NewSource { topic: topic.clone(), manifest: manifest.id });
+            };
+            offsets.push(offset);
+        }
         let plan = Arc::clone(&self.plan);
         let store = TaskStore::new(Arc::clone(&self.meta), id.clone());
         self.spawn(partition, attempt, async move {
@@ -247,7 +280,16 @@ impl Restorer {
             });
             let (state, ledger) = match restored.await {
                 Ok(restored) => restored,
-                Err(error) => return Progress::Failed(error.into()),
+                Err(error) => {
+                    // Chunks go when a later owner has no use for them any more.
+                    let now = through_outages(|| store.read()).await;
+                    let superseded = |head: &Head| head.generation != claim.head().generation;
+                    if matches!(&now, Ok(Some((head, _))) if superseded(head)) {
+                        warn!(task = %id, "somebody else claimed the task while it was restored: claiming it again");
+                        return Progress::Superseded;
+                    }
+                    return Progress::Failed(error.into());
+                }
             };
             if let Err(error) = claim.sweep().await {
                 debug!(task = %id, "chunks left behind stay until the next claim: {error}");
@@ -288,19 +330,28 @@ impl Restorer {
         consumer: &mut Consumer,
         started: Option<bool>,
         kafka: &GroupOffsets,
-    ) -> Result<(), Failure> {
+    ) -> Result<Asked, Failure> {
         let id = self.plan.task(partition);
         let start = resolve::resolve_stateless(kafka, started.unwrap_or(false));
         let start = start.map_err(|gone| Failure::OffsetsGone { task: id.clone(), gone })?;
         let (meta, plan) = (Arc::clone(&self.meta), Arc::clone(&self.plan));
         match (start, started) {
             (StatelessStart::Resume(offsets), _) => {
+                if started != Some(true) {
+                    // The process may have ended, or the answer been lost, between the first offsets and the mark. Beside the
+                    // task, which does not wait for the metadata store.
+                    self.runtime.spawn(async move {
+                        if let Err(error) = through_outages(|| note_started(&*meta, &id)).await {
+                            warn!(task = %id, "it is not noted that the task has started: {error}");
+                        }
+                    });
+                }
                 let offsets = plan.sources.iter().map(|source| offsets[&source.topic]).collect();
                 let state = plan.empty_state();
                 self.spawn(partition, attempt, open(plan, partition, state, None, offsets));
             }
             (StatelessStart::Genesis { .. }, None) => self.spawn(partition, attempt, async move {
-                match through_outages(|| async { started_once(&*meta, &id).await }).await {
+                match through_outages(|| started_once(&*meta, &id)).await {
                     Ok(started) => Progress::Started(started),
                     Err(error) => Progress::Failed(error.into()),
                 }
@@ -310,9 +361,7 @@ impl Restorer {
                 let commits = match chosen {
                     Ok(chosen) => chosen,
                     Err(error) if error.is_retriable() => {
-                        warn!(partition, "waiting: {error}");
-                        attempt.stage = Stage::Stateless { started };
-                        return Ok(());
+                        return Ok(attempt.wait(partition, Stage::Stateless { started }, &error));
                     }
                     Err(error) => return Err(error.into()),
                 };
@@ -320,19 +369,17 @@ impl Restorer {
                 let commits: Vec<CommitOffset> = commits.into_iter().map(commit).collect();
                 if let Err(error) = consumer.commit(&commits, KAFKA_WAIT) {
                     // Not its owner any more, or no answer: the group says what comes next.
-                    warn!(partition, "waiting: {error}");
-                    attempt.stage = Stage::Stateless { started };
-                    return Ok(());
+                    return Ok(attempt.wait(partition, Stage::Stateless { started }, &error));
                 }
                 self.spawn(partition, attempt, async move {
-                    match through_outages(|| async { note_started(&*meta, &id).await }).await {
+                    match through_outages(|| note_started(&*meta, &id)).await {
                         Ok(()) => Progress::Started(true),
                         Err(error) => Progress::Failed(error.into()),
                     }
                 });
             }
         }
-        Ok(())
+        Ok(Asked::Answered)
     }
 
     /// What the group has committed for the inputs of a task, in one request.
@@ -368,12 +415,21 @@ impl Restorer {
             .collect()
     }
 
-    fn by_topic(&self, offsets: Vec<(TopicPartition, i64)>) -> BTreeMap<String, i64> {
-        self.plan.sources.iter().zip(offsets).map(|(source, (_, offset))| (source.topic.clone(), offset)).collect()
-    }
-
-    fn by_input(&self, manifest: &Manifest) -> Vec<i64> {
-        self.plan.sources.iter().map(|source| manifest.offsets.get(&source.topic).copied().unwrap_or(0)).collect()
+    /// Where a task without head starts: where the group stands, for a pipeline that had no state before, and where the
+    /// pipeline says only for topics without an offset.
+    fn genesis_offsets(
+        &self,
+        partition: u32,
+        consumer: &Consumer,
+    ) -> Result<BTreeMap<String, i64>, consumer::RequestError> {
+        let kafka = self.committed(partition, consumer)?;
+        let known: BTreeMap<String, i64> =
+            kafka.into_iter().filter_map(|(topic, group)| Some((topic, group.offset?))).collect();
+        let chosen = self.start_offsets(partition, consumer, |topic| !known.contains_key(topic))?;
+        let chosen = chosen
+            .into_iter()
+            .filter_map(|(at, offset)| Some((self.plan.sources.get(at.input as usize)?.topic.clone(), offset)));
+        Ok(chosen.chain(known).collect())
     }
 }
 

@@ -16,7 +16,7 @@ use super::counters::Counters;
 use super::failure::{Failure, Origin};
 use super::outbox::Outbox;
 use super::plan::Plan;
-use super::restore::{Attempt, Restorer};
+use super::restore::{Asked, Attempt, Restorer};
 use super::step::{self, Observed, Step};
 use super::task;
 use crate::config::OnError;
@@ -80,6 +80,8 @@ struct Patience {
     until: Instant,
     pause: Duration,
     resumed: bool,
+    /// The offsets behind the batch that failed: getting there ends the patience. What comes before is done again each time.
+    behind: Vec<i64>,
 }
 
 /// A worker thread.
@@ -245,7 +247,11 @@ impl Thread {
     fn revoked(&mut self, partitions: &[TopicPartition], lost: bool) -> Result<(), Failure> {
         info!(pipeline = self.equipment.plan.pipeline, partitions = ?numbers(partitions), lost, "revoked");
         if !lost {
-            self.commit_before_release()?;
+            let claimed_elsewhere = self.commit_before_release()?;
+            let leaving = |number: u32| partitions.iter().any(|at| u32::try_from(at.partition) == Ok(number));
+            for number in claimed_elsewhere.into_iter().filter(|number| !leaving(*number)) {
+                self.claim_again(number)?;
+            }
         }
         for at in partitions {
             let Ok(partition) = u32::try_from(at.partition) else { continue };
@@ -271,19 +277,19 @@ impl Thread {
         }
     }
 
-    /// Commits while the group waits. What cannot be committed in time is done again by the next owner.
-    fn commit_before_release(&mut self) -> Result<(), Failure> {
+    /// Commits while the group waits. What cannot be committed in time is done again by the next owner. Returns the tasks that
+    /// somebody else has claimed.
+    fn commit_before_release(&mut self) -> Result<Vec<u32>, Failure> {
         let until = Instant::now() + REVOKE_WAIT;
         if !self.committer.is_under_way() && !self.tasks.iter().flatten().any(|task| task.dirty) {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        self.committer.begin(&mut self.tasks)?;
+        self.begin_commit()?;
         while Instant::now() < until {
             match self.committer.advance(&mut self.tasks, &self.outbox, &mut self.consumer, COMMIT_WAIT)? {
                 Advanced::Ended { lost } => {
-                    lost.into_iter().for_each(|partition| self.drop_task(partition));
                     self.last_commit = Instant::now();
-                    return Ok(());
+                    return Ok(lost);
                 }
                 Advanced::Waiting(_) => {}
             }
@@ -291,17 +297,35 @@ impl Thread {
         warn!(
             "partitions are given up without a commit: their work since the last one is done again by the next owner"
         );
-        Ok(())
+        Ok(Vec::new())
+    }
+
+    /// Begins a commit. A task whose plugin asks for patience while it is flushed goes back and has no part in it.
+    fn begin_commit(&mut self) -> Result<(), Failure> {
+        loop {
+            match self.committer.begin(&mut self.tasks) {
+                Err(Failure::Flush { transform, partition, error }) if error.is_transient() => {
+                    warn!(transform, partition, "waiting: the plugin fails to flush and asks for patience: {error}");
+                    let at = self.equipment.plan.transforms.iter().position(|known| known.name == transform);
+                    self.wait_for_plugin(partition as usize, at.unwrap_or(0))?;
+                }
+                result => return result,
+            }
+        }
     }
 
     fn commit(&mut self) -> Result<(), Failure> {
-        self.committer.begin(&mut self.tasks)?;
+        self.begin_commit()?;
         let wait = self.equipment.control.left().map_or(COMMIT_WAIT, |left| left.min(COMMIT_WAIT));
         match self.committer.advance(&mut self.tasks, &self.outbox, &mut self.consumer, wait)? {
             Advanced::Ended { lost } => {
                 self.last_commit = Instant::now();
                 for partition in lost {
                     self.claim_again(partition)?;
+                }
+                // The group would not take the offsets now: a drain does not try for ever.
+                if self.equipment.control.is_overdue() && self.tasks.iter().flatten().any(|task| task.dirty) {
+                    return Err(Failure::Undrained { waiting_for: "the group to take the offsets".to_owned() });
                 }
             }
             Advanced::Waiting(waiting_for) => {
@@ -346,9 +370,14 @@ impl Thread {
                 self.tasks[partition as usize] = Some(Box::new(task));
             }
         }
+        if self.equipment.control.is_draining() {
+            return Ok(());
+        }
         for (&partition, slot) in &mut self.slots {
-            if let Some(attempt) = &mut slot.attempt {
-                self.restorer.advance(partition, attempt, &mut self.consumer)?;
+            let Some(attempt) = &mut slot.attempt else { continue };
+            // One that Kafka does not answer must not hold up the others, nor the group.
+            if self.restorer.advance(partition, attempt, &mut self.consumer)? == Asked::InVain {
+                break;
             }
         }
         Ok(())
@@ -426,7 +455,9 @@ impl Thread {
                 let patience =
                     u32::try_from(partition).ok().and_then(|at| self.slots.get_mut(&at)).map(|slot| &mut slot.patience);
                 if let Some(patience) = patience {
-                    *patience = None;
+                    let reached =
+                        |waited: &Patience| task.next.iter().zip(&waited.behind).all(|(next, end)| next >= end);
+                    *patience = patience.take().filter(|waited| !reached(waited));
                 }
                 Ok(())
             }
@@ -454,9 +485,10 @@ impl Thread {
             let transform = self.equipment.plan.transforms[at].name.clone();
             Failure::Open { transform, error }
         })?;
+        let behind = task.next.clone();
         task.roll_back(instances);
         let pause = slot.patience.take().map_or(PATIENCE.0, |before| (before.pause * 2).min(PATIENCE.1));
-        slot.patience = Some(Patience { until: Instant::now() + pause, pause, resumed: false });
+        slot.patience = Some(Patience { until: Instant::now() + pause, pause, resumed: false, behind });
         Ok(())
     }
 
