@@ -265,47 +265,77 @@ impl Headers {
     }
 
     fn walk(&self) -> HeaderWalk<'_> {
-        HeaderWalk { counts: self.counts.iter(), names: self.names.iter(), values: self.values.iter() }
+        HeaderWalk { headers: self, record: 0, at: HeaderAt::default() }
+    }
+}
+
+/// A place among the headers of all records.
+#[derive(Clone, Copy, Debug, Default)]
+struct HeaderAt {
+    entry: usize,
+    name_byte: usize,
+    value_byte: usize,
+}
+
+impl HeaderAt {
+    /// The header here; moves past it. The headers have passed [`Headers::check`] or were pushed.
+    fn step<'a>(&mut self, headers: &'a Headers) -> Option<(&'a [u8], Option<&'a [u8]>)> {
+        let name_len = usize::try_from(*headers.names.lengths.get(self.entry)?).unwrap_or(0);
+        let name = headers.names.bytes.get(self.name_byte..self.name_byte + name_len)?;
+        let value = match usize::try_from(*headers.values.lengths.get(self.entry)?) {
+            Ok(len) => {
+                let value = headers.values.bytes.get(self.value_byte..self.value_byte + len)?;
+                self.value_byte += len;
+                Some(value)
+            }
+            Err(_) => None,
+        };
+        self.entry += 1;
+        self.name_byte += name_len;
+        Some((name, value))
     }
 }
 
 struct HeaderWalk<'a> {
-    counts: std::slice::Iter<'a, i32>,
-    names: Entries<'a>,
-    values: Entries<'a>,
+    headers: &'a Headers,
+    record: usize,
+    at: HeaderAt,
 }
 
 impl<'a> HeaderWalk<'a> {
     /// Headers of the next record, or `None` where it inherits; moves past them.
+    #[inline]
     fn step(&mut self) -> Option<HeaderList<'a>> {
-        let count = self.counts.next().copied().unwrap_or(0);
+        let count = self.headers.counts.get(self.record).copied().unwrap_or(0);
+        self.record += 1;
         let count = usize::try_from(count).ok()?;
-        let list = HeaderList { names: self.names.clone(), values: self.values.clone(), count };
+        let list = HeaderList { headers: self.headers, at: self.at, count };
         for _ in 0..count {
-            self.names.next();
-            self.values.next();
+            self.at.step(self.headers);
         }
         Some(list)
     }
 }
 
 /// The headers of one record: an iterator of name and value.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct HeaderList<'a> {
-    names: Entries<'a>,
-    values: Entries<'a>,
+    headers: &'a Headers,
+    at: HeaderAt,
     count: usize,
 }
+
+static NO_HEADERS: Headers = Headers {
+    counts: Vec::new(),
+    names: Column { bytes: Vec::new(), lengths: Vec::new() },
+    values: Column { bytes: Vec::new(), lengths: Vec::new() },
+};
 
 impl HeaderList<'_> {
     /// No headers.
     #[must_use]
     pub fn empty() -> Self {
-        Self {
-            names: Entries { bytes: &[], lengths: [].iter() },
-            values: Entries { bytes: &[], lengths: [].iter() },
-            count: 0,
-        }
+        Self { headers: &NO_HEADERS, at: HeaderAt::default(), count: 0 }
     }
 
     /// Whether there is none left.
@@ -318,17 +348,10 @@ impl HeaderList<'_> {
 impl<'a> Iterator for HeaderList<'a> {
     type Item = (&'a [u8], Option<&'a [u8]>);
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         self.count = self.count.checked_sub(1)?;
-        let name = match self.names.next()? {
-            Entry::Bytes(name) => name,
-            Entry::Null | Entry::Inherit => &[],
-        };
-        let value = match self.values.next()? {
-            Entry::Bytes(value) => Some(value),
-            Entry::Null | Entry::Inherit => None,
-        };
-        Some((name, value))
+        self.at.step(self.headers)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
@@ -367,7 +390,7 @@ pub struct Batch {
 }
 
 /// One record of a batch or an emission, with what it inherits filled in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct RecordView<'a> {
     /// Index in the batch of the record it comes from.
     pub cause: u32,
@@ -449,8 +472,7 @@ impl Batch {
 
     /// The records in order.
     pub fn records(&self) -> impl Iterator<Item = RecordView<'_>> {
-        let mut walk = BatchWalk::new(self);
-        (0..u32::try_from(self.len()).unwrap_or(u32::MAX)).map_while(move |cause| walk.seek(cause).cloned())
+        BatchWalk::new(self)
     }
 }
 
@@ -508,14 +530,13 @@ impl<'a> Origins<'a> {
     }
 }
 
-/// Walks a batch forwards, and stays where it is when asked for the same record again.
+/// Walks the records of a batch.
 struct BatchWalk<'a> {
     keys: Entries<'a>,
     values: Entries<'a>,
-    timestamps: &'a [i64],
+    timestamps: std::slice::Iter<'a, i64>,
     headers: HeaderWalk<'a>,
     next: u32,
-    current: Option<RecordView<'a>>,
 }
 
 impl<'a> BatchWalk<'a> {
@@ -523,30 +544,32 @@ impl<'a> BatchWalk<'a> {
         Self {
             keys: batch.keys.iter(),
             values: batch.values.iter(),
-            timestamps: &batch.timestamps,
+            timestamps: batch.timestamps.iter(),
             headers: batch.headers.walk(),
             next: 0,
-            current: None,
         }
     }
+}
 
-    #[inline]
-    fn seek(&mut self, cause: u32) -> Option<&RecordView<'a>> {
-        while self.next <= cause {
-            let plain = |entry| match entry {
-                Entry::Bytes(bytes) => Some(bytes),
-                Entry::Null | Entry::Inherit => None,
-            };
-            self.current = Some(RecordView {
-                cause: self.next,
-                key: plain(self.keys.next()?),
-                value: plain(self.values.next()?),
-                timestamp: *self.timestamps.get(self.next as usize)?,
-                headers: self.headers.step().unwrap_or_else(HeaderList::empty),
-            });
-            self.next += 1;
-        }
-        self.current.as_ref()
+impl<'a> Iterator for BatchWalk<'a> {
+    type Item = RecordView<'a>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<RecordView<'a>> {
+        let plain = |entry| match entry {
+            Entry::Bytes(bytes) => Some(bytes),
+            Entry::Null | Entry::Inherit => None,
+        };
+        let timestamp = *self.timestamps.next()?;
+        let cause = self.next;
+        self.next += 1;
+        Some(RecordView {
+            cause,
+            key: plain(self.keys.next()?),
+            value: plain(self.values.next()?),
+            timestamp,
+            headers: self.headers.step().unwrap_or_else(HeaderList::empty),
+        })
     }
 }
 
@@ -639,6 +662,7 @@ impl Emission {
             timestamps: self.timestamps.as_deref(),
             headers: self.headers.as_ref().map(Headers::walk),
             batch: BatchWalk::new(batch),
+            cause: None,
         }
     }
 }
@@ -653,6 +677,8 @@ pub struct EmittedRecords<'a> {
     timestamps: Option<&'a [i64]>,
     headers: Option<HeaderWalk<'a>>,
     batch: BatchWalk<'a>,
+    /// The record of the batch that the last one came from, where several may come from one.
+    cause: Option<RecordView<'a>>,
 }
 
 impl<'a> Iterator for EmittedRecords<'a> {
@@ -665,12 +691,15 @@ impl<'a> Iterator for EmittedRecords<'a> {
         }
         let index = self.index;
         self.index += 1;
-        let cause = match self.causes {
-            Some(causes) => causes[index],
-            None => u32::try_from(index).ok()?,
+        let mut record = match self.causes {
+            None => self.batch.next()?,
+            Some(causes) => {
+                while self.batch.next <= causes[index] {
+                    self.cause = Some(self.batch.next()?);
+                }
+                self.cause?
+            }
         };
-        let mut record = self.batch.seek(cause)?.clone();
-        record.cause = cause;
         let fill = |entries: &mut Option<Entries<'a>>, inherited| match entries.as_mut().and_then(Iterator::next) {
             Some(Entry::Bytes(bytes)) => Some(bytes),
             Some(Entry::Null) => None,
