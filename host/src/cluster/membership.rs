@@ -120,10 +120,13 @@ impl Membership {
         let path = layout::node(name);
         let instance = record.instance.clone();
         let sessions = store.session();
+        // Before the node is made: a session that is replaced meanwhile is noticed.
+        let entered = sessions.borrow().number;
         enter(&*store, &path, name, &record, session_timeout).await?;
         let keeper = tokio::spawn(keep(
             Arc::clone(&store),
             sessions,
+            entered,
             path.clone(),
             name.clone(),
             record,
@@ -152,13 +155,13 @@ impl Membership {
 async fn keep(
     store: Arc<dyn Coordination>,
     mut sessions: tokio::sync::watch::Receiver<crate::meta::Session>,
+    mut entered: u64,
     path: String,
     name: Segment,
     record: NodeRecord,
     session_timeout: Duration,
     taken_over: impl FnOnce(JoinError) + Send,
 ) {
-    let mut entered = sessions.borrow_and_update().number;
     while sessions.changed().await.is_ok() {
         let session = *sessions.borrow_and_update();
         if session.number == entered || session.state != SessionState::Connected {

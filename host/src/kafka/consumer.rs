@@ -411,11 +411,21 @@ impl Consumer {
     /// Lets librdkafka deliver its reports, waiting up to `wait` for the first one, and turns them into events.
     fn serve(&mut self, wait: Duration) {
         let native = self.native();
-        let mut errors = Vec::new();
-        // Records do not come this way, they are forwarded; one that slips through was not waited for by anybody.
-        native.context().serve(wait, NOTICES_MAX, |wait| errors.extend(native.poll(wait).and_then(Result::err)));
+        let (mut errors, mut missed) = (Vec::new(), None);
+        // Records do not come this way, they are forwarded; one from before a start is of no interest.
+        native.context().serve(wait, NOTICES_MAX, |wait| match native.poll(wait) {
+            Some(Ok(message)) => missed = missed.or_else(|| self.wanted(&message)),
+            Some(Err(error)) => errors.push(error),
+            None => {}
+        });
         for error in errors {
             self.group_error(&error);
+        }
+        if let Some(at) = missed {
+            // The position would go past it with the next record: better to stop than to lose it.
+            let text =
+                format!("a record of {at} came by another way than its queue; start again, it is read again then");
+            self.fatal = Some(ConsumeError { text });
         }
         while let Some(answer) = self.reader().next_commit(Duration::ZERO) {
             self.commits_ended += 1;
@@ -426,6 +436,13 @@ impl Consumer {
                 self.events.push_back(event);
             }
         }
+    }
+
+    /// The partition of a message, if [`Consumer::fetch`] would have let it through.
+    fn wanted(&self, message: &impl rdkafka::Message) -> Option<TopicPartition> {
+        let input = self.topics.iter().position(|topic| topic == message.topic())?;
+        let at = TopicPartition { input: u32::try_from(input).ok()?, partition: message.partition() };
+        self.positions.position(at).filter(|next| message.offset() >= *next).map(|_| at)
     }
 
     /// What the group coordinator refuses comes as a message that is none.

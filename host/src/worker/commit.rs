@@ -196,7 +196,9 @@ impl Committer {
         }
         let plan = &self.plan;
         let commit = |task: &mut Box<Task>| {
-            let Task { durable: Some(Durable { claim, ledger }), state, next, .. } = &mut **task else { return None };
+            let Task { durable: Some(Durable { claim, ledger, .. }), state, next, .. } = &mut **task else {
+                return None;
+            };
             let offsets = plan.sources.iter().zip(next.iter()).map(|(source, next)| (source.topic.clone(), *next));
             let make = |epoch, chunks| Manifest {
                 id: ManifestId { epoch, nonce: rand::random() },
@@ -220,9 +222,10 @@ impl Committer {
             let partition = commit.partition();
             let Some(task) = tasks.get_mut(partition as usize).and_then(Option::as_mut) else { continue };
             bytes += commit.bytes();
-            let Task { durable: Some(Durable { claim, ledger }), state, .. } = &mut **task else { continue };
+            let Task { durable: Some(Durable { claim, ledger, manifest }), state, .. } = &mut **task else { continue };
             match claim.settled(commit, ledger, state) {
                 Settled::Committed => {
+                    *manifest = claim.head().committed.id;
                     mark_committed(task);
                     offsets.extend(task.group_offsets());
                 }

@@ -296,7 +296,8 @@ impl Restorer {
             }
             let (keys, bytes, took) = (state.len(), state.bytes(), begin.elapsed());
             info!(task = %id, epoch = %manifest.id.epoch, keys, bytes, ?offsets, ?took, "restored");
-            open(plan, partition, state, Some(Durable { claim: *claim, ledger }), offsets).await
+            let durable = Durable { claim: *claim, ledger, manifest: manifest.id };
+            open(plan, partition, state, Some(durable), offsets).await
         });
         Ok(())
     }

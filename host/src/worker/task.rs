@@ -7,6 +7,7 @@ use super::plan::Plan;
 use crate::checkpoint::ledger::Ledger;
 use crate::checkpoint::store::Claim;
 use crate::engine::{Instance, OpenError};
+use crate::ids::ManifestId;
 use crate::kafka::TopicPartition;
 use crate::kafka::consumer::CommitOffset;
 use crate::record::Batch;
@@ -38,6 +39,8 @@ pub struct Durable {
     pub claim: Claim,
     /// Its chunks.
     pub ledger: Ledger,
+    /// What the state was last durable as: after recovery believed Kafka, not the head's committed manifest.
+    pub manifest: ManifestId,
 }
 
 impl Task {
@@ -106,11 +109,11 @@ impl Task {
         self.partitions().zip(self.next.iter().copied()).collect()
     }
 
-    /// What the group should have for it, as its head says; nothing without state.
+    /// What the group should have for it: the offsets of its last durable manifest; nothing without state.
     #[must_use]
     pub fn group_offsets(&self) -> Vec<CommitOffset> {
-        let Some(Durable { claim, .. }) = &self.durable else { return Vec::new() };
-        let metadata = claim.head().committed.id.to_string();
+        let Some(Durable { manifest, .. }) = &self.durable else { return Vec::new() };
+        let metadata = manifest.to_string();
         let offsets = self.partitions().zip(self.committed.iter().copied());
         offsets.map(|(partition, offset)| CommitOffset { partition, offset, metadata: metadata.clone() }).collect()
     }

@@ -266,7 +266,20 @@ impl Thread {
             }
         }
         self.counters.rebalanced();
+        self.halt_widowed(partitions)?;
         self.consumer.release(partitions)?;
+        Ok(())
+    }
+
+    /// Inputs that stay while another input of their task goes: without the task their records would be fetched for nothing.
+    fn halt_widowed(&mut self, leaving: &[TopicPartition]) -> Result<(), Failure> {
+        let numbers: BTreeSet<i32> = leaving.iter().map(|at| at.partition).collect();
+        let stay = numbers.into_iter().filter_map(|partition| {
+            let slot = self.slots.get(&u32::try_from(partition).ok()?)?;
+            Some(slot.assigned.iter().map(move |&input| TopicPartition { input, partition }))
+        });
+        let stay: Vec<TopicPartition> = stay.flatten().collect();
+        self.consumer.halt(&stay)?;
         Ok(())
     }
 
@@ -285,7 +298,7 @@ impl Thread {
             return Ok(Vec::new());
         }
         self.begin_commit()?;
-        while Instant::now() < until {
+        while Instant::now() < until && !self.equipment.control.is_overdue() {
             match self.committer.advance(&mut self.tasks, &self.outbox, &mut self.consumer, COMMIT_WAIT)? {
                 Advanced::Ended { lost } => {
                     self.last_commit = Instant::now();
