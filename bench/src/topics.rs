@@ -1,5 +1,6 @@
 //! Topics of the measurements: made, filled, watched, removed.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -18,7 +19,8 @@ const WAIT: Duration = Duration::from_secs(30);
 pub struct Topics {
     bootstrap: String,
     admin: AdminClient<DefaultClientContext>,
-    watcher: BaseConsumer,
+    /// Made anew for each new topic: a client remembers for a while that a topic was missing.
+    watcher: RefCell<BaseConsumer>,
 }
 
 impl Topics {
@@ -27,13 +29,8 @@ impl Topics {
     /// # Errors
     /// No client could be made.
     pub fn connect(bootstrap: &str) -> Result<Self> {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", bootstrap);
-        Ok(Self {
-            bootstrap: bootstrap.to_owned(),
-            admin: config.create().context("make an admin client")?,
-            watcher: config.set("group.id", "bench-watcher").create().context("make a consumer")?,
-        })
+        let admin = ClientConfig::new().set("bootstrap.servers", bootstrap).create().context("make an admin client")?;
+        Ok(Self { bootstrap: bootstrap.to_owned(), admin, watcher: RefCell::new(watcher(bootstrap)?) })
     }
 
     /// Makes a topic, unless it is there.
@@ -55,6 +52,7 @@ impl Topics {
                 bail!("topic {topic} was made and does not appear");
             }
             std::thread::sleep(Duration::from_millis(20));
+            self.watcher.replace(watcher(&self.bootstrap)?);
         }
         Ok(())
     }
@@ -78,7 +76,7 @@ impl Topics {
             // As a timestamp it means the end: one request asks for all partitions.
             list.add_partition_offset(topic, partition, Offset::End)?;
         }
-        let ends = self.watcher.offsets_for_times(list, WAIT)?;
+        let ends = self.watcher.borrow().offsets_for_times(list, WAIT)?;
         let mut sum = 0;
         for element in ends.elements() {
             element.error()?;
@@ -122,4 +120,12 @@ impl Topics {
         }
         producer.flush(Duration::from_secs(300)).context("fill the source topic")
     }
+}
+
+fn watcher(bootstrap: &str) -> Result<BaseConsumer> {
+    ClientConfig::new()
+        .set("bootstrap.servers", bootstrap)
+        .set("group.id", "bench-watcher")
+        .create()
+        .context("make a consumer")
 }

@@ -93,6 +93,18 @@ pub(crate) struct Ground<'a> {
 }
 
 impl Ground<'_> {
+    /// Lets `sluicegate run` start once, so that its plugin is compiled when it is measured.
+    pub(crate) fn warm_up(&self, work: Work) -> Result<()> {
+        let name = format!("{}-warm-up-{}", work.name(), std::process::id());
+        let sink = format!("bench-sink-{name}");
+        self.topics.create(&sink, PARTITIONS)?;
+        let command = self.command(Contender::Sluicegate, work, &name, &sink)?;
+        let process = Measured::start("warm-up", command, self.folder.join(format!("{name}.log")))?;
+        let warm = self.watch(process, Contender::Sluicegate, 0, &sink, 1);
+        self.topics.delete(&sink)?;
+        warm.map(drop)
+    }
+
     /// Runs one contender until everything is in the sink.
     pub(crate) fn measure(&self, contender: Contender, work: Work, records: u64, round: usize) -> Result<Measurement> {
         let name = format!("{}-{contender:?}-{}-{round}", work.name(), std::process::id()).to_lowercase();

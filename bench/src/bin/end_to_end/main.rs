@@ -94,6 +94,9 @@ fn main() -> Result<()> {
             arguments.records
         );
         report::print_heading();
+        if contenders.contains(&Contender::Sluicegate) {
+            ground.warm_up(work)?;
+        }
         let mut measured = Vec::new();
         for round in 1..=arguments.rounds {
             for &contender in &contenders {
