@@ -14,13 +14,16 @@ use tokio::task::JoinHandle;
 use crate::checkpoint::store::{self, PendingCommit, StateError};
 use crate::meta::MetaStore;
 
+/// The commits, and how writing them went.
+type Written = (Vec<PendingCommit>, Result<(), StateError>);
+
 /// Some commits, until each is settled.
 pub struct Settling {
     meta: Arc<dyn MetaStore>,
     runtime: Handle,
     /// Those that nobody is writing at the moment.
     resting: Vec<PendingCommit>,
-    writing: Option<JoinHandle<(Vec<PendingCommit>, Result<(), StateError>)>>,
+    writing: Option<JoinHandle<Written>>,
     forgotten: BTreeSet<u32>,
 }
 
