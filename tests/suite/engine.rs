@@ -1,6 +1,7 @@
 //! Plugins that were compiled by the SDK, in the engine: what they do right and how they go wrong.
 //!
 //! No server is needed. The guests come from `tests/guests` and `plugins`; `cargo xtask plugins` builds them.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -84,10 +84,6 @@ impl State {
         runtime().block_on(self.meta.get(path)).unwrap()
     }
 
-    pub(crate) fn children(&self, path: &str) -> Vec<String> {
-        runtime().block_on(self.meta.children(path)).unwrap()
-    }
-
     /// Writes a node that exists, whatever it holds.
     pub(crate) fn set(&self, path: &str, data: impl Into<Bytes>) {
         let version = self.get(path).unwrap().version;

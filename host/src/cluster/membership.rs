@@ -11,11 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
 use crate::meta::layout::{self, Segment};
-use crate::meta::{Coordination, MetaError, SessionState, Version, Write};
+use crate::meta::{Coordination, MetaError, Session, SessionState, Version, Write};
 
 /// Pause between two looks at a node that is in the way.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -122,17 +123,10 @@ impl Membership {
         let sessions = store.session();
         // Before the node is made: a session that is replaced meanwhile is noticed.
         let entered = sessions.borrow().number;
-        enter(&*store, &path, name, &record, session_timeout).await?;
-        let keeper = tokio::spawn(keep(
-            Arc::clone(&store),
-            sessions,
-            entered,
-            path.clone(),
-            name.clone(),
-            record,
-            session_timeout,
-            taken_over,
-        ));
+        let entry =
+            Entry { store: Arc::clone(&store), path: path.clone(), name: name.clone(), record, session_timeout };
+        entry.make().await?;
+        let keeper = tokio::spawn(entry.keep(sessions, entered, taken_over));
         Ok(Self { store, path, instance, keeper })
     }
 
@@ -151,68 +145,73 @@ impl Membership {
     }
 }
 
-/// Makes the node again in every new session.
-async fn keep(
+/// A node that is to be there.
+struct Entry {
     store: Arc<dyn Coordination>,
-    mut sessions: tokio::sync::watch::Receiver<crate::meta::Session>,
-    mut entered: u64,
     path: String,
     name: Segment,
     record: NodeRecord,
     session_timeout: Duration,
-    taken_over: impl FnOnce(JoinError) + Send,
-) {
-    while sessions.changed().await.is_ok() {
-        let session = *sessions.borrow_and_update();
-        if session.number == entered || session.state != SessionState::Connected {
-            continue;
-        }
-        match enter(&*store, &path, &name, &record, session_timeout).await {
-            Ok(()) => {
-                entered = session.number;
-                info!("the session was replaced; the node is signed on again");
+}
+
+impl Entry {
+    /// Makes the node again in every session after number `entered`.
+    async fn keep(
+        self,
+        mut sessions: watch::Receiver<Session>,
+        mut entered: u64,
+        taken_over: impl FnOnce(JoinError) + Send,
+    ) {
+        while sessions.changed().await.is_ok() {
+            let session = *sessions.borrow_and_update();
+            if session.number == entered || session.state != SessionState::Connected {
+                continue;
             }
-            Err(JoinError::Meta(error)) => warn!("the node is not signed on: {error}"),
-            Err(error) => {
-                taken_over(error);
-                return;
+            match self.make().await {
+                Ok(()) => {
+                    entered = session.number;
+                    info!("the session was replaced; the node is signed on again");
+                }
+                Err(JoinError::Meta(error)) => warn!("the node is not signed on: {error}"),
+                Err(error) => {
+                    taken_over(error);
+                    return;
+                }
             }
         }
     }
-}
 
-async fn enter(
-    store: &dyn Coordination,
-    path: &str,
-    name: &Segment,
-    record: &NodeRecord,
-    session_timeout: Duration,
-) -> Result<(), JoinError> {
-    store.ensure(layout::NODES).await?;
-    let data = Bytes::from(serde_json::to_vec(record).expect("a record has string keys only"));
-    let until = tokio::time::Instant::now() + session_timeout + Duration::from_secs(2);
-    let mut said = false;
-    loop {
-        let create = Write::Create { path: path.to_owned(), data: data.clone(), ephemeral: true };
-        match store.multi(vec![create]).await {
-            Ok(_) => return Ok(()),
-            Err(MetaError::Exists { .. } | MetaError::AnswerLost { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let Some((other, version)) = read(store, path).await? else { continue };
-        if other.instance == record.instance {
-            // Left over from this process's own session before, which ends on its own; or made a moment ago.
-            remove(store, path, version).await?;
-        } else if other.is_dead() {
-            info!(name = %name, pid = other.pid, "taking over from a process of this machine that has ended");
-            remove(store, path, version).await?;
-        } else if (other.machine.is_some() && other.machine == record.machine) || tokio::time::Instant::now() >= until {
-            return Err(JoinError::NameTaken { name: name.to_string(), pid: other.pid, http: other.http });
-        } else {
-            if !std::mem::replace(&mut said, true) {
-                warn!(name = %name, "waiting: a node of this name is signed on elsewhere; if it has ended, its session will end too");
+    async fn make(&self) -> Result<(), JoinError> {
+        let Self { path, name, record, .. } = self;
+        let store = &*self.store;
+        store.ensure(layout::NODES).await?;
+        let data = Bytes::from(serde_json::to_vec(record).expect("a record has string keys only"));
+        let until = tokio::time::Instant::now() + self.session_timeout + Duration::from_secs(2);
+        let mut said = false;
+        loop {
+            let create = Write::Create { path: path.to_owned(), data: data.clone(), ephemeral: true };
+            match store.multi(vec![create]).await {
+                Ok(_) => return Ok(()),
+                Err(MetaError::Exists { .. } | MetaError::AnswerLost { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            let Some((other, version)) = read(store, path).await? else { continue };
+            if other.instance == record.instance {
+                // Left over from this process's own session before, which ends on its own; or made a moment ago.
+                remove(store, path, version).await?;
+            } else if other.is_dead() {
+                info!(name = %name, pid = other.pid, "taking over from a process of this machine that has ended");
+                remove(store, path, version).await?;
+            } else if (other.machine.is_some() && other.machine == record.machine)
+                || tokio::time::Instant::now() >= until
+            {
+                return Err(JoinError::NameTaken { name: name.to_string(), pid: other.pid, http: other.http });
+            } else {
+                if !std::mem::replace(&mut said, true) {
+                    warn!(name = %name, "waiting: a node of this name is signed on elsewhere; if it has ended, its session will end too");
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
         }
     }
 }

@@ -24,7 +24,7 @@ impl Transform for Pairs {
         }
         let right = record.text()?;
         let left = self.last.get(key);
-        let left = left.as_deref().map_or("none", String::as_str);
+        let left = left.map_or("none", String::as_str);
         self.main.send(record.with_value((left, "+", right)))
     }
 }
