@@ -125,8 +125,7 @@ impl Membership {
         enter(&*store, &path, name, &record, session_timeout).await?;
         let keeper = tokio::spawn(keep(
             Arc::clone(&store),
-            sessions,
-            entered,
+            (sessions, entered),
             path.clone(),
             name.clone(),
             record,
@@ -151,11 +150,10 @@ impl Membership {
     }
 }
 
-/// Makes the node again in every new session.
+/// Makes the node again in every session after the one in which it was made.
 async fn keep(
     store: Arc<dyn Coordination>,
-    mut sessions: tokio::sync::watch::Receiver<crate::meta::Session>,
-    mut entered: u64,
+    (mut sessions, mut entered): (tokio::sync::watch::Receiver<crate::meta::Session>, u64),
     path: String,
     name: Segment,
     record: NodeRecord,

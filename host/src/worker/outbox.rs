@@ -61,7 +61,7 @@ impl Outbox {
         let target = partition::choose(record.key, source_partition, partitions);
         let mut full_since: Option<Instant> = None;
         loop {
-            let headers = record.headers.clone();
+            let headers = record.headers;
             match self.producer.send(topic, target, record.key, record.value, record.timestamp, headers) {
                 Ok(()) => {
                     self.sent[sink] += 1;
