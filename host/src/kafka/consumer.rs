@@ -693,6 +693,12 @@ impl Consumer {
         }
     }
 
+    /// Whether a commit was sent whose answer has not come.
+    #[must_use]
+    pub fn has_unanswered_commits(&self) -> bool {
+        self.commits_ended < self.commits_sent
+    }
+
     /// Sends a commit, of at least one offset; [`ConsumerEvent::Committed`] says how it went.
     ///
     /// # Errors

@@ -34,6 +34,8 @@ const COMMIT_WAIT: Duration = Duration::from_millis(500);
 const REVOKE_WAIT: Duration = Duration::from_secs(10);
 /// How long librdkafka may take to move to an offset.
 const START_WAIT: Duration = Duration::from_secs(10);
+/// How long the end waits for the group to take the offsets that the heads have.
+const LAST_OFFSETS_WAIT: Duration = Duration::from_secs(2);
 /// How long leaving the group may take.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// First and longest pause after a plugin asked for patience.
@@ -141,6 +143,9 @@ impl Thread {
     /// Why the pipeline stops. What was done since the last commit is done again at the next start.
     pub fn run(mut self) -> Result<(), Failure> {
         let result = self.turn();
+        if result.is_ok() {
+            self.last_group_offsets();
+        }
         let control = Arc::clone(&self.equipment.control);
         control.tasks(self.counted, (0, 0));
         self.counters.forget(&self.tasks);
@@ -394,6 +399,18 @@ impl Thread {
             }
         }
         Ok(())
+    }
+
+    /// Waits until the group knows what the heads say, for a moment: leaving it overtakes what was sent.
+    fn last_group_offsets(&mut self) {
+        if !self.consumer.has_unanswered_commits() && self.group_offsets_at.is_none() {
+            return;
+        }
+        let offsets: Vec<_> = self.tasks.iter().flatten().flat_map(|task| task.group_offsets()).collect();
+        let wait = self.equipment.control.left().map_or(LAST_OFFSETS_WAIT, |left| left.min(LAST_OFFSETS_WAIT));
+        if let Err(error) = self.consumer.commit(&offsets, wait) {
+            debug!("group offsets: {error}");
+        }
     }
 
     /// Tells the group again what the heads say. A topic without new records has no next commit that would.
