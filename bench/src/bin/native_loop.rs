@@ -2,7 +2,7 @@
 //!
 //! Consumes in batches, keeps keys and timestamps, produces idempotently to the partition that Kafka's own client would choose,
 //! flushes and commits every second. Nothing is allocated for a record. The settings of librdkafka are those of Sluicegate. What it
-//! leaves out: headers, rebalancing with care, state that survives it, errors that are told apart. Ends when its standard
+//! leaves out: headers, the group's membership, state that survives it, errors that are told apart. Ends when its standard
 //! input does.
 #![expect(unsafe_code, reason = "the baseline calls librdkafka directly")]
 
@@ -36,7 +36,6 @@ const CONSUMER: &[(&str, &str)] = &[
     ("enable.auto.offset.store", "false"),
     ("auto.offset.reset", "earliest"),
     ("isolation.level", "read_committed"),
-    ("partition.assignment.strategy", "cooperative-sticky"),
 ];
 const PRODUCER: &[(&str, &str)] = &[
     ("linger.ms", "5"),
@@ -61,7 +60,7 @@ struct Arguments {
     source: String,
     #[arg(long)]
     sink: String,
-    /// Partitions of the sink
+    /// Partitions of source and sink
     #[arg(long)]
     partitions: i32,
     #[arg(long, value_enum)]
@@ -82,14 +81,23 @@ enum Work {
 
 fn main() {
     let arguments = Arguments::parse();
+    // A thread that fails must not leave the others running.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
     let stop = Arc::new(AtomicBool::new(false));
     let threads: Vec<_> = (0..arguments.threads)
         .map(|number| {
+            // Each thread has its partitions from the start: nothing moves.
+            let partitions =
+                (0..arguments.partitions).filter(|one| *one as usize % arguments.threads == number).collect();
             let (arguments, stop) = (arguments.clone(), Arc::clone(&stop));
             let name = format!("loop-{number}");
             std::thread::Builder::new()
                 .name(name)
-                .spawn(move || Loop::new(&arguments).run(&stop))
+                .spawn(move || Loop::new(&arguments, partitions).run(&stop))
                 .expect("threads start")
         })
         .collect();
@@ -140,18 +148,21 @@ struct Loop {
 }
 
 impl Loop {
-    fn new(arguments: &Arguments) -> Self {
+    fn new(arguments: &Arguments, partitions: Vec<i32>) -> Self {
         let source = CString::new(arguments.source.as_str()).expect("no NUL");
         let sink = CString::new(arguments.sink.as_str()).expect("no NUL");
         let own: Vec<_> = CONSUMER.iter().copied().chain([("group.id", arguments.group.as_str())]).collect();
         let consumer = client(sys::rd_kafka_type_t::RD_KAFKA_CONSUMER, &arguments.bootstrap, &own);
         let producer = client(sys::rd_kafka_type_t::RD_KAFKA_PRODUCER, &arguments.bootstrap, PRODUCER);
-        // SAFETY: clients and names are alive; the list is copied by the subscription.
+        // SAFETY: clients and names are alive; the list is copied.
         unsafe {
             sys::rd_kafka_poll_set_consumer(consumer);
             let topics = sys::rd_kafka_topic_partition_list_new(1);
-            sys::rd_kafka_topic_partition_list_add(topics, source.as_ptr(), -1);
-            assert_eq!(sys::rd_kafka_subscribe(consumer, topics), RD_KAFKA_RESP_ERR_NO_ERROR);
+            for partition in partitions {
+                let entry = sys::rd_kafka_topic_partition_list_add(topics, source.as_ptr(), partition);
+                (*entry).offset = i64::from(sys::RD_KAFKA_OFFSET_BEGINNING);
+            }
+            assert_eq!(sys::rd_kafka_assign(consumer, topics), RD_KAFKA_RESP_ERR_NO_ERROR);
             sys::rd_kafka_topic_partition_list_destroy(topics);
             Self {
                 queue: sys::rd_kafka_queue_get_consumer(consumer),
