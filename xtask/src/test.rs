@@ -1,7 +1,7 @@
 //! `cargo xtask test`: installs what the tests need, builds what they run, runs them all.
 //!
-//! One profile for everything native, so that nothing large is compiled twice. The tests themselves start no cargo and fetch
-//! nothing: what they run is there before the first one begins.
+//! One profile and one set of packages for everything native, so that nothing large is compiled twice. The tests themselves
+//! start no cargo and fetch nothing: what they run is there before the first one begins.
 
 use std::time::Instant;
 
@@ -10,6 +10,9 @@ use clap::Args;
 use sluicegate_harness::jars::{Distribution, class_path};
 
 use crate::plugins;
+
+/// Everything but the benchmarks, which have no tests and would bring dependencies and features of their own.
+const PACKAGES: [&str; 3] = ["--workspace", "--exclude", "sluicegate-bench"];
 
 #[derive(Args, Debug)]
 pub(crate) struct TestOptions {
@@ -28,8 +31,8 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
     })?;
     step("plugins and test guests, for WebAssembly", || plugins::build().map(drop))?;
     // All targets in one build: the program that the suite runs, and the tests.
-    step("host and tests", || cargo(&["build", "--workspace", "--bins", "--tests"]))?;
-    let mut arguments = vec!["test", "--workspace", "--no-fail-fast"];
+    step("host and tests", || cargo(&[&["build"], &PACKAGES[..], &["--bins", "--tests"]].concat()))?;
+    let mut arguments = [&["test"], &PACKAGES[..], &["--no-fail-fast"]].concat();
     arguments.extend(options.filter.as_deref());
     if !options.arguments.is_empty() {
         arguments.push("--");
