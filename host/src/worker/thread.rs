@@ -42,6 +42,8 @@ const PATIENCE: (Duration, Duration) = (Duration::from_millis(200), Duration::fr
 const REJECTS_LOGGED: u64 = 10;
 /// While commits wait for the byte budget, it is said this often.
 const BUDGET_MESSAGE: Duration = Duration::from_secs(30);
+/// How long a stop may wait for the group to take the offsets of tasks with state: a rebalance refuses them for a moment.
+const GROUP_OFFSETS_AT_END: Duration = Duration::from_secs(2);
 /// How long the group's offsets stay behind the heads after a refusal, which a rebalance causes, before they are sent again.
 const GROUP_OFFSETS_AGAIN: Duration = Duration::from_millis(500);
 const METRICS_EVERY: Duration = Duration::from_secs(1);
@@ -166,7 +168,7 @@ impl Thread {
                 Step::Idle { wait } => {
                     self.consumer.fetch(0, 0, wait, |_| {})?;
                 }
-                Step::Finish => return Ok(()),
+                Step::Finish => return self.last_group_offsets(),
             }
         }
     }
@@ -394,6 +396,25 @@ impl Thread {
             }
         }
         Ok(())
+    }
+
+    /// Tells the group what the heads say before the thread leaves it, so that its lag is right while nobody runs. The heads
+    /// decide: a group that does not listen does not hold up the end for long.
+    fn last_group_offsets(&mut self) -> Result<(), Failure> {
+        let until = Instant::now() + GROUP_OFFSETS_AT_END;
+        loop {
+            let offsets: Vec<_> = self.tasks.iter().flatten().flat_map(|task| task.group_offsets()).collect();
+            let left = until.saturating_duration_since(Instant::now());
+            if offsets.is_empty() || left.is_zero() {
+                return Ok(());
+            }
+            match self.consumer.commit(&offsets, left) {
+                Ok(()) => return Ok(()),
+                Err(error) => debug!("group offsets: {error}"),
+            }
+            self.consumer.fetch(0, 0, step::FETCH_WAIT_MAX, |_| {})?;
+            self.group_events()?;
+        }
     }
 
     /// Tells the group again what the heads say. A topic without new records has no next commit that would.
