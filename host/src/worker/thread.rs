@@ -143,9 +143,6 @@ impl Thread {
     /// Why the pipeline stops. What was done since the last commit is done again at the next start.
     pub fn run(mut self) -> Result<(), Failure> {
         let result = self.turn();
-        if result.is_ok() {
-            self.last_group_offsets();
-        }
         let control = Arc::clone(&self.equipment.control);
         control.tasks(self.counted, (0, 0));
         self.counters.forget(&self.tasks);
@@ -171,7 +168,7 @@ impl Thread {
                 Step::Idle { wait } => {
                     self.consumer.fetch(0, 0, wait, |_| {})?;
                 }
-                Step::Finish => return Ok(()),
+                Step::Finish => return self.last_group_offsets(),
             }
         }
     }
@@ -401,15 +398,26 @@ impl Thread {
         Ok(())
     }
 
-    /// Waits until the group knows what the heads say, for a moment: leaving it overtakes what was sent.
-    fn last_group_offsets(&mut self) {
+    /// Tells the group what the heads say before the thread leaves it, so that its lag is right while nobody runs. The heads
+    /// decide: a group that does not listen does not hold up the end for long.
+    fn last_group_offsets(&mut self) -> Result<(), Failure> {
         if !self.consumer.has_unanswered_commits() && self.group_offsets_at.is_none() {
-            return;
+            return Ok(());
         }
-        let offsets: Vec<_> = self.tasks.iter().flatten().flat_map(|task| task.group_offsets()).collect();
         let wait = self.equipment.control.left().map_or(LAST_OFFSETS_WAIT, |left| left.min(LAST_OFFSETS_WAIT));
-        if let Err(error) = self.consumer.commit(&offsets, wait) {
-            debug!("group offsets: {error}");
+        let until = Instant::now() + wait;
+        loop {
+            let offsets: Vec<_> = self.tasks.iter().flatten().flat_map(|task| task.group_offsets()).collect();
+            let left = until.saturating_duration_since(Instant::now());
+            if offsets.is_empty() || left.is_zero() {
+                return Ok(());
+            }
+            match self.consumer.commit(&offsets, left) {
+                Ok(()) => return Ok(()),
+                Err(error) => debug!("group offsets: {error}"),
+            }
+            self.consumer.fetch(0, 0, step::FETCH_WAIT_MAX, |_| {})?;
+            self.group_events()?;
         }
     }
 
