@@ -2,25 +2,35 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use sluicegate::checkpoint::head::Head;
-use sluicegate::checkpoint::store::TaskStore;
+use sluicegate::checkpoint::store::{StateError, TaskStore};
 use sluicegate::ids::TaskId;
 use sluicegate::meta::layout::TaskPath;
 use sluicegate::meta::zookeeper::{ZooKeeper, ZooKeeperOptions};
-use sluicegate::meta::{MetaStore, Node, Write};
+use sluicegate::meta::{MetaError, MetaStore, Node, Write};
 use sluicegate::state::{StoreName, TaskState};
 use tokio::runtime::Runtime;
 
 use crate::deployment::Deployment;
+use crate::shared::wait_for;
 
 /// For what the library does asynchronously.
 pub(crate) fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let build = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     RUNTIME.get_or_init(build)
+}
+
+/// The answer; nothing when the server could not be asked, which on a busy machine it sometimes cannot.
+fn answered<T, E: Debug>(answer: Result<T, E>, is_outage: impl Fn(&E) -> bool) -> Option<T> {
+    match answer {
+        Err(error) if is_outage(&error) => None,
+        answer => Some(answer.unwrap()),
+    }
 }
 
 /// A view of a deployment's part of ZooKeeper.
@@ -52,7 +62,8 @@ impl State {
     /// A task's head, if it has one.
     pub(crate) fn head(&self, partition: u32) -> Option<Head> {
         let store = TaskStore::new(self.meta.clone(), self.task(partition));
-        runtime().block_on(store.read()).unwrap().map(|(head, _)| head)
+        let read = || runtime().block_on(store.read());
+        wait_for("the head", || answered(read(), StateError::is_outage)).map(|(head, _)| head)
     }
 
     /// The heads of tasks 0, 1, ..
@@ -63,10 +74,11 @@ impl State {
     /// What a store of a transform holds in a task.
     pub(crate) fn entries(&self, partition: u32, transform: &str, store: &str) -> BTreeMap<Vec<u8>, Vec<u8>> {
         let task = TaskStore::new(self.meta.clone(), self.task(partition));
-        let mut state = TaskState::default();
-        runtime().block_on(async {
-            let (head, _) = task.read().await.unwrap().unwrap();
-            task.restore(&head, &head.committed, &mut state).await.unwrap();
+        let head = self.head(partition).unwrap();
+        let mut state = wait_for("the state", || {
+            let mut state = TaskState::default();
+            let restored = runtime().block_on(task.restore(&head, &head.committed, &mut state));
+            answered(restored, StateError::is_outage).map(|_| state)
         });
         let name = StoreName { transform: transform.to_owned(), store: store.to_owned() };
         let number = state.number(&name);
@@ -81,7 +93,7 @@ impl State {
     }
 
     pub(crate) fn get(&self, path: &str) -> Option<Node> {
-        runtime().block_on(self.meta.get(path)).unwrap()
+        wait_for("the node", || answered(runtime().block_on(self.meta.get(path)), MetaError::is_outage))
     }
 
     /// Writes a node that exists, whatever it holds.

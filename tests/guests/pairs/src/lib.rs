@@ -1,13 +1,15 @@
-//! Two inputs: keeps the last value of each key from `left`, and puts it before each value with that key from `right`.
+//! Two inputs: pairs what came last from `left` with what came last from `right` under the same key, as `left+right`.
 //!
-//! A tombstone from `left` forgets the key; a record from `right` whose key is not known says `none`.
+//! Which of two inputs is read first is nobody's promise; with one record of a key in each, the pair comes out once.
 
 use sluicegate_sdk::prelude::*;
 
 #[transform(inputs = ["left", "right"])]
 struct Pairs {
     #[store(schema = 1)]
-    last: Value<[u8], String>,
+    left: Value<[u8], String>,
+    #[store(schema = 1)]
+    right: Value<[u8], String>,
     #[output]
     main: Output,
 }
@@ -15,16 +17,11 @@ struct Pairs {
 impl Transform for Pairs {
     fn process(&mut self, record: Record) -> Outcome {
         let key = record.key().ok_or_else(|| reject("record has no key"))?;
-        if record.input() == "left" {
-            match record.value() {
-                Some(_) => self.last.set(key, record.text()?.to_owned()),
-                None => self.last.remove(key),
-            }
-            return Ok(());
+        let own = if record.input() == "left" { &mut self.left } else { &mut self.right };
+        own.set(key, record.text()?.to_owned());
+        match (self.left.get(key), self.right.get(key)) {
+            (Some(left), Some(right)) => self.main.send(record.with_value((left.as_str(), "+", right.as_str()))),
+            _ => Ok(()),
         }
-        let right = record.text()?;
-        let left = self.last.get(key);
-        let left = left.map_or("none", String::as_str);
-        self.main.send(record.with_value((left, "+", right)))
     }
 }
