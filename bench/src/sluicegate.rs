@@ -41,8 +41,9 @@ impl Pipeline<'_> {
             plugin_path(plugin).canonicalize().context("find the plugin; `cargo xtask plugins` builds it")?.display()
         );
         let cluster = format!(
-            "[node]\nname = \"bench\"\n[kafka]\nbootstrap.servers = \"{}\"\n[zookeeper]\nconnect = \"{}\"\nnamespace = \"/bench\"\n\
+            "[node]\nname = \"bench-{}\"\n[kafka]\nbootstrap.servers = \"{}\"\n[zookeeper]\nconnect = \"{}\"\nnamespace = \"/bench\"\n\
              [http]\nlisten = \"127.0.0.1:0\"\n[cache]\npath = \"{}\"\n",
+            std::process::id(),
             servers.bootstrap,
             servers.connect,
             folder.join("cache").display()

@@ -69,8 +69,12 @@ const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
 ];
 
 /// A killed node is noticed after the session time-out: librdkafka's default is 45 s, Kafka's own client had 10 s for years.
-const CLASSIC_DEFAULTS: &[(&str, &str)] = &[("session.timeout.ms", "10000"), ("heartbeat.interval.ms", "3000")];
+/// A member hears of a rebalance in the answer to a heartbeat: until then it keeps what another one is waiting for. The threads
+/// of a node join one after the other, so that this is also how long the first one works alone.
+const CLASSIC_DEFAULTS: &[(&str, &str)] = &[("session.timeout.ms", "10000"), ("heartbeat.interval.ms", "500")];
 
+/// Statistics stay off: with them librdkafka locks and fills a histogram for every record that it sends, and of a producer
+/// nobody reads them.
 const PRODUCER_DEFAULTS: &[(&str, &str)] = &[
     ("linger.ms", "5"),
     ("batch.size", "1000000"),
@@ -78,7 +82,6 @@ const PRODUCER_DEFAULTS: &[(&str, &str)] = &[
     // Bounds what is sent and not acknowledged; beyond it the producer says that it is full and the input stops.
     ("queue.buffering.max.messages", "500000"),
     ("queue.buffering.max.kbytes", "131072"),
-    ("statistics.interval.ms", "1000"),
     ("reconnect.backoff.max.ms", "1000"),
     ("log.connection.close", "false"),
 ];
