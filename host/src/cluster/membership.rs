@@ -11,12 +11,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::meta::layout::{self, Segment};
-use crate::meta::{Coordination, MetaError, Session, SessionState, Version, Write};
+use crate::meta::{Coordination, MetaError, Version, Write};
 
 /// Pause between two looks at a node that is in the way.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -120,13 +119,10 @@ impl Membership {
     ) -> Result<Self, JoinError> {
         let path = layout::node(name);
         let instance = record.instance.clone();
-        let sessions = store.session();
-        // Before the node is made: a session that is replaced meanwhile is noticed.
-        let entered = sessions.borrow().number;
         let entry =
             Entry { store: Arc::clone(&store), path: path.clone(), name: name.clone(), record, session_timeout };
         entry.make().await?;
-        let keeper = tokio::spawn(entry.keep(sessions, entered, taken_over));
+        let keeper = tokio::spawn(entry.keep(taken_over));
         Ok(Self { store, path, instance, keeper })
     }
 
@@ -155,29 +151,36 @@ struct Entry {
 }
 
 impl Entry {
-    /// Makes the node again in every session after number `entered`.
-    async fn keep(
-        self,
-        mut sessions: watch::Receiver<Session>,
-        mut entered: u64,
-        taken_over: impl FnOnce(JoinError) + Send,
-    ) {
-        while sessions.changed().await.is_ok() {
-            let session = *sessions.borrow_and_update();
-            if session.number == entered || session.state != SessionState::Connected {
-                continue;
-            }
-            match self.make().await {
-                Ok(()) => {
-                    entered = session.number;
-                    info!("the session was replaced; the node is signed on again");
+    /// Makes the node again when it has gone, as it does with its session, and says so when it is somebody else's: two processes
+    /// that take over from the same dead one at the same moment may both believe that they have the name.
+    async fn keep(self, taken_over: impl FnOnce(JoinError) + Send) {
+        loop {
+            let looked = match self.store.watch(&self.path).await {
+                Ok((Some(node), changed)) => decode(&self.path, &node.data).map(|record| Some((record, changed))),
+                Ok((None, _)) => Ok(None),
+                Err(error) => Err(error),
+            };
+            match looked {
+                Ok(Some((there, mut changed))) if there.instance == self.record.instance => {
+                    if changed.changed().await.is_ok() {
+                        continue;
+                    }
                 }
-                Err(JoinError::Meta(error)) => warn!("the node is not signed on: {error}"),
-                Err(error) => {
-                    taken_over(error);
-                    return;
+                Ok(Some((other, _))) => {
+                    let name = self.name.to_string();
+                    return taken_over(JoinError::NameTaken { name, pid: other.pid, http: other.http });
                 }
+                Ok(None) => match self.make().await {
+                    Ok(()) => {
+                        info!("the node is signed on again: its session was replaced");
+                        continue;
+                    }
+                    Err(JoinError::Meta(error)) => warn!("the node is not signed on: {error}"),
+                    Err(error) => return taken_over(error),
+                },
+                Err(error) => debug!("the node cannot be watched: {error}"),
             }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
@@ -218,11 +221,14 @@ impl Entry {
 
 async fn read(store: &dyn Coordination, path: &str) -> Result<Option<(NodeRecord, Version)>, MetaError> {
     let Some(node) = store.get(path).await? else { return Ok(None) };
-    let record = serde_json::from_slice(&node.data).map_err(|error| MetaError::Failed {
+    Ok(Some((decode(path, &node.data)?, node.version)))
+}
+
+fn decode(path: &str, data: &[u8]) -> Result<NodeRecord, MetaError> {
+    serde_json::from_slice(data).map_err(|error| MetaError::Failed {
         path: path.to_owned(),
         reason: format!("the node's record is damaged: {error}"),
-    })?;
-    Ok(Some((record, node.version)))
+    })
 }
 
 async fn remove(store: &dyn Coordination, path: &str, version: Version) -> Result<(), MetaError> {
@@ -283,6 +289,33 @@ mod tests {
         join(&store, NodeRecord::of_this_process(None)).await.unwrap().leave().await;
         assert_eq!(store.get("/nodes/node-1").await.unwrap(), None);
         join(&store, NodeRecord::of_this_process(None)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_has_lost_its_name_hears_of_it_and_a_node_that_has_gone_is_made_again() {
+        let (_dir, store) = store().await;
+        let name = Segment::new("node-1").unwrap();
+        let (told, hears) = tokio::sync::oneshot::channel();
+        let taken_over = |error: JoinError| told.send(error.to_string()).unwrap();
+        let record = NodeRecord::of_this_process(None);
+        let _first = Membership::join(store.clone(), &name, record.clone(), Duration::ZERO, taken_over).await.unwrap();
+        let delete = || vec![Write::Delete { path: "/nodes/node-1".into(), version: None }];
+        store.multi(delete()).await.unwrap();
+        let again = async {
+            while store.get("/nodes/node-1").await.unwrap().is_none() {
+                tokio::task::yield_now().await
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), again).await.unwrap();
+        let other = NodeRecord { instance: "other".into(), pid: 4711, ..record };
+        let create = Write::Create {
+            path: "/nodes/node-1".into(),
+            data: serde_json::to_vec(&other).unwrap().into(),
+            ephemeral: true,
+        };
+        store.multi([delete(), vec![create]].concat()).await.unwrap();
+        let heard = tokio::time::timeout(Duration::from_secs(20), hears).await.unwrap().unwrap();
+        assert!(heard.contains("process 4711"), "{heard}");
     }
 
     #[tokio::test]
