@@ -27,7 +27,8 @@ fn log_after_a_restart(timestamp: i64) -> [Vec<u64>; 2] {
             for number in 0..COUNT {
                 let partition = i32::try_from(number % 2).unwrap();
                 let value = number.to_string();
-                let send = || producer.send(topic, partition, None, Some(value.as_bytes()), timestamp, std::iter::empty());
+                let send =
+                    || producer.send(topic, partition, None, Some(value.as_bytes()), timestamp, std::iter::empty());
                 while send().is_err() {
                     producer.poll(Duration::from_millis(1));
                 }
