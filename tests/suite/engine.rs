@@ -93,6 +93,28 @@ fn value_length_appends_lengths() {
     assert_eq!(Guest::open("value_length", "{}").values(&["hello", ""]), ["hello,5", ",0"]);
 }
 
+/// The SDK copies and checks bytes by its own vector code, in steps that depend on the length.
+#[test]
+fn texts_of_every_length_pass_and_what_is_no_text_is_found_at_every_place() {
+    let mut guest = Guest::open("value_length", "{}");
+    let text = |length: usize| (0..length).map(|at| char::from(b'!' + (at % 90) as u8)).collect::<String>();
+    let texts: Vec<String> = (0..=700).map(text).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let expected: Vec<String> = texts.iter().map(|text| format!("{text},{}", text.len())).collect();
+    assert_eq!(guest.values(&texts), expected);
+
+    for length in [1, 15, 16, 17, 40, 64, 100, 128, 129, 300, 513] {
+        let mut batch = Batch::default();
+        for (offset, at) in (0..).zip(0..length) {
+            let mut value = text(length).into_bytes();
+            value[at] = 0xff;
+            batch.push((0, 2, offset), NOW_MS, None, Some(&value), std::iter::empty());
+        }
+        let output = guest.instance.process(&mut batch, &mut guest.state, NOW_MS).unwrap();
+        assert_eq!(output.rejects.len(), length, "of {length} bytes");
+    }
+}
+
 #[test]
 fn keyed_count_goes_on_in_a_new_instance_after_a_flush() {
     let mut guest = Guest::open("keyed_count", "{}");
