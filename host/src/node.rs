@@ -32,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::worker::budget::Budget;
 use crate::worker::control::Control;
 use crate::worker::failure::Failure;
+use crate::worker::gathering::Gathering;
 use crate::worker::thread::{Equipment, Thread};
 
 /// Why a node does not run, or stopped.
@@ -191,6 +192,7 @@ async fn run_pipeline(
         budget: Arc::new(Mutex::new(budget)),
         metrics: Arc::clone(metrics),
         control: Arc::clone(control),
+        gathering: Arc::new(Gathering::of(threads)),
         node: cluster.node.as_str().to_owned(),
     };
     info!(

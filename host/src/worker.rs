@@ -9,6 +9,7 @@
 //! - [`outbox`]: the sinks.
 //! - [`commit`]: making what was done durable.
 //! - [`settling`]: heads and chunks on their way, beside the thread.
+//! - [`gathering`]: where the threads of a node meet before they join their group.
 //! - [`control`]: how a node stops its threads.
 //! - [`failure`]: why a pipeline stops.
 //! - [`thread`]: the loop that puts these together.
@@ -19,6 +20,7 @@ pub mod commit;
 pub mod control;
 mod counters;
 pub mod failure;
+pub mod gathering;
 pub mod outbox;
 pub mod plan;
 pub mod restore;

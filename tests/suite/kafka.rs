@@ -49,7 +49,9 @@ fn member(settings: &KafkaSettings, group: &str, topics: &[&str]) -> Member {
         client_id: unique("member"),
         topics: topics.iter().map(|&topic| topic.to_owned()).collect(),
     };
-    Member { consumer: Consumer::new(settings, &options).unwrap(), records: Vec::new(), events: VecDeque::new() }
+    let consumer = Consumer::new(settings, &options).unwrap();
+    consumer.join().unwrap();
+    Member { consumer, records: Vec::new(), events: VecDeque::new() }
 }
 
 /// A consumer and what it has brought so far.

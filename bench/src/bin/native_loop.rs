@@ -30,6 +30,7 @@ const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 const CONSUMER: &[(&str, &str)] = &[
     ("fetch.queue.backoff.ms", "1"),
     ("fetch.message.max.bytes", "4194304"),
+    ("fetch.wait.max.ms", "100"),
     ("queued.max.messages.kbytes", "65536"),
     ("queued.min.messages", "100000"),
     ("enable.auto.commit", "false"),

@@ -57,6 +57,7 @@ impl Reader {
             topics: vec![topic.to_owned()],
         };
         let consumer = Consumer::new(kafka, &options)?;
+        consumer.join()?;
         Ok(Self { consumer, records: 0, samples: Vec::new(), counts: Counts::default(), wrong: None })
     }
 

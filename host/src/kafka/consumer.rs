@@ -35,6 +35,8 @@ const PORTION_FIRST: usize = 64;
 const NOTICES_MAX: usize = 64;
 /// How long a seek that came too early waits before it is tried again.
 const SEEK_RETRY: Duration = Duration::from_millis(2);
+/// How long starting a partition waits for its leader, at most.
+const ROUSE_WAIT: Duration = Duration::from_millis(100);
 /// How long dropping a consumer may take.
 const DROP_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -300,7 +302,7 @@ impl fmt::Debug for Consumer {
 }
 
 impl Consumer {
-    /// Makes a member and lets it join the group. Does not wait for a broker.
+    /// Makes a consumer that will be a member of its group when it has [joined](Consumer::join). Does not wait for a broker.
     ///
     /// # Errors
     /// Settings or topic names that cannot be used.
@@ -309,8 +311,6 @@ impl Consumer {
         let consumer: BaseConsumer<Context> = config.create_with_context(Context::default()).map_err(creation_error)?;
         let reader = Reader::new(consumer, &options.topics)
             .map_err(|bad| ClientError::TopicName { topic: options.topics[bad.0].clone() })?;
-        let topics: Vec<&str> = options.topics.iter().map(String::as_str).collect();
-        reader.consumer().subscribe(&topics).map_err(ClientError::Client)?;
         Ok(Self {
             reader: Some(reader),
             topics: options.topics.clone(),
@@ -320,6 +320,22 @@ impl Consumer {
             commits_ended: 0,
             fatal: None,
         })
+    }
+
+    /// Waits up to `wait` for a connection with the group's coordinator, so that joining takes effect at once. Whether there
+    /// is one now does not matter to anything but speed.
+    pub fn meet_coordinator(&self, wait: Duration) {
+        // A request that only the coordinator answers. Its contents are of no interest, nor what the answer is.
+        let _ = self.committed(&[TopicPartition { input: 0, partition: 0 }], wait);
+    }
+
+    /// Joins the group. Does not wait for it; [`ConsumerEvent::Assigned`] says that it has happened.
+    ///
+    /// # Errors
+    /// librdkafka refuses the topics.
+    pub fn join(&self) -> Result<(), ClientError> {
+        let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+        self.native().subscribe(&topics).map_err(ClientError::Client)
     }
 
     fn reader(&self) -> &Reader {
@@ -614,7 +630,17 @@ impl Consumer {
             rest = again;
         }
         let partitions: Vec<_> = offsets.iter().map(|&(partition, _)| partition).collect();
-        self.resume(&partitions).map_err(|error| StartError::Refused(error.source))
+        self.resume(&partitions).map_err(|error| StartError::Refused(error.source))?;
+        self.rouse(&partitions);
+        Ok(())
+    }
+
+    /// Makes librdkafka look for partitions to fetch now. The threads with which it serves the brokers sleep up to a second when
+    /// they have nothing to do, and a partition that goes on does not wake them; a request to its leader does.
+    fn rouse(&self, partitions: &[TopicPartition]) {
+        let list = self.list(partitions.iter().map(|&partition| (partition, Offset::Beginning)));
+        // What the answer is, and whether there is one, matters to nothing.
+        let _ = self.native().offsets_for_times(list, ROUSE_WAIT);
     }
 
     /// Lets nothing of these partitions through until they are started again, wherever that may be.

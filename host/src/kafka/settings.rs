@@ -60,6 +60,9 @@ const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
     ("fetch.queue.backoff.ms", "1"),
     ("fetch.message.max.bytes", "4194304"),
     ("fetch.error.backoff.ms", "100"),
+    // Default 500: how long a partition that has just been started waits for the answer to a fetch of the others, when they
+    // have nothing new. Ten requests a second to each broker is what it costs.
+    ("fetch.wait.max.ms", "100"),
     // Bounds what lies fetched and unread, in KiB for the whole consumer and in records for a partition.
     ("queued.max.messages.kbytes", "65536"),
     ("queued.min.messages", "100000"),
@@ -69,8 +72,7 @@ const CONSUMER_DEFAULTS: &[(&str, &str)] = &[
 ];
 
 /// A killed node is noticed after the session time-out: librdkafka's default is 45 s, Kafka's own client had 10 s for years.
-/// A member hears of a rebalance in the answer to a heartbeat: until then it keeps what another one is waiting for. The threads
-/// of a node join one after the other, so that this is also how long the first one works alone.
+/// A member hears of a rebalance in the answer to a heartbeat: until then it keeps what another one is waiting for.
 const CLASSIC_DEFAULTS: &[(&str, &str)] = &[("session.timeout.ms", "10000"), ("heartbeat.interval.ms", "500")];
 
 /// Statistics stay off: with them librdkafka locks and fills a histogram for every record that it sends, and of a producer

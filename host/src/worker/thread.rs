@@ -14,6 +14,7 @@ use super::commit::{Advanced, Committer, Tasks};
 use super::control::Control;
 use super::counters::Counters;
 use super::failure::{Failure, Origin};
+use super::gathering::Gathering;
 use super::outbox::Outbox;
 use super::plan::Plan;
 use super::restore::{Asked, Attempt, Restorer};
@@ -28,6 +29,8 @@ use crate::meta::MetaStore;
 use crate::metrics::Metrics;
 use crate::record::{Batch, Emission, Reject};
 
+/// How long a thread waits at its start for the group's coordinator, and then for the node's other threads.
+const GATHERING_WAIT: Duration = Duration::from_secs(1);
 /// How long one step of a commit may hold the thread up before it looks at its group again.
 const COMMIT_WAIT: Duration = Duration::from_millis(500);
 /// How long a rebalance may wait for a commit: then the partitions go without, and what was not committed is done again.
@@ -65,6 +68,8 @@ pub struct Equipment {
     pub metrics: Arc<Metrics>,
     /// Stop and progress.
     pub control: Arc<Control>,
+    /// Where the node's threads meet.
+    pub gathering: Arc<Gathering>,
     /// The node's name.
     pub node: String,
 }
@@ -118,10 +123,16 @@ impl Thread {
             client_id: name.clone(),
             topics: plan.sources.iter().map(|source| source.topic.clone()).collect(),
         };
+        // The producer first: it asks for its id half a second after it was made.
+        let outbox = Outbox::new(&kafka, &plan, name.clone())?;
+        let consumer = Consumer::new(&kafka, &options)?;
+        consumer.meet_coordinator(GATHERING_WAIT);
+        equipment.gathering.arrive(GATHERING_WAIT);
+        consumer.join()?;
         let now = Instant::now();
         Ok(Self {
-            consumer: Consumer::new(&kafka, &options)?,
-            outbox: Outbox::new(&kafka, &plan, name.clone())?,
+            consumer,
+            outbox,
             restorer: Restorer::new(Arc::clone(&plan), Arc::clone(&meta), runtime.clone(), name),
             committer: Committer::new(Arc::clone(&plan), meta, runtime, budget, Arc::clone(&metrics)),
             slots: BTreeMap::new(),
