@@ -149,7 +149,7 @@ impl Deployment {
     /// The consumer group.
     pub(crate) fn group(&self) -> String {
         let namespace = if self.servers.zookeeper.is_some() { &self.namespace } else { "local" };
-        format!("{namespace}.{}.1", self.pipeline)
+        format!("{namespace}/{}/1", self.pipeline)
     }
 
     /// The program in the work folder, for this cluster.

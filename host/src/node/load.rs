@@ -242,7 +242,7 @@ fn assemble(
     let sinks =
         pipeline.sinks.iter().map(|sink| SinkPlan { topic: sink.topic.clone(), partitions: partitions[&sink.topic] });
     Plan {
-        group: format!("{}.{}.{incarnation}", namespace.replace('/', "."), pipeline.name),
+        group: format!("{namespace}/{}/{incarnation}", pipeline.name),
         pipeline: pipeline.name.as_str().to_owned(),
         incarnation,
         partitions: partitions[&sources[0].1.topic],
