@@ -163,7 +163,7 @@ impl Nodes {
             let file = plugins.join(plugin);
             ensure!(file.exists(), "{} is missing: build the plugins with `cargo xtask plugins`", file.display());
             let text = format!(
-                "name = \"{name}\"\n[[source]]\ntopic = \"{SOURCE}\"\n[[transform]]\nname = \"main\"\nplugin = {:?}\n{config}\n[[sink]]\ntopic = \"{sink}\"\n[delivery]\ncommit-interval = \"200ms\"\n",
+                "name = \"{name}\"\n[[source]]\ntopic = \"{SOURCE}\"\n[[transform]]\nname = \"main\"\nplugin = {:?}\n{config}\n[[sink]]\ntopic = \"{sink}\"\n[delivery]\nguarantee = \"at-least-once\"\ncommit-interval = \"200ms\"\n",
                 std::path::absolute(&file)?.display().to_string()
             );
             let pipeline = Pipeline::parse(&folder.join(format!("{name}.toml")), &text)

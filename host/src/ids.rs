@@ -54,7 +54,7 @@ pub struct InvalidId {
 
 /// Identity of a manifest: its epoch and a random part, because a bare number collides between aborted attempts, claimants
 /// that have lost the task, restored backups and savepoints. Written `12-9f86d081884c7d65`.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ManifestId {
     /// The commit it belongs to.
     pub epoch: Epoch,

@@ -5,7 +5,7 @@
 //! and nothing is allocated per record on this side. `unsafe` is confined to [`native`], which wraps the calls of librdkafka
 //! that rdkafka has no form for.
 //!
-//! Not here: what to do about a group event or an error (the worker decides), and transactions.
+//! Not here: what to do about a group event or an error; the worker decides.
 
 pub mod consumer;
 mod context;
@@ -16,6 +16,7 @@ pub mod producer;
 pub mod settings;
 pub mod statistics;
 pub mod topics;
+pub mod transaction;
 
 use std::fmt;
 

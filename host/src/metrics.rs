@@ -86,6 +86,8 @@ pub struct Metrics {
     pub commit_delay: Family<PipelineLabels, Counter<f64, std::sync::atomic::AtomicU64>>,
     /// `sluicegate_commit_waits_total`.
     pub commit_waits: Family<PipelineLabels, Counter>,
+    /// `sluicegate_transactions_aborted_total`.
+    pub transactions_aborted: Family<PipelineLabels, Counter>,
     /// `sluicegate_checkpoint_bytes_total`.
     pub checkpoint_bytes: Family<PipelineLabels, Counter>,
     /// `sluicegate_state_keys`.
@@ -131,6 +133,7 @@ impl Default for Metrics {
             commit_duration: Family::new_with_constructor(commit_buckets),
             commit_delay: Family::default(),
             commit_waits: Family::default(),
+            transactions_aborted: Family::default(),
             checkpoint_bytes: Family::default(),
             state_keys: Family::default(),
             state_bytes: Family::default(),
@@ -157,6 +160,8 @@ impl Default for Metrics {
         registry.register_with_unit("commit_delay", delay, Unit::Seconds, metrics.commit_delay.clone());
         let waits = "Times that a commit had to wait for Kafka or the metadata store";
         registry.register("commit_waits", waits, metrics.commit_waits.clone());
+        let aborted = "Transactions that did not end with a commit, whose records were processed again";
+        registry.register("transactions_aborted", aborted, metrics.transactions_aborted.clone());
         let checkpoint = "Bytes of state and heads written to the metadata store";
         registry.register_with_unit("checkpoint", checkpoint, Unit::Bytes, metrics.checkpoint_bytes.clone());
         registry.register("state_keys", "Entries of a task's state", metrics.state_keys.clone());

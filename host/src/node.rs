@@ -200,7 +200,7 @@ async fn run_pipeline(
         threads,
         partitions = plan.partitions,
         state = if plan.is_stateful() { "kept" } else { "none" },
-        guarantee = "at-least-once",
+        guarantee = %plan.guarantee,
         took = ?begin.elapsed(),
         "started"
     );

@@ -6,8 +6,10 @@
 //! - [`chain`]: the way of a batch through a task's transforms to the sinks.
 //! - [`task`]: one partition: state, instances, positions.
 //! - [`restore`]: from an assigned partition to a task that can go on, beside the thread.
+//! - [`orphans`]: transactions whose thread has died.
 //! - [`outbox`]: the sinks.
 //! - [`commit`]: making what was done durable.
+//! - [`transaction`]: the same under exactly-once, with [`permit`] as what it needs to have.
 //! - [`settling`]: heads and chunks on their way, beside the thread.
 //! - [`gathering`]: where the threads of a node meet before they join their group.
 //! - [`control`]: how a node stops its threads.
@@ -21,10 +23,13 @@ pub mod control;
 mod counters;
 pub mod failure;
 pub mod gathering;
+pub mod orphans;
 pub mod outbox;
+pub mod permit;
 pub mod plan;
 pub mod restore;
 pub mod settling;
 pub mod step;
 pub mod task;
 pub mod thread;
+pub mod transaction;

@@ -49,6 +49,8 @@ pub(crate) struct Deployment {
     pub(crate) namespace: String,
     pub(crate) sources: Vec<String>,
     pub(crate) sinks: Vec<String>,
+    /// Whether outputs may not repeat.
+    pub(crate) exactly_once: bool,
     folder: TempDir,
     processes: AtomicU32,
 }
@@ -70,6 +72,7 @@ impl Deployment {
             namespace,
             sources: Vec::new(),
             sinks: Vec::new(),
+            exactly_once: !pipeline.contains("at-least-once"),
             folder: tempfile::tempdir().unwrap(),
             processes: AtomicU32::new(0),
         };
@@ -228,11 +231,12 @@ impl Deployment {
 
     /// Waits for records in a topic.
     pub(crate) fn wait_for_output(&self, node: &mut Node, topic: &str, count: usize) {
-        let consumer = self.consumer();
-        let topic = self.topic(topic);
-        node.wait_for(&format!("{count} records in {topic}"), |_| {
-            (records::ends(&consumer, &topic).iter().sum::<i64>() >= count as i64).then_some(())
-        });
+        node.wait_for(&format!("{count} records in {topic}"), |_| (self.read(topic).len() >= count).then_some(()));
+    }
+
+    /// Waits until so many records of a topic can be read.
+    pub(crate) fn wait_for_read(&self, topic: &str, count: usize) {
+        wait_for(&format!("{count} records in {topic}"), || (self.read(topic).len() >= count).then_some(()));
     }
 
     /// Waits, while no process runs, until the group has no members: a killed one counts until its session ends.

@@ -132,7 +132,7 @@ impl Member {
 }
 
 fn producer(settings: &KafkaSettings) -> Producer {
-    Producer::new(settings, &ProducerOptions { client_id: unique("producer") }).unwrap()
+    Producer::new(settings, &ProducerOptions { client_id: unique("producer"), transactions: None }).unwrap()
 }
 
 /// Sends records whose values are the numbers of `range`, the `n`th to partition `n % partitions`, and flushes.

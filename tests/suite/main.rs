@@ -5,6 +5,7 @@ mod commands;
 mod delivery;
 mod deployment;
 mod engine;
+mod exactly_once;
 mod guests;
 mod kafka;
 mod meta;

@@ -178,7 +178,7 @@ async fn commit(meta: &dyn MetaStore, tasks: &mut [Task]) -> Result<u64> {
     let mut bytes = 0;
     for (commit, Task { claim, ledger, state, .. }) in commits.into_iter().zip(tasks) {
         bytes += commit.bytes();
-        ensure!(claim.settled(commit, ledger, state) == Settled::Committed, "a commit was lost");
+        ensure!(claim.settled(commit, ledger, state) == Settled::Durable, "a commit was lost");
     }
     Ok(bytes)
 }

@@ -6,6 +6,10 @@
 //!   decide for it;
 //! - a commit under at-least-once makes the head the decider and drops what was prepared: the claim that preceded it fenced
 //!   whoever prepared it, and recovery has already believed Kafka where Kafka decided;
+//! - a prepare under exactly-once adds a manifest about which Kafka decides. What others have prepared stays until Kafka has
+//!   committed a manifest of this claim: an owner that Kafka has already replaced may claim too, and must not take away what
+//!   the true owner's transaction is about to name. From that commit on Kafka is the decider;
+//! - a clean stop, after the last commit in Kafka, makes the head the decider again: Kafka forgets offsets, a head stays;
 //! - epochs only grow, over everything the head names;
 //! - the last [`RETAINED_MANIFESTS`] committed manifests stay, and chunks stay while any manifest names them.
 
@@ -59,11 +63,77 @@ pub fn commit_at_least_once(head: &Head, manifest: Manifest, new_chunks: BTreeMa
     retained.extend(head.retained.iter().take(RETAINED_MANIFESTS - 1).cloned());
     let mut chunks = head.chunks.clone();
     chunks.extend(new_chunks);
-    let mut next =
+    let next =
         Head { decider: Decider::Head, committed: manifest, prepared: Vec::new(), retained, chunks, ..head.clone() };
-    let named: BTreeSet<ChunkName> = next.manifests().flat_map(|manifest| &manifest.chunks).copied().collect();
-    next.chunks.retain(|chunk, _| named.contains(chunk));
+    drop_unnamed_chunks(next)
+}
+
+/// What an owner knows of the manifests in its head.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Lineage {
+    /// What the state goes on from: the manifest it was restored from, or the last one that Kafka has committed for this claim.
+    pub base: ManifestId,
+    /// Kafka has committed `base`, prepared under this claim.
+    pub confirmed: bool,
+    /// Prepared under this claim, and not committed: the transaction was aborted, and Kafka has acknowledged that.
+    pub aborted: BTreeSet<ManifestId>,
+}
+
+impl Lineage {
+    /// Of an owner that has restored `base`.
+    #[must_use]
+    pub fn restored(base: ManifestId) -> Self {
+        Self { base, confirmed: false, aborted: BTreeSet::new() }
+    }
+
+    /// Kafka has committed what was prepared.
+    pub fn committed(&mut self, prepared: ManifestId) {
+        *self = Self { base: prepared, confirmed: true, aborted: BTreeSet::new() };
+    }
+}
+
+/// Adds a manifest about which Kafka's transaction will decide. `new_chunks` are the chunks of `manifest` that no former
+/// manifest has.
+#[must_use]
+pub fn prepare(
+    head: &Head,
+    lineage: &Lineage,
+    manifest: Manifest,
+    new_chunks: BTreeMap<ChunkName, ChunkFacts>,
+) -> Head {
+    let mut next = promote(head, lineage);
+    next.prepared.push(manifest);
+    next.chunks.extend(new_chunks);
+    drop_unnamed_chunks(next)
+}
+
+/// After the last commit in Kafka: the head holds everything. `None` when it does already, or when this claim has committed
+/// nothing and so has nothing to say.
+#[must_use]
+pub fn clean_stop(head: &Head, lineage: &Lineage) -> Option<Head> {
+    lineage.confirmed.then(|| drop_unnamed_chunks(Head { decider: Decider::Head, ..promote(head, lineage) }))
+}
+
+/// Makes the base the committed manifest, and lets go what it has outlived.
+fn promote(head: &Head, lineage: &Lineage) -> Head {
+    let mut next = head.clone();
+    let outlived = |id: ManifestId| lineage.confirmed || id == lineage.base || lineage.aborted.contains(&id);
+    next.prepared.retain(|manifest| !outlived(manifest.id));
+    if let Some(base) = head.prepared.iter().find(|manifest| manifest.id == lineage.base) {
+        next.committed = base.clone();
+        next.retained.insert(0, head.committed.clone());
+        next.retained.truncate(RETAINED_MANIFESTS);
+    }
+    if lineage.confirmed {
+        next.decider = Decider::Kafka;
+    }
     next
+}
+
+fn drop_unnamed_chunks(mut head: Head) -> Head {
+    let named: BTreeSet<ChunkName> = head.manifests().flat_map(|manifest| &manifest.chunks).copied().collect();
+    head.chunks.retain(|chunk, _| named.contains(chunk));
+    head
 }
 
 /// Chunks that `before` names and `after` does not: to be deleted when, and only when, `after` is written.
@@ -144,6 +214,97 @@ pub(crate) mod tests {
         assert!(next.prepared.is_empty());
         assert_eq!(next.committed.id.epoch, Epoch(2));
         assert_eq!(next.retained, [head.committed]);
+    }
+
+    fn id(epoch: u64, nonce: u64) -> ManifestId {
+        ManifestId { epoch: Epoch(epoch), nonce }
+    }
+
+    fn prepared(head: &Head) -> Vec<ManifestId> {
+        head.prepared.iter().map(|manifest| manifest.id).collect()
+    }
+
+    #[test]
+    fn the_first_prepare_leaves_the_committed_manifest_and_the_decider_alone() {
+        let head = claim(&genesis(), "a");
+        let next = prepare(&head, &Lineage::restored(head.committed.id), manifest(1, 1, &["1.1"], 110), facts("1.1"));
+        assert_eq!(next.committed, head.committed);
+        assert_eq!(next.decider, Decider::Head);
+        assert_eq!(prepared(&next), [id(1, 1)]);
+        assert!(next.chunks.contains_key(&"1.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn the_prepare_after_a_commit_in_kafka_promotes_what_was_committed_and_lets_kafka_decide() {
+        let head = claim(&genesis(), "a");
+        let mut lineage = Lineage::restored(head.committed.id);
+        let first = prepare(&head, &lineage, manifest(1, 1, &[], 110), BTreeMap::new());
+        lineage.committed(id(1, 1));
+        let second = prepare(&first, &lineage, manifest(2, 2, &[], 120), BTreeMap::new());
+        assert_eq!(second.committed.id, id(1, 1));
+        assert_eq!(second.retained, [head.committed]);
+        assert_eq!(prepared(&second), [id(2, 2)]);
+        assert_eq!(second.decider, Decider::Kafka);
+    }
+
+    #[test]
+    fn what_others_have_prepared_stays_until_a_manifest_of_this_claim_is_committed() {
+        let mut head = genesis();
+        head.prepared.push(manifest(1, 9, &[], 105));
+        let head = claim(&head, "b");
+        let mut lineage = Lineage::restored(head.committed.id);
+        let first = prepare(&head, &lineage, manifest(2, 1, &[], 110), BTreeMap::new());
+        assert_eq!(prepared(&first), [id(1, 9), id(2, 1)]);
+        lineage.committed(id(2, 1));
+        let second = prepare(&first, &lineage, manifest(3, 1, &[], 120), BTreeMap::new());
+        assert_eq!(prepared(&second), [id(3, 1)]);
+    }
+
+    #[test]
+    fn a_restored_foreign_manifest_is_promoted_and_other_foreign_ones_stay() {
+        let mut head = genesis();
+        head.decider = Decider::Kafka;
+        head.prepared = vec![manifest(1, 9, &[], 105), manifest(1, 8, &[], 106)];
+        let head = claim(&head, "b");
+        let next = prepare(&head, &Lineage::restored(id(1, 9)), manifest(2, 1, &[], 110), BTreeMap::new());
+        assert_eq!(next.committed.id, id(1, 9));
+        assert_eq!(prepared(&next), [id(1, 8), id(2, 1)]);
+    }
+
+    #[test]
+    fn an_aborted_prepare_goes_with_the_next_and_so_do_its_chunks() {
+        let head = claim(&genesis(), "a");
+        let mut lineage = Lineage::restored(head.committed.id);
+        let first = prepare(&head, &lineage, manifest(1, 1, &["1.1"], 110), facts("1.1"));
+        lineage.aborted.insert(id(1, 1));
+        let second = prepare(&first, &lineage, manifest(2, 2, &["1.2"], 110), facts("1.2"));
+        assert_eq!(prepared(&second), [id(2, 2)]);
+        assert_eq!(second.committed, head.committed);
+        assert_eq!(second.decider, Decider::Head);
+        assert_eq!(names(&dropped_chunks(&first, &second)), ["1.1"]);
+    }
+
+    #[test]
+    fn a_clean_stop_makes_the_head_decide_about_what_kafka_has_committed() {
+        let head = claim(&genesis(), "a");
+        let mut lineage = Lineage::restored(head.committed.id);
+        assert_eq!(clean_stop(&head, &lineage), None, "nothing was committed under this claim");
+        let first = prepare(&head, &lineage, manifest(1, 1, &[], 110), BTreeMap::new());
+        lineage.committed(id(1, 1));
+        let stopped = clean_stop(&first, &lineage).unwrap();
+        assert_eq!((stopped.decider, stopped.committed.id, stopped.prepared.len()), (Decider::Head, id(1, 1), 0));
+    }
+
+    #[test]
+    fn a_clean_stop_after_an_abort_leaves_the_last_commit() {
+        let head = claim(&genesis(), "a");
+        let mut lineage = Lineage::restored(head.committed.id);
+        let first = prepare(&head, &lineage, manifest(1, 1, &[], 110), BTreeMap::new());
+        lineage.committed(id(1, 1));
+        let second = prepare(&first, &lineage, manifest(2, 2, &[], 120), BTreeMap::new());
+        lineage.aborted.insert(id(2, 2));
+        let stopped = clean_stop(&second, &lineage).unwrap();
+        assert_eq!((stopped.committed.id, stopped.prepared.len()), (id(1, 1), 0));
     }
 
     #[test]

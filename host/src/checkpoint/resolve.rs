@@ -77,6 +77,12 @@ pub fn resolve<'a>(head: &'a Head, kafka: &GroupOffsets) -> Result<&'a Manifest,
     }
 }
 
+/// Whether Kafka names this manifest, and no other, for every input.
+#[must_use]
+pub fn names(kafka: &GroupOffsets, manifest: &Manifest) -> bool {
+    manifest.offsets.keys().all(|topic| kafka.get(topic).and_then(GroupOffset::manifest) == Some(manifest.id))
+}
+
 /// What a task without state starts from.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum StatelessStart {

@@ -15,8 +15,8 @@ use tracing::{info, warn};
 use super::chunk::{self, ChunkError};
 use super::head::{ChunkDigest, Head, HeadError, Manifest};
 use super::ledger::{Delta, Ledger};
-use super::protocol;
-use crate::ids::{ChunkName, Epoch, TaskId};
+use super::protocol::{self, Lineage};
+use crate::ids::{ChunkName, Epoch, ManifestId, TaskId};
 use crate::meta::layout::TaskPath;
 use crate::meta::{MetaError, MetaStore, Version, Write};
 use crate::state::TaskState;
@@ -97,20 +97,32 @@ pub struct Claim {
     head: Head,
     version: Version,
     last_chunk: u64,
+    former_owner: String,
+    lineage: Lineage,
+    /// Durable, and Kafka has not decided yet.
+    undecided: Option<Undecided>,
 }
 
-/// How a commit ended.
+struct Undecided {
+    manifest: ManifestId,
+    delta: Delta,
+}
+
+/// How writing a head ended.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Settled {
     /// It is durable.
-    Committed,
+    Durable,
     /// Somebody else has claimed the task: nothing of it was or will be written.
     Lost,
 }
 
-/// A commit of one task that is to be written. See [`settle`].
+/// The head of one task that is to be written, with its chunks: a commit, or the preparation of one. See [`settle`].
 pub struct PendingCommit {
     store: TaskStore,
+    manifest: ManifestId,
+    /// Writing it is the commit; otherwise Kafka decides.
+    decides: bool,
     next: Head,
     next_bytes: Bytes,
     expected: Version,
@@ -161,6 +173,7 @@ impl TaskStore {
     /// When there is no head, or it is damaged, or the store refuses for good.
     pub async fn claim(&self, owner: &str) -> Result<Claim, StateError> {
         let mut attempted: Option<Head> = None;
+        let mut former_owner = String::new();
         loop {
             let (head, version) = match self.read().await {
                 Ok(Some(found)) => found,
@@ -173,14 +186,15 @@ impl TaskStore {
             };
             // A claim whose answer was lost is found here. Generations are not given twice, so that it is ours.
             if attempted.as_ref() == Some(&head) {
-                return Ok(self.claimed(head, version));
+                return Ok(self.claimed(head, version, former_owner));
             }
+            former_owner.clone_from(&head.owner);
             let claimed = protocol::claim(&head, owner);
             let set = Write::Set { path: self.path.head(), data: claimed.encode().into(), version };
             match self.meta.multi(vec![set]).await {
                 Ok(versions) => {
                     let version = versions.first().copied().flatten().unwrap_or(Version(version.0 + 1));
-                    return Ok(self.claimed(claimed, version));
+                    return Ok(self.claimed(claimed, version, former_owner));
                 }
                 Err(MetaError::BadVersion { .. }) => {}
                 Err(source) if source.is_outage() => attempted = Some(claimed),
@@ -189,8 +203,9 @@ impl TaskStore {
         }
     }
 
-    fn claimed(&self, head: Head, version: Version) -> Claim {
-        Claim { store: self.clone(), head, version, last_chunk: 0 }
+    fn claimed(&self, head: Head, version: Version, former_owner: String) -> Claim {
+        let lineage = Lineage::restored(head.committed.id);
+        Claim { store: self.clone(), head, version, last_chunk: 0, former_owner, lineage, undecided: None }
     }
 
     /// Reads the state of one of the head's manifests into `state`, which has to be new.
@@ -233,6 +248,24 @@ impl Claim {
         &self.head
     }
 
+    /// Who had the task before, if that may have left a transaction open.
+    #[must_use]
+    pub fn may_have_left_open(&self) -> Option<&str> {
+        let leaves = !self.head.prepared.is_empty() && self.former_owner != self.head.owner;
+        leaves.then_some(&*self.former_owner)
+    }
+
+    /// What the state goes on from.
+    #[must_use]
+    pub fn base(&self) -> ManifestId {
+        self.lineage.base
+    }
+
+    /// The state goes on from this manifest of the head, and not from the committed one: Kafka said so.
+    pub fn restored(&mut self, base: ManifestId) {
+        self.lineage = Lineage::restored(base);
+    }
+
     /// Makes the commit of what changed in `state`, under at-least-once. Nothing is written yet; `state` must not change until
     /// the commit is settled and given to [`Claim::settled`].
     pub fn commit_at_least_once(
@@ -241,15 +274,51 @@ impl Claim {
         state: &TaskState,
         make: impl FnOnce(Epoch, Vec<ChunkName>) -> Manifest,
     ) -> PendingCommit {
+        let (manifest, delta) = self.encode(ledger, state, make);
+        let id = manifest.id;
+        let next = protocol::commit_at_least_once(&self.head, manifest, delta.facts());
+        self.pending(id, true, next, delta)
+    }
+
+    /// Makes the preparation of a commit about which Kafka decides. `state` must not change until [`Claim::committed`], or is
+    /// rolled back with [`Claim::aborted`].
+    pub fn prepare(
+        &mut self,
+        ledger: &Ledger,
+        state: &TaskState,
+        make: impl FnOnce(Epoch, Vec<ChunkName>) -> Manifest,
+    ) -> PendingCommit {
+        let (manifest, delta) = self.encode(ledger, state, make);
+        let id = manifest.id;
+        let next = protocol::prepare(&self.head, &self.lineage, manifest, delta.facts());
+        self.pending(id, false, next, delta)
+    }
+
+    /// After the last commit in Kafka: makes the head hold everything; `None` when it does already.
+    pub fn clean_stop(&mut self) -> Option<PendingCommit> {
+        let next = protocol::clean_stop(&self.head, &self.lineage)?;
+        Some(self.pending(next.committed.id, true, next, Delta::default()))
+    }
+
+    fn encode(
+        &mut self,
+        ledger: &Ledger,
+        state: &TaskState,
+        make: impl FnOnce(Epoch, Vec<ChunkName>) -> Manifest,
+    ) -> (Manifest, Delta) {
         let generation = self.head.generation;
         let delta = ledger.encode(state, || {
             self.last_chunk += 1;
             ChunkName { generation, counter: self.last_chunk }
         });
-        let manifest = make(protocol::next_epoch(&self.head), delta.row.clone());
-        let next = protocol::commit_at_least_once(&self.head, manifest, delta.facts());
+        (make(protocol::next_epoch(&self.head), delta.row.clone()), delta)
+    }
+
+    fn pending(&self, manifest: ManifestId, decides: bool, next: Head, delta: Delta) -> PendingCommit {
         PendingCommit {
             store: self.store.clone(),
+            manifest,
+            decides,
             next_bytes: next.encode().into(),
             drop: protocol::dropped_chunks(&self.head, &next),
             next,
@@ -262,16 +331,38 @@ impl Claim {
         }
     }
 
-    /// Takes a settled commit in. Returns what to do with the task.
+    /// Takes in a head that was written, or was not.
     pub fn settled(&mut self, commit: PendingCommit, ledger: &mut Ledger, state: &mut TaskState) -> Settled {
-        match commit.settled {
-            Some((Settled::Committed, version)) => {
-                self.head = commit.next;
-                self.version = version;
-                ledger.apply(state, commit.delta);
-                Settled::Committed
-            }
-            _ => Settled::Lost,
+        let Some((Settled::Durable, version)) = commit.settled else { return Settled::Lost };
+        self.head = commit.next;
+        self.version = version;
+        if commit.decides {
+            self.lineage = Lineage::restored(commit.manifest);
+            ledger.apply(state, commit.delta);
+        } else {
+            self.undecided = Some(Undecided { manifest: commit.manifest, delta: commit.delta });
+        }
+        Settled::Durable
+    }
+
+    /// What is prepared while Kafka has not decided.
+    #[must_use]
+    pub fn undecided(&self) -> Option<ManifestId> {
+        self.undecided.as_ref().map(|undecided| undecided.manifest)
+    }
+
+    /// Kafka has committed what was prepared.
+    pub fn committed(&mut self, ledger: &mut Ledger, state: &mut TaskState) {
+        if let Some(Undecided { manifest, delta }) = self.undecided.take() {
+            self.lineage.committed(manifest);
+            ledger.apply(state, delta);
+        }
+    }
+
+    /// Kafka has acknowledged that what was prepared will not be committed.
+    pub fn aborted(&mut self) {
+        if let Some(Undecided { manifest, .. }) = self.undecided.take() {
+            self.lineage.aborted.insert(manifest);
         }
     }
 
@@ -309,10 +400,10 @@ impl PendingCommit {
         self.store.task.partition
     }
 
-    /// The manifest that it commits.
+    /// Chunks that it writes.
     #[must_use]
-    pub fn manifest(&self) -> &Manifest {
-        &self.next.committed
+    pub fn chunk_count(&self) -> usize {
+        self.chunks.len()
     }
 
     fn creates(&self) -> impl Iterator<Item = Write> {
@@ -340,7 +431,7 @@ impl PendingCommit {
         };
         self.uncertain = false;
         if version.0 == self.expected.0 + 1 && head == self.next {
-            self.settled = Some((Settled::Committed, version));
+            self.settled = Some((Settled::Durable, version));
         } else if version != self.expected {
             self.settled = Some((Settled::Lost, version));
         }
@@ -401,7 +492,7 @@ pub async fn settle(meta: &dyn MetaStore, commits: &mut [PendingCommit]) -> Resu
                 Ok(_) => {
                     for at in pack {
                         let commit = &mut commits[at];
-                        commit.settled = Some((Settled::Committed, Version(commit.expected.0 + 1)));
+                        commit.settled = Some((Settled::Durable, Version(commit.expected.0 + 1)));
                     }
                 }
                 Err(error) if error.is_outage() => {

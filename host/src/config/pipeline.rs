@@ -203,8 +203,19 @@ pub struct Delivery {
 /// What holds after a crash.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Guarantee {
+    /// Every record takes effect once, in the sinks and in the state. Readers of the sinks have to be `read_committed`.
+    ExactlyOnce,
     /// No record is lost and state is exact; outputs may repeat.
     AtLeastOnce,
+}
+
+impl fmt::Display for Guarantee {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ExactlyOnce => "exactly-once",
+            Self::AtLeastOnce => "at-least-once",
+        })
+    }
 }
 
 /// What a record that a plugin rejects does.

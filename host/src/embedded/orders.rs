@@ -22,7 +22,7 @@ pub(super) struct Orders {
 
 impl Orders {
     pub(super) fn new(kafka: &KafkaSettings, topic: &str, partitions: i32) -> Result<Self> {
-        let mut producer = Producer::new(kafka, &ProducerOptions { client_id: "orders".into() })?;
+        let mut producer = Producer::new(kafka, &ProducerOptions { client_id: "orders".into(), transactions: None })?;
         let topic = producer.topic(topic)?;
         Ok(Self { producer, topic, partitions, total: 0, sent: Counts::default() })
     }

@@ -22,7 +22,7 @@ use thiserror::Error;
 
 use self::positions::Positions;
 use super::context::{Context, Notice};
-use super::native::{Fetched, Message, Reader, metadata_of};
+use super::native::{Fetched, GroupMetadata, Message, Reader, metadata_of};
 use super::settings::{KafkaSettings, creation_error};
 use super::statistics::Statistics;
 use super::{ClientError, TopicPartition};
@@ -292,6 +292,20 @@ pub struct Consumer {
     fatal: Option<ConsumeError>,
 }
 
+/// Offsets with their metadata, for librdkafka; `topics` by input.
+pub(super) fn offset_list(topics: &[String], offsets: &[CommitOffset]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(offsets.len());
+    for commit in offsets {
+        let Some(topic) = topics.get(commit.partition.input as usize) else { continue };
+        let mut element = list.add_partition(topic, commit.partition.partition);
+        element.set_offset(Offset::Offset(commit.offset)).expect("a position is an offset");
+        if !commit.metadata.is_empty() {
+            element.set_metadata(&commit.metadata);
+        }
+    }
+    list
+}
+
 impl fmt::Debug for Consumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consumer")
@@ -336,6 +350,10 @@ impl Consumer {
     pub fn join(&self) -> Result<(), ClientError> {
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         self.native().subscribe(&topics).map_err(ClientError::Client)
+    }
+
+    pub(super) fn group_metadata(&self) -> Option<GroupMetadata> {
+        self.reader().group_metadata()
     }
 
     fn reader(&self) -> &Reader {
@@ -730,15 +748,7 @@ impl Consumer {
     /// # Errors
     /// It could not be sent.
     pub fn commit_later(&mut self, offsets: &[CommitOffset]) -> Result<(), CommitError> {
-        let mut list = TopicPartitionList::with_capacity(offsets.len());
-        for commit in offsets {
-            let Some(topic) = self.topics.get(commit.partition.input as usize) else { continue };
-            let mut element = list.add_partition(topic, commit.partition.partition);
-            element.set_offset(Offset::Offset(commit.offset)).expect("a position is an offset");
-            if !commit.metadata.is_empty() {
-                element.set_metadata(&commit.metadata);
-            }
-        }
+        let list = offset_list(&self.topics, offsets);
         self.reader().commit(&list).map_err(CommitError::of)?;
         self.commits_sent += 1;
         Ok(())

@@ -155,7 +155,7 @@ impl Reader {
 
     /// The answer to the oldest commit that has none yet: what went wrong, or what went wrong with one of its partitions.
     pub(super) fn next_commit(&self, wait: Duration) -> Option<Result<(), RDKafkaErrorCode>> {
-        let wait = c_int::try_from(wait.as_millis()).unwrap_or(c_int::MAX);
+        let wait = milliseconds(wait);
         // SAFETY: the queue is alive; an event is ours until it is destroyed below; its list, if it has one, belongs to it.
         unsafe {
             let event = sys::rd_kafka_queue_poll(self.commits.0.as_ptr(), wait);
@@ -183,7 +183,7 @@ impl Reader {
         if wait.is_zero() || count == 0 {
             self.append(0, count);
         } else {
-            let wait = c_int::try_from(wait.as_millis()).unwrap_or(c_int::MAX).max(1);
+            let wait = milliseconds(wait).max(1);
             self.append(wait, 1);
             if !self.taken.is_empty() {
                 self.append(0, count - 1);
@@ -204,6 +204,71 @@ impl Reader {
                 sys::rd_kafka_consume_batch_queue(self.queue.0.as_ptr(), wait_ms, room.as_mut_ptr().cast(), count);
             let taken = usize::try_from(taken).unwrap_or(0);
             self.taken.set_len(self.taken.len() + taken);
+        }
+    }
+}
+
+/// Who a member of a group is, for transactions: what it was when this was taken.
+pub(super) struct GroupMetadata(NonNull<sys::rd_kafka_consumer_group_metadata_t>);
+
+impl GroupMetadata {
+    /// Whether it names a member of a generation. Brokers take offsets without either from anybody, and would fence nobody.
+    pub(super) fn names_a_member(&self) -> bool {
+        // SAFETY: the metadata is alive; the id is a NUL-terminated text that belongs to it, or null.
+        unsafe {
+            let generation = sys::rd_kafka_consumer_group_metadata_generation_id(self.0.as_ptr());
+            let member = sys::rd_kafka_consumer_group_metadata_member_id(self.0.as_ptr());
+            generation >= 0 && !member.is_null() && *member != 0
+        }
+    }
+}
+
+impl Drop for GroupMetadata {
+    fn drop(&mut self) {
+        // SAFETY: ours, destroyed once.
+        unsafe { sys::rd_kafka_consumer_group_metadata_destroy(self.0.as_ptr()) }
+    }
+}
+
+impl Reader {
+    /// The consumer's membership as it is now; `None` before it has joined for the first time.
+    pub(super) fn group_metadata(&self) -> Option<GroupMetadata> {
+        // SAFETY: the client is alive; what it returns is ours.
+        NonNull::new(unsafe { sys::rd_kafka_consumer_group_metadata(self.consumer.client().native_ptr()) })
+            .map(GroupMetadata)
+    }
+}
+
+/// What librdkafka says of a call about a transaction that failed.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) struct TransactionFault {
+    pub(super) code: RDKafkaErrorCode,
+    pub(super) text: String,
+    /// The same call may be made again.
+    pub(super) retriable: bool,
+    /// The transaction has to be aborted.
+    pub(super) abort: bool,
+    /// The client is of no use any more.
+    pub(super) fatal: bool,
+}
+
+impl TransactionFault {
+    /// `error` must be null or an error that is the caller's.
+    unsafe fn check(error: *mut sys::rd_kafka_error_t) -> Result<(), Self> {
+        if error.is_null() {
+            return Ok(());
+        }
+        // SAFETY: promised by the caller; the text belongs to the error, which is destroyed once, after its last use.
+        unsafe {
+            let fault = Self {
+                code: sys::rd_kafka_error_code(error).into(),
+                text: lossy(sys::rd_kafka_error_string(error)),
+                retriable: sys::rd_kafka_error_is_retriable(error) != 0,
+                abort: sys::rd_kafka_error_txn_requires_abort(error) != 0,
+                fatal: sys::rd_kafka_error_is_fatal(error) != 0,
+            };
+            sys::rd_kafka_error_destroy(error);
+            Err(fault)
         }
     }
 }
@@ -314,6 +379,10 @@ unsafe fn bytes<'a>(pointer: *const c_void, length: usize) -> Option<&'a [u8]> {
         // SAFETY: promised by the caller.
         Some(unsafe { slice::from_raw_parts(pointer.cast(), length) })
     }
+}
+
+fn milliseconds(wait: Duration) -> c_int {
+    c_int::try_from(wait.as_millis()).unwrap_or(c_int::MAX)
 }
 
 /// `text` must be a NUL-terminated string.
@@ -450,9 +519,56 @@ impl Writer {
         }
     }
 
+    /// Makes the producer the only one of its transactional id: waits for, or aborts, what an earlier one left open.
+    pub(super) fn init_transactions(&self, wait: Duration) -> Result<(), TransactionFault> {
+        // SAFETY: the client is alive; the error, if there is one, is ours.
+        unsafe { TransactionFault::check(sys::rd_kafka_init_transactions(self.client(), milliseconds(wait))) }
+    }
+
+    /// Begins a transaction; the broker hears of it with the first record.
+    pub(super) fn begin_transaction(&self) -> Result<(), TransactionFault> {
+        // SAFETY: as above.
+        unsafe { TransactionFault::check(sys::rd_kafka_begin_transaction(self.client())) }
+    }
+
+    /// Makes offsets part of the transaction.
+    pub(super) fn send_offsets(
+        &self,
+        offsets: &TopicPartitionList,
+        group: &GroupMetadata,
+        wait: Duration,
+    ) -> Result<(), TransactionFault> {
+        let (client, wait) = (self.client(), milliseconds(wait));
+        // SAFETY: as above; list and metadata are alive and copied.
+        unsafe {
+            TransactionFault::check(sys::rd_kafka_send_offsets_to_transaction(
+                client,
+                offsets.ptr(),
+                group.0.as_ptr(),
+                wait,
+            ))
+        }
+    }
+
+    /// Commits the transaction.
+    pub(super) fn commit_transaction(&self, wait: Duration) -> Result<(), TransactionFault> {
+        // SAFETY: as above.
+        unsafe { TransactionFault::check(sys::rd_kafka_commit_transaction(self.client(), milliseconds(wait))) }
+    }
+
+    /// Aborts the transaction and throws away what is queued.
+    pub(super) fn abort_transaction(&self, wait: Duration) -> Result<(), TransactionFault> {
+        // SAFETY: as above.
+        unsafe { TransactionFault::check(sys::rd_kafka_abort_transaction(self.client(), milliseconds(wait))) }
+    }
+
+    fn client(&self) -> *mut sys::rd_kafka_t {
+        self.producer.client().native_ptr()
+    }
+
     /// Sends what is queued without waiting for more, and waits until nothing is in flight, or `wait` is over: `false`.
     pub(super) fn flush(&self, wait: Duration) -> Result<bool, RDKafkaErrorCode> {
-        let wait = c_int::try_from(wait.as_millis()).unwrap_or(c_int::MAX);
+        let wait = milliseconds(wait);
         // SAFETY: the client is alive. Reports come as events, so that the call runs no code of ours.
         match unsafe { sys::rd_kafka_flush(self.producer.client().native_ptr(), wait) } {
             RD_KAFKA_RESP_ERR_NO_ERROR => Ok(true),

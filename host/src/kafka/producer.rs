@@ -31,6 +31,17 @@ const NOTICES_MAX: usize = 1024;
 pub struct ProducerOptions {
     /// Name of this client in the broker's logs and metrics.
     pub client_id: String,
+    /// For transactions.
+    pub transactions: Option<Transactions>,
+}
+
+/// What a producer with transactions is made with.
+#[derive(Clone, Debug)]
+pub struct Transactions {
+    /// The same over restarts, so that the successor of a producer that was killed ends its transaction.
+    pub id: String,
+    /// After this time the broker aborts an open transaction.
+    pub timeout: Duration,
 }
 
 /// A topic of one producer. Not valid for another.
@@ -66,6 +77,14 @@ pub enum SendError {
     Other(RDKafkaErrorCode),
 }
 
+impl SendError {
+    /// Whether the record is not to blame, but the transaction that it belongs to: that has to be aborted.
+    #[must_use]
+    pub fn is_of_transaction(&self) -> bool {
+        matches!(self, Self::Fatal { .. } | Self::Other(RDKafkaErrorCode::State))
+    }
+}
+
 /// A record that was taken and then refused by the broker.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct DeliveryFailure {
@@ -75,6 +94,30 @@ pub struct DeliveryFailure {
     pub partition: i32,
     /// Why.
     pub code: RDKafkaErrorCode,
+}
+
+impl DeliveryFailure {
+    /// Whether the record or its topic is to blame, so that sending it again cannot help. Otherwise it failed with its
+    /// transaction.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        use RDKafkaErrorCode as Code;
+        matches!(
+            self.code,
+            Code::MessageSizeTooLarge
+                | Code::MessageBatchTooLarge
+                | Code::InvalidMessage
+                | Code::InvalidMessageSize
+                | Code::InvalidTimestamp
+                | Code::InvalidRecord
+                | Code::InvalidTopic
+                | Code::PolicyViolation
+                | Code::TopicAuthorizationFailed
+                | Code::UnknownTopic
+                | Code::UnknownPartition
+                | Code::UnknownTopicOrPartition
+        )
+    }
 }
 
 impl fmt::Display for DeliveryFailure {
@@ -96,7 +139,7 @@ pub enum FlushError {
         /// How many.
         in_flight: usize,
     },
-    /// Some never will be. The work since the last commit has to be repeated with a new producer.
+    /// Some never will be. The work since the last commit has to be repeated, without a transaction with a new producer.
     #[error("{count} records were refused; the first: {first}")]
     Refused {
         /// How many.
@@ -154,9 +197,21 @@ impl Producer {
     /// # Errors
     /// Settings that cannot be used.
     pub fn new(settings: &KafkaSettings, options: &ProducerOptions) -> Result<Self, ClientError> {
-        let config = settings.producer_config(&options.client_id)?;
+        let config = settings.producer_config(&options.client_id, options.transactions.as_ref())?;
         let producer: BaseProducer<Context> = config.create_with_context(Context::default()).map_err(creation_error)?;
         Ok(Self { writer: Writer::new(producer), topics: Vec::new(), ledger: RefCell::default() })
+    }
+
+    pub(super) fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    /// What was refused belonged to a transaction that has been aborted.
+    pub(super) fn forget_failures(&self) {
+        self.poll(Duration::ZERO);
+        let mut ledger = self.ledger.borrow_mut();
+        ledger.failures.clear();
+        ledger.failures_count = 0;
     }
 
     fn native(&self) -> &BaseProducer<Context> {

@@ -5,10 +5,13 @@
 //! whether it exists is librdkafka's business: its own message comes back with the name and the value.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use thiserror::Error;
+
+use super::producer::Transactions;
 
 /// Properties as the user wrote them, by librdkafka's names.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -119,6 +122,7 @@ const PRODUCER_ENFORCED: &[(&str, &str, &str)] = &[
     ("delivery.timeout.ms", "", INFINITE),
     ("delivery.report.only.error", "true", EVENTS_OURS),
     ("transactional.id", "", GROUP_OURS),
+    ("transaction.timeout.ms", "", "it follows from `commit-interval` and `time-per-batch` of the pipeline"),
     ("client.id", "", GROUP_OURS),
 ];
 
@@ -138,7 +142,8 @@ impl KafkaSettings {
     /// The first property that is reserved or that librdkafka refuses.
     pub fn check(&self) -> Result<(), SettingsError> {
         self.consumer_config("check", "check", 1)?.create_native_config().map_err(refused)?;
-        self.producer_config("check")?.create_native_config().map_err(refused)?;
+        let transactions = Transactions { id: "check".to_owned(), timeout: Duration::from_secs(15) };
+        self.producer_config("check", Some(&transactions))?.create_native_config().map_err(refused)?;
         Ok(())
     }
 
@@ -188,9 +193,18 @@ impl KafkaSettings {
         self.layered(&[("reconnect.backoff.max.ms", "1000")], &BTreeMap::new(), &[])
     }
 
-    pub(super) fn producer_config(&self, client_id: &str) -> Result<ClientConfig, SettingsError> {
+    pub(super) fn producer_config(
+        &self,
+        client_id: &str,
+        transactions: Option<&Transactions>,
+    ) -> Result<ClientConfig, SettingsError> {
         let mut config = self.layered(PRODUCER_DEFAULTS, &self.producer, PRODUCER_ENFORCED)?;
         config.set("client.id", client_id);
+        if let Some(Transactions { id, timeout }) = transactions {
+            config.set("transactional.id", id).set("transaction.timeout.ms", timeout.as_millis().to_string());
+            // A record is given up with its transaction, and sent again in the next.
+            config.remove("message.timeout.ms");
+        }
         Ok(config)
     }
 

@@ -249,6 +249,7 @@ fn assemble(
         transforms: transforms.collect(),
         sources: sources.into_iter().map(|(_, source)| source).collect(),
         sinks: sinks.collect(),
+        guarantee: pipeline.delivery.guarantee,
         commit_interval: pipeline.delivery.commit_interval,
         on_error: pipeline.on_error,
         batch_records: pipeline.batches.records,

@@ -1,7 +1,8 @@
-//! Making what a thread did durable, under at-least-once.
+//! Making what a thread did durable.
 //!
-//! First every output is acknowledged by Kafka, then the tasks' heads are written with state and offsets together: that is the
-//! commit. The group's offsets follow, for monitoring. Without state the group's offsets are the commit.
+//! Under at-least-once, every output is acknowledged by Kafka first, then the tasks' heads are written with state and offsets
+//! together: that is the commit. The group's offsets follow, for monitoring. Without state the group's offsets are the commit.
+//! Under exactly-once a [`Transaction`] does it.
 //!
 //! A commit is made in steps that never block for long, because the thread has to go on answering its group while a broker or
 //! the metadata store is away. Between the first and the last step no record is processed, so that the state stays as it was
@@ -19,8 +20,10 @@ use super::outbox::Outbox;
 use super::plan::Plan;
 use super::settling::Settling;
 use super::task::{self, Durable, Task};
+use super::transaction::{Outcome, Transaction};
 use crate::checkpoint::head::Manifest;
 use crate::checkpoint::store::{PendingCommit, Settled};
+use crate::config::Guarantee;
 use crate::ids::ManifestId;
 use crate::kafka::consumer::{CommitError, CommitOffset, Consumer};
 use crate::kafka::producer::FlushError;
@@ -41,6 +44,8 @@ enum Phase {
     Heads(Settling),
     /// Commit the group's offsets; without state only.
     Offsets,
+    /// Everything, under exactly-once.
+    Transaction(Transaction),
 }
 
 /// A commit under way.
@@ -51,7 +56,7 @@ struct UnderWay {
 }
 
 /// How far [`Committer::advance`] got.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub enum Advanced {
     /// It has to wait: for what.
     Waiting(&'static str),
@@ -59,6 +64,19 @@ pub enum Advanced {
     Ended {
         /// Partition numbers.
         lost: Vec<u32>,
+    },
+    /// The transaction was aborted: what was done since the last commit counts nowhere, and the tasks have to go back to it.
+    /// Those that are lost have to be claimed again.
+    Aborted {
+        /// Partition numbers.
+        lost: Vec<u32>,
+        /// Why.
+        reason: String,
+    },
+    /// Whether the transaction was committed is not known: nothing that the thread holds can be believed.
+    Unknown {
+        /// Why.
+        reason: String,
     },
 }
 
@@ -106,10 +124,38 @@ impl Committer {
             for task in tasks.iter_mut().flatten().filter(|task| task.dirty) {
                 task.flush(&self.plan)?;
             }
-            let now = Instant::now();
-            self.under_way = Some(UnderWay { phase: Phase::Flush, began: now, said: now });
+            let phase = match self.plan.guarantee {
+                Guarantee::AtLeastOnce => Phase::Flush,
+                Guarantee::ExactlyOnce => {
+                    let settling = self.plan.is_stateful().then(|| self.settling(tasks));
+                    Phase::Transaction(Transaction::new(settling))
+                }
+            };
+            self.go(phase);
         }
         Ok(())
+    }
+
+    fn go(&mut self, phase: Phase) {
+        let now = Instant::now();
+        self.under_way = Some(UnderWay { phase, began: now, said: now });
+    }
+
+    /// Under exactly-once: the transaction is to be aborted, because of `lost` tasks or for another `reason`. `false`: Kafka has
+    /// been asked to commit it, and the answer has to be awaited.
+    pub fn abort(&mut self, tasks: &Tasks, reason: &str) -> bool {
+        match &mut self.under_way {
+            Some(UnderWay { phase: Phase::Transaction(transaction), .. }) => transaction.abort(tasks, reason),
+            _ => {
+                self.go(Phase::Transaction(Transaction::to_abort(Vec::new(), reason.to_owned())));
+                true
+            }
+        }
+    }
+
+    /// Gives up the commit under way without an end.
+    pub fn drop_under_way(&mut self) {
+        self.under_way = None;
     }
 
     /// A task has gone: its part of the commit under way is given up.
@@ -126,7 +172,7 @@ impl Committer {
     pub fn advance(
         &mut self,
         tasks: &mut Tasks,
-        outbox: &Outbox,
+        outbox: &mut Outbox,
         consumer: &mut Consumer,
         wait: Duration,
     ) -> Result<Advanced, Failure> {
@@ -134,8 +180,11 @@ impl Committer {
         loop {
             let waiting = match &mut under_way.phase {
                 Phase::Flush => match outbox.flush(wait) {
-                    Ok(()) => {
-                        under_way.phase = self.after_flush(tasks);
+                    Ok(_) => {
+                        under_way.phase = match self.plan.is_stateful() {
+                            true => Phase::Heads(self.settling(tasks)),
+                            false => Phase::Offsets,
+                        };
                         continue;
                     }
                     Err(FlushError::TimedOut { .. }) => "kafka to acknowledge the output",
@@ -171,6 +220,18 @@ impl Committer {
                     }
                     Err(error) => return Err(error.into()),
                 },
+                Phase::Transaction(transaction) => match transaction.advance(tasks, outbox, consumer, wait)? {
+                    Outcome::Waiting(waiting) => waiting,
+                    Outcome::Committed => {
+                        self.wrote(transaction.bytes());
+                        return Ok(self.ended(Vec::new(), under_way.began));
+                    }
+                    Outcome::Aborted { lost, reason } => {
+                        self.wrote(transaction.bytes());
+                        return Ok(Advanced::Aborted { lost, reason });
+                    }
+                    Outcome::Unknown { reason } => return Ok(Advanced::Unknown { reason }),
+                },
             };
             if under_way.said.elapsed() >= WAIT_MESSAGE {
                 let waited_s = under_way.began.elapsed().as_secs();
@@ -190,13 +251,11 @@ impl Committer {
         PipelineLabels { pipeline: self.plan.pipeline.clone() }
     }
 
-    fn after_flush(&self, tasks: &mut Tasks) -> Phase {
-        if !self.plan.is_stateful() {
-            return Phase::Offsets;
-        }
+    /// The heads of all tasks that did something.
+    fn settling(&self, tasks: &mut Tasks) -> Settling {
         let plan = &self.plan;
         let commit = |task: &mut Box<Task>| {
-            let Task { durable: Some(Durable { claim, ledger, .. }), state, next, .. } = &mut **task else {
+            let Task { durable: Some(Durable { claim, ledger }), state, next, .. } = &mut **task else {
                 return None;
             };
             let offsets = plan.sources.iter().zip(next.iter()).map(|(source, next)| (source.topic.clone(), *next));
@@ -207,10 +266,28 @@ impl Committer {
                 watermark: None,
                 transforms: plan.identities(),
             };
-            Some(claim.commit_at_least_once(ledger, state, make))
+            Some(match plan.guarantee {
+                Guarantee::AtLeastOnce => claim.commit_at_least_once(ledger, state, make),
+                Guarantee::ExactlyOnce => claim.prepare(ledger, state, make),
+            })
         };
         let commits = tasks.iter_mut().flatten().filter(|task| task.dirty).filter_map(commit).collect();
-        Phase::Heads(Settling::new(Arc::clone(&self.meta), self.runtime.clone(), commits))
+        Settling::new(Arc::clone(&self.meta), self.runtime.clone(), commits)
+    }
+
+    /// After the last commit under exactly-once: lets the heads say what Kafka says, so that the pipeline goes on also when Kafka
+    /// has forgotten its offsets. Best effort: without it, Kafka decides.
+    pub fn clean_stop(&self, tasks: &mut Tasks, wait: Duration) {
+        let stop = |task: &mut Box<Task>| task.durable.as_mut().and_then(|durable| durable.claim.clean_stop());
+        let commits: Vec<_> = tasks.iter_mut().flatten().filter_map(stop).collect();
+        if commits.is_empty() {
+            return;
+        }
+        match Settling::new(Arc::clone(&self.meta), self.runtime.clone(), commits).wait(wait) {
+            Ok(Some(_)) => {}
+            Ok(None) => info!("the metadata store takes too long to note the end; kafka knows it"),
+            Err(error) => info!("the metadata store does not note the end, kafka knows it: {error}"),
+        }
     }
 
     /// Takes settled commits in; returns the tasks that were lost.
@@ -222,10 +299,9 @@ impl Committer {
             let partition = commit.partition();
             let Some(task) = tasks.get_mut(partition as usize).and_then(Option::as_mut) else { continue };
             bytes += commit.bytes();
-            let Task { durable: Some(Durable { claim, ledger, manifest }), state, .. } = &mut **task else { continue };
+            let Task { durable: Some(Durable { claim, ledger }), state, .. } = &mut **task else { continue };
             match claim.settled(commit, ledger, state) {
-                Settled::Committed => {
-                    *manifest = claim.head().committed.id;
+                Settled::Durable => {
                     mark_committed(task);
                     offsets.extend(task.group_offsets());
                 }
@@ -238,9 +314,13 @@ impl Committer {
         {
             debug!("group offsets: {error}");
         }
+        self.wrote(bytes);
+        lost
+    }
+
+    fn wrote(&self, bytes: u64) {
         self.budget.lock().unwrap_or_else(PoisonError::into_inner).spend(bytes, Instant::now());
         self.metrics.checkpoint_bytes.get_or_create(&self.labels()).inc_by(bytes);
-        lost
     }
 
     fn ended(&self, lost: Vec<u32>, began: Instant) -> Advanced {
@@ -251,7 +331,7 @@ impl Committer {
     }
 }
 
-fn mark_committed(task: &mut Task) {
+pub(super) fn mark_committed(task: &mut Task) {
     task.committed.clone_from(&task.next);
     task.dirty = false;
 }

@@ -70,6 +70,11 @@ impl Counters {
         self.batches[transform].observe(time.as_secs_f64());
     }
 
+    pub(super) fn aborted(&self) {
+        let labels = PipelineLabels { pipeline: self.pipeline.clone() };
+        self.metrics.transactions_aborted.get_or_create(&labels).inc();
+    }
+
     pub(super) fn retried(&self, transform: usize) {
         let labels = TransformLabels { pipeline: self.pipeline.clone(), transform: self.transforms[transform].clone() };
         self.metrics.guest_retries.get_or_create(&labels).inc();

@@ -12,6 +12,7 @@ use crate::ids::{ManifestId, TaskId};
 use crate::kafka::ClientError;
 use crate::kafka::consumer::{CommitError, ConsumeError, RequestError, StartError};
 use crate::kafka::producer::{FlushError, SendError};
+use crate::kafka::transaction::TransactionError;
 
 /// Where a record comes from.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -190,6 +191,11 @@ pub enum Failure {
     /// Partitions cannot be started.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// Transactions are refused.
+    #[error(
+        "kafka refuses the transaction: {0}\nexactly-once needs brokers from 2.5 on, `Write` on the transactional id, and a `transaction.timeout.ms` that the broker allows; or set `guarantee = \"at-least-once\"` under [delivery]"
+    )]
+    Transaction(#[from] TransactionError),
     /// Offsets cannot be committed.
     #[error(transparent)]
     Commit(#[from] CommitError),

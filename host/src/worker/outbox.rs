@@ -4,9 +4,12 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use super::permit::CommitPermit;
 use super::plan::Plan;
-use crate::kafka::producer::{FlushError, Producer, ProducerEvent, ProducerOptions, SendError, TopicHandle};
+use crate::kafka::consumer::CommitOffset;
+use crate::kafka::producer::{FlushError, Flushed, Producer, ProducerEvent, ProducerOptions, SendError, TopicHandle};
 use crate::kafka::settings::KafkaSettings;
+use crate::kafka::transaction::{Membership, TransactionError};
 use crate::kafka::{ClientError, partition};
 use crate::record::RecordView;
 
@@ -18,9 +21,14 @@ const FULL_MESSAGE: Duration = Duration::from_secs(10);
 /// Sends records to sinks.
 pub struct Outbox {
     producer: Producer,
+    sources: Vec<String>,
     sinks: Vec<Sink>,
     sent: Vec<u64>,
+    in_transaction: bool,
 }
+
+/// The offsets are in the transaction: it may be committed.
+pub struct OffsetsSent(());
 
 #[derive(Clone, Copy)]
 struct Sink {
@@ -29,19 +37,86 @@ struct Sink {
 }
 
 impl Outbox {
-    /// A producer for the sinks of `plan`.
+    /// A producer for the sinks of `plan`, under a name that is nobody else's and stays the same over restarts.
     ///
     /// # Errors
     /// Settings that cannot be used.
-    pub fn new(settings: &KafkaSettings, plan: &Plan, client_id: String) -> Result<Self, ClientError> {
-        let mut producer = Producer::new(settings, &ProducerOptions { client_id })?;
+    pub fn new(settings: &KafkaSettings, plan: &Plan, name: String) -> Result<Self, ClientError> {
+        let transactions = plan.transactions(&name);
+        let mut producer = Producer::new(settings, &ProducerOptions { client_id: name, transactions })?;
         let mut sinks = Vec::with_capacity(plan.sinks.len());
         for sink in &plan.sinks {
             let partitions = i32::try_from(sink.partitions).unwrap_or(i32::MAX);
             sinks.push(Sink { topic: producer.topic(&sink.topic)?, partitions });
         }
         let sent = vec![0; sinks.len()];
-        Ok(Self { producer, sinks, sent })
+        let sources = plan.sources.iter().map(|source| source.topic.clone()).collect();
+        Ok(Self { producer, sources, sinks, sent, in_transaction: false })
+    }
+
+    /// Under exactly-once: ends what an earlier producer of this name has left open. Before anything else.
+    ///
+    /// # Errors
+    /// See [`TransactionError`].
+    pub fn init_transactions(&self, wait: Duration) -> Result<(), TransactionError> {
+        self.producer.init_transactions(wait)
+    }
+
+    /// Under exactly-once: makes sure that a transaction has begun.
+    ///
+    /// # Errors
+    /// See [`TransactionError`].
+    pub fn begin(&mut self) -> Result<(), TransactionError> {
+        if !self.in_transaction {
+            self.producer.begin_transaction()?;
+            self.in_transaction = true;
+        }
+        Ok(())
+    }
+
+    /// Whether a transaction has begun and not ended.
+    #[must_use]
+    pub fn is_in_transaction(&self) -> bool {
+        self.in_transaction
+    }
+
+    /// Makes offsets part of the transaction.
+    ///
+    /// # Errors
+    /// See [`TransactionError`]; the permit comes back.
+    pub fn send_offsets(
+        &self,
+        permit: CommitPermit,
+        offsets: &[CommitOffset],
+        membership: &Membership,
+        wait: Duration,
+    ) -> Result<OffsetsSent, (CommitPermit, TransactionError)> {
+        match self.producer.send_offsets(&self.sources, offsets, membership, wait) {
+            Ok(()) => Ok(OffsetsSent(())),
+            Err(error) => Err((permit, error)),
+        }
+    }
+
+    /// Commits the transaction.
+    ///
+    /// # Errors
+    /// See [`TransactionError`].
+    pub fn commit(&mut self, _: &OffsetsSent, wait: Duration) -> Result<(), TransactionError> {
+        self.producer.commit_transaction(wait)?;
+        self.in_transaction = false;
+        Ok(())
+    }
+
+    /// Aborts the transaction, if one has begun.
+    ///
+    /// # Errors
+    /// See [`TransactionError`].
+    pub fn abort(&mut self, wait: Duration) -> Result<(), TransactionError> {
+        if self.in_transaction {
+            self.producer.abort_transaction(wait)?;
+            self.in_transaction = false;
+        }
+        Ok(())
     }
 
     /// Sends a record: one with a key to the partition that Kafka's own client would choose, one without to the partition with
@@ -90,8 +165,8 @@ impl Outbox {
     ///
     /// # Errors
     /// It is not; see [`FlushError`].
-    pub fn flush(&self, wait: Duration) -> Result<(), FlushError> {
-        self.producer.flush(Instant::now() + wait).map(|_| ())
+    pub fn flush(&self, wait: Duration) -> Result<Flushed, FlushError> {
+        self.producer.flush(Instant::now() + wait)
     }
 
     /// Hears what the producer reports.

@@ -5,10 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::checkpoint::head::TransformIdentity;
-use crate::config::{OnError, Start};
+use crate::config::{Guarantee, OnError, Start};
 use crate::engine::{Grants, InstanceOptions, Limits, Plugin};
 use crate::ids::TaskId;
+use crate::kafka::producer::Transactions;
 use crate::state::TaskState;
+
+/// Shortest time-out of transactions: brokers that move a partition leader take seconds.
+const TRANSACTION_TIMEOUT_MIN: Duration = Duration::from_secs(15);
+/// What a transaction may be open beyond the commit interval and the calls into plugins: waiting for the byte budget, acknowledgements
+/// and heads.
+const TRANSACTION_SLACK: Duration = Duration::from_secs(10);
 
 /// A pipeline, ready to run.
 pub struct Plan {
@@ -26,6 +33,8 @@ pub struct Plan {
     pub transforms: Vec<TransformPlan>,
     /// Where records go.
     pub sinks: Vec<SinkPlan>,
+    /// What holds after a crash.
+    pub guarantee: Guarantee,
     /// Time between commits.
     pub commit_interval: Duration,
     /// What a rejected record does.
@@ -92,6 +101,15 @@ impl Plan {
     #[must_use]
     pub fn is_stateful(&self) -> bool {
         self.transforms.iter().any(|transform| !transform.identity.stores.is_empty())
+    }
+
+    /// Under exactly-once, what a thread called `name` makes its producer with. The time-out is what readers of the sinks wait at
+    /// most when a thread dies, and has to be longer than a transaction takes that ends as it should.
+    #[must_use]
+    pub fn transactions(&self, name: &str) -> Option<Transactions> {
+        let calls: Duration = self.transforms.iter().map(|transform| transform.limits.time_per_call).sum();
+        let timeout = (self.commit_interval + 2 * calls + TRANSACTION_SLACK).max(TRANSACTION_TIMEOUT_MIN);
+        (self.guarantee == Guarantee::ExactlyOnce).then(|| Transactions { id: name.to_owned(), timeout })
     }
 
     /// The task of a partition number.

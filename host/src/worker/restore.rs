@@ -14,20 +14,21 @@ use tokio::task::AbortHandle;
 use tracing::{debug, info, warn};
 
 use super::failure::Failure;
+use super::orphans::Orphans;
 use super::plan::{Plan, SourcePlan};
 use super::task::{self, Durable, Task};
 use crate::checkpoint::head::{Head, Manifest};
 use crate::checkpoint::protocol;
 use crate::checkpoint::resolve::{self, GroupOffset, GroupOffsets, StatelessStart};
 use crate::checkpoint::store::{Claim, StateError, TaskStore};
-use crate::config::Start;
+use crate::config::{Guarantee, Start};
 use crate::kafka::TopicPartition;
 use crate::kafka::consumer::{self, CommitOffset, Consumer};
 use crate::meta::layout;
 use crate::meta::{MetaError, MetaStore, Write};
 
 /// How long one request to Kafka may hold the thread up.
-const KAFKA_WAIT: Duration = Duration::from_secs(5);
+const KAFKA_WAIT: Duration = Duration::from_secs(1);
 /// Pause before Kafka is asked again what it did not answer.
 const ASK_PAUSE: Duration = Duration::from_secs(1);
 /// Pause between two attempts while the metadata store is away.
@@ -122,6 +123,7 @@ pub struct Restorer {
     meta: Arc<dyn MetaStore>,
     runtime: Handle,
     owner: String,
+    orphans: Orphans,
     last_attempt: u64,
     reports: mpsc::UnboundedSender<Report>,
     inbox: mpsc::UnboundedReceiver<Report>,
@@ -130,9 +132,9 @@ pub struct Restorer {
 impl Restorer {
     /// For the tasks of one thread, which claims as `owner`.
     #[must_use]
-    pub fn new(plan: Arc<Plan>, meta: Arc<dyn MetaStore>, runtime: Handle, owner: String) -> Self {
+    pub fn new(plan: Arc<Plan>, meta: Arc<dyn MetaStore>, runtime: Handle, orphans: Orphans, owner: String) -> Self {
         let (reports, inbox) = mpsc::unbounded_channel();
-        Self { plan, meta, runtime, owner, last_attempt: 0, reports, inbox }
+        Self { plan, meta, runtime, owner, orphans, last_attempt: 0, reports, inbox }
     }
 
     /// Begins to bring a task up.
@@ -169,7 +171,12 @@ impl Restorer {
         attempt.running = None;
         match report.progress {
             Progress::Unborn => attempt.stage = Stage::Genesis,
-            Progress::Claimed(claim) => attempt.stage = Stage::Claimed(claim),
+            Progress::Claimed(claim) => {
+                if let Some(owner) = claim.may_have_left_open() {
+                    self.orphans.watch(owner);
+                }
+                attempt.stage = Stage::Claimed(claim);
+            }
             Progress::Superseded => self.claim(report.partition, attempt, None),
             Progress::Started(started) => attempt.stage = Stage::Stateless { started: Some(started) },
             Progress::Ready(task) => return Ok(Some(*task)),
@@ -262,6 +269,8 @@ impl Restorer {
             .map_err(|disagreement| Failure::Disagreement { task: id.clone(), disagreement })?
             .clone();
         self.check_schemas(&id, &manifest)?;
+        // Under exactly-once Kafka gets to know what the task goes on from, even if no record comes.
+        let dirty = self.plan.guarantee == Guarantee::ExactlyOnce && !resolve::names(kafka, &manifest);
         let mut offsets = Vec::with_capacity(self.plan.sources.len());
         for SourcePlan { topic, .. } in &self.plan.sources {
             let Some(&offset) = manifest.offsets.get(topic) else {
@@ -296,8 +305,14 @@ impl Restorer {
             }
             let (keys, bytes, took) = (state.len(), state.bytes(), begin.elapsed());
             info!(task = %id, epoch = %manifest.id.epoch, keys, bytes, ?offsets, ?took, "restored");
-            let durable = Durable { claim: *claim, ledger, manifest: manifest.id };
-            open(plan, partition, state, Some(durable), offsets).await
+            let mut claim = *claim;
+            claim.restored(manifest.id);
+            let durable = Durable { claim, ledger };
+            let mut progress = open(plan, partition, state, Some(durable), offsets).await;
+            if let Progress::Ready(task) = &mut progress {
+                task.dirty = dirty;
+            }
+            progress
         });
         Ok(())
     }

@@ -193,7 +193,7 @@ mod tests {
         let pending = commit(&mut claim, &ledger, &state);
         let mut settled = until_settled(&mut bench.settling(vec![pending]));
         assert_eq!(*bench.meta.writes.lock().unwrap(), 1);
-        assert_eq!(claim.settled(settled.pop().unwrap(), &mut ledger, &mut state), Settled::Committed);
+        assert_eq!(claim.settled(settled.pop().unwrap(), &mut ledger, &mut state), Settled::Durable);
     }
 
     #[test]
@@ -207,11 +207,11 @@ mod tests {
         }
         let mut claim = bench.claim(0);
         let pending = commit(&mut claim, &ledger, &state);
-        let chunks = pending.manifest().chunks.len();
+        let chunks = pending.chunk_count();
         assert!(chunks > 2, "{chunks}");
         let mut settled = until_settled(&mut bench.settling(vec![pending]));
         assert!(*bench.meta.writes.lock().unwrap() <= chunks + 1, "chunks are not written twice");
-        assert_eq!(claim.settled(settled.pop().unwrap(), &mut ledger, &mut state), Settled::Committed);
+        assert_eq!(claim.settled(settled.pop().unwrap(), &mut ledger, &mut state), Settled::Durable);
     }
 
     #[test]

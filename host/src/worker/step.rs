@@ -16,6 +16,8 @@ pub struct Observed {
     pub commit_interval: Duration,
     /// How long the byte budget asks commits to wait beyond the interval.
     pub budget_delay: Duration,
+    /// How long a commit may wait for the budget. What the budget asks beyond that is waited before records are taken.
+    pub stretch_max: Duration,
     /// Whether anything was done since the last commit.
     pub dirty: bool,
     /// Whether a commit is under way that could not be ended yet.
@@ -54,7 +56,10 @@ pub fn next(observed: &Observed) -> Step {
     if observed.draining {
         return if observed.dirty { Step::Commit } else { Step::Finish };
     }
-    let due = observed.last_commit + observed.commit_interval + observed.budget_delay;
+    if !observed.dirty && observed.budget_delay > observed.stretch_max {
+        return Step::Idle { wait: FETCH_WAIT_MAX };
+    }
+    let due = observed.last_commit + observed.commit_interval + observed.budget_delay.min(observed.stretch_max);
     if observed.dirty && observed.now >= due {
         return Step::Commit;
     }
@@ -73,6 +78,7 @@ mod tests {
             last_commit: now,
             commit_interval: Duration::from_secs(1),
             budget_delay: Duration::ZERO,
+            stretch_max: Duration::MAX,
             dirty: true,
             committing: false,
             running: true,
@@ -104,6 +110,17 @@ mod tests {
         assert!(matches!(next(&seen), Step::Fetch { .. }));
         seen.now += Duration::from_millis(500);
         assert_eq!(next(&seen), Step::Commit);
+    }
+
+    #[test]
+    fn what_the_budget_asks_beyond_the_stretch_is_waited_before_records_are_taken() {
+        let stretch_max = Duration::from_secs(5);
+        let mut seen = Observed { budget_delay: Duration::from_secs(60), stretch_max, ..observed() };
+        seen.now += Duration::from_secs(5);
+        assert!(matches!(next(&seen), Step::Fetch { .. }));
+        seen.now += Duration::from_secs(1);
+        assert_eq!(next(&seen), Step::Commit);
+        assert!(matches!(next(&Observed { dirty: false, ..seen }), Step::Idle { .. }));
     }
 
     #[test]

@@ -7,7 +7,6 @@ use super::plan::Plan;
 use crate::checkpoint::ledger::Ledger;
 use crate::checkpoint::store::Claim;
 use crate::engine::{Instance, OpenError};
-use crate::ids::ManifestId;
 use crate::kafka::TopicPartition;
 use crate::kafka::consumer::CommitOffset;
 use crate::record::Batch;
@@ -29,7 +28,8 @@ pub struct Task {
     pub committed: Vec<i64>,
     /// Records taken from Kafka and not processed yet, by input.
     pub inbox: Vec<Batch>,
-    /// Something was processed since the last commit.
+    /// There is something to commit: records were processed since the last commit, or Kafka does not know what the task goes on
+    /// from.
     pub dirty: bool,
 }
 
@@ -39,8 +39,6 @@ pub struct Durable {
     pub claim: Claim,
     /// Its chunks.
     pub ledger: Ledger,
-    /// What the state was last durable as: after recovery believed Kafka, not the head's committed manifest.
-    pub manifest: ManifestId,
 }
 
 impl Task {
@@ -112,8 +110,8 @@ impl Task {
     /// What the group should have for it: the offsets of its last durable manifest; nothing without state.
     #[must_use]
     pub fn group_offsets(&self) -> Vec<CommitOffset> {
-        let Some(Durable { manifest, .. }) = &self.durable else { return Vec::new() };
-        let metadata = manifest.to_string();
+        let Some(Durable { claim, .. }) = &self.durable else { return Vec::new() };
+        let metadata = claim.base().to_string();
         let offsets = self.partitions().zip(self.committed.iter().copied());
         offsets.map(|(partition, offset)| CommitOffset { partition, offset, metadata: metadata.clone() }).collect()
     }

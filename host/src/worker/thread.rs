@@ -15,16 +15,18 @@ use super::control::Control;
 use super::counters::Counters;
 use super::failure::{Failure, Origin};
 use super::gathering::Gathering;
+use super::orphans::Orphans;
 use super::outbox::Outbox;
 use super::plan::Plan;
 use super::restore::{Asked, Attempt, Restorer};
 use super::step::{self, Observed, Step};
-use super::task;
-use crate::config::OnError;
+use super::task::{self, Task};
+use crate::config::{Guarantee, OnError};
 use crate::kafka::TopicPartition;
 use crate::kafka::consumer::{Closed, Consumer, ConsumerEvent, ConsumerOptions, PartitionFault};
 use crate::kafka::producer::SendError;
 use crate::kafka::settings::KafkaSettings;
+use crate::kafka::transaction::TransactionError;
 use crate::meta::MetaStore;
 use crate::metrics::Metrics;
 use crate::record::{Batch, Emission, Reject};
@@ -39,6 +41,14 @@ const REVOKE_WAIT: Duration = Duration::from_secs(10);
 const START_WAIT: Duration = Duration::from_secs(10);
 /// How long the end waits for the group to take the offsets that the heads have.
 const LAST_OFFSETS_WAIT: Duration = Duration::from_secs(2);
+/// How long an abort may hold up a rebalance or the end.
+const ABORT_WAIT: Duration = Duration::from_secs(5);
+/// How long one attempt to take over the transactional id may hold the thread up, and the pause before the next.
+const INIT_WAIT: Duration = Duration::from_millis(500);
+/// Under exactly-once, how long the byte budget may keep a transaction open beyond the commit interval.
+const TRANSACTION_STRETCH: Duration = Duration::from_secs(5);
+/// Waiting for Kafka to take the thread's transactions is said this often.
+const INIT_MESSAGE: Duration = Duration::from_secs(5);
 /// How long leaving the group may take.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// First and longest pause after a plugin asked for patience.
@@ -94,6 +104,8 @@ struct Patience {
 /// A worker thread.
 pub struct Thread {
     equipment: Equipment,
+    /// Client id, transactional id, and owner of claims.
+    name: String,
     consumer: Consumer,
     outbox: Outbox,
     restorer: Restorer,
@@ -117,23 +129,25 @@ impl Thread {
     /// The clients could not be made.
     pub fn join(equipment: Equipment, number: usize) -> Result<Self, Failure> {
         let Equipment { plan, kafka, meta, runtime, budget, metrics, node, .. } = equipment.clone();
-        let name = format!("{}-{node}-{number}", plan.group);
+        let name = format!("{}/{node}/{number}", plan.group);
         let options = ConsumerOptions {
             group_id: plan.group.clone(),
             client_id: name.clone(),
             topics: plan.sources.iter().map(|source| source.topic.clone()).collect(),
         };
         // The producer first: it asks for its id half a second after it was made.
-        let outbox = Outbox::new(&kafka, &plan, name.clone())?;
+        let outbox = open_outbox(&equipment, &name, || Ok(()))?;
         let consumer = Consumer::new(&kafka, &options)?;
         consumer.meet_coordinator(GATHERING_WAIT);
         equipment.gathering.arrive(GATHERING_WAIT);
         consumer.join()?;
         let now = Instant::now();
+        let orphans = Orphans::new(Arc::clone(&meta), runtime.clone(), kafka, plan.group.clone());
         Ok(Self {
             consumer,
             outbox,
-            restorer: Restorer::new(Arc::clone(&plan), Arc::clone(&meta), runtime.clone(), name),
+            restorer: Restorer::new(Arc::clone(&plan), Arc::clone(&meta), runtime.clone(), orphans, name.clone()),
+            name,
             committer: Committer::new(Arc::clone(&plan), meta, runtime, budget, Arc::clone(&metrics)),
             slots: BTreeMap::new(),
             tasks: (0..plan.partitions).map(|_| None).collect(),
@@ -154,6 +168,10 @@ impl Thread {
     /// Why the pipeline stops. What was done since the last commit is done again at the next start.
     pub fn run(mut self) -> Result<(), Failure> {
         let result = self.turn();
+        // Readers of the sinks would wait for it.
+        if let Err(error) = self.outbox.abort(ABORT_WAIT) {
+            debug!("an open transaction is left to its time-out: {error}");
+        }
         let control = Arc::clone(&self.equipment.control);
         control.tasks(self.counted, (0, 0));
         self.counters.forget(&self.tasks);
@@ -179,9 +197,19 @@ impl Thread {
                 Step::Idle { wait } => {
                     self.consumer.fetch(0, 0, wait, |_| {})?;
                 }
+                Step::Finish if self.is_exactly_once() => {
+                    let left = self.equipment.control.left();
+                    let wait = left.map_or(LAST_OFFSETS_WAIT, |left| left.min(LAST_OFFSETS_WAIT));
+                    self.committer.clean_stop(&mut self.tasks, wait);
+                    return Ok(());
+                }
                 Step::Finish => return self.last_group_offsets(),
             }
         }
+    }
+
+    fn is_exactly_once(&self) -> bool {
+        self.equipment.plan.guarantee == Guarantee::ExactlyOnce
     }
 
     fn observe(&self) -> Observed {
@@ -190,7 +218,8 @@ impl Thread {
             now: Instant::now(),
             last_commit: self.last_commit,
             commit_interval: self.equipment.plan.commit_interval,
-            budget_delay: if dirty { self.committer.budget_delay() } else { Duration::ZERO },
+            budget_delay: self.committer.budget_delay(),
+            stretch_max: if self.is_exactly_once() { TRANSACTION_STRETCH } else { Duration::MAX },
             dirty,
             committing: self.committer.is_under_way(),
             running: self.tasks.iter().any(Option::is_some),
@@ -259,7 +288,9 @@ impl Thread {
 
     fn revoked(&mut self, partitions: &[TopicPartition], lost: bool) -> Result<(), Failure> {
         info!(pipeline = self.equipment.plan.pipeline, partitions = ?numbers(partitions), lost, "revoked");
-        if !lost {
+        if lost && self.outbox.is_in_transaction() {
+            self.abort_now("partitions were lost")?;
+        } else if !lost {
             let claimed_elsewhere = self.commit_before_release()?;
             let leaving = |number: u32| partitions.iter().any(|at| u32::try_from(at.partition) == Ok(number));
             for number in claimed_elsewhere.into_iter().filter(|number| !leaving(*number)) {
@@ -312,22 +343,127 @@ impl Thread {
         }
         self.begin_commit()?;
         while Instant::now() < until && !self.equipment.control.is_overdue() {
-            match self.committer.advance(&mut self.tasks, &self.outbox, &mut self.consumer, COMMIT_WAIT)? {
+            match self.advance(COMMIT_WAIT)? {
+                Advanced::Waiting(_) => {}
                 Advanced::Ended { lost } => {
                     self.last_commit = Instant::now();
                     return Ok(lost);
                 }
-                Advanced::Waiting(_) => {}
+                Advanced::Aborted { lost, reason } => {
+                    self.go_back(&lost, &reason)?;
+                    return Ok(lost);
+                }
+                Advanced::Unknown { reason } => {
+                    self.recover(&reason)?;
+                    return Ok(Vec::new());
+                }
             }
         }
         warn!(
             "partitions are given up without a commit: their work since the last one is done again by the next owner"
         );
+        if self.is_exactly_once() {
+            self.abort_now("partitions are revoked")?;
+        }
         Ok(Vec::new())
+    }
+
+    fn advance(&mut self, wait: Duration) -> Result<Advanced, Failure> {
+        self.committer.advance(&mut self.tasks, &mut self.outbox, &mut self.consumer, wait)
+    }
+
+    /// Aborts the transaction before anything else happens, or waits for the end of one that is being committed.
+    fn abort_now(&mut self, reason: &str) -> Result<(), Failure> {
+        let until = Instant::now() + ABORT_WAIT;
+        self.committer.abort(&self.tasks, reason);
+        while Instant::now() < until {
+            match self.advance(COMMIT_WAIT)? {
+                Advanced::Waiting(_) => {}
+                Advanced::Ended { .. } => {
+                    self.last_commit = Instant::now();
+                    return Ok(());
+                }
+                Advanced::Aborted { lost, reason } => return self.go_back(&lost, &reason),
+                Advanced::Unknown { reason } => return self.recover(&reason),
+            }
+        }
+        self.recover("kafka does not end the transaction")
+    }
+
+    /// The transaction was aborted: takes every task that took part back to its last commit.
+    fn go_back(&mut self, lost: &[u32], reason: &str) -> Result<(), Failure> {
+        warn!(
+            pipeline = self.equipment.plan.pipeline,
+            "the transaction was aborted, its records are processed again: {reason}"
+        );
+        self.counters.aborted();
+        self.last_commit = Instant::now();
+        let took_part = |task: &Task| task.dirty || task.inbox.iter().any(|inbox| !inbox.is_empty());
+        let tasks = self.tasks.iter().flatten();
+        let numbers: Vec<u32> = tasks.filter(|task| took_part(task)).map(|task| task.partition).collect();
+        for number in numbers.into_iter().filter(|number| !lost.contains(number)) {
+            self.roll_back(number)?;
+        }
+        Ok(())
+    }
+
+    /// Takes a task back to its last commit in memory, with new instances. One that waits for its plugin goes on later.
+    fn roll_back(&mut self, partition: u32) -> Result<(), Failure> {
+        let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::as_mut) else { return Ok(()) };
+        let partitions: Vec<TopicPartition> = task.partitions().collect();
+        self.consumer.halt(&partitions)?;
+        let instances = task::instantiate(&self.equipment.plan, partition).map_err(|(at, error)| {
+            let transform = self.equipment.plan.transforms[at].name.clone();
+            Failure::Open { transform, error }
+        })?;
+        task.roll_back(instances);
+        let patience = self.slots.get(&partition).and_then(|slot| slot.patience.as_ref());
+        if patience.is_none_or(|patience| patience.resumed) {
+            self.consumer.start(&task.positions(), START_WAIT)?;
+        }
+        Ok(())
+    }
+
+    /// Nothing that this thread holds can be believed: takes its transactional id over again, which settles what was open, and
+    /// brings its tasks up from what Kafka says.
+    fn recover(&mut self, reason: &str) -> Result<(), Failure> {
+        warn!(pipeline = self.equipment.plan.pipeline, "asking kafka what was committed: {reason}");
+        self.counters.aborted();
+        self.committer.drop_under_way();
+        let held: Vec<(u32, Vec<TopicPartition>)> = self
+            .slots
+            .iter()
+            .filter_map(|(&number, slot)| {
+                let partition = i32::try_from(number).ok()?;
+                Some((number, slot.assigned.iter().map(|&input| TopicPartition { input, partition }).collect()))
+            })
+            .collect();
+        for (number, partitions) in &held {
+            self.consumer.halt(partitions)?;
+            self.drop_task(*number);
+        }
+        let consumer = &mut self.consumer;
+        self.outbox = open_outbox(&self.equipment, &self.name, || {
+            consumer.fetch(0, 0, Duration::ZERO, |_| {}).map(|_| ()).map_err(Failure::from)
+        })?;
+        for (number, slot) in &mut self.slots {
+            slot.patience = None;
+            if slot.assigned.len() == self.equipment.plan.sources.len() {
+                slot.attempt = Some(self.restorer.begin(*number));
+            }
+        }
+        self.last_commit = Instant::now();
+        Ok(())
     }
 
     /// Begins a commit. A task whose plugin asks for patience while it is flushed goes back and has no part in it.
     fn begin_commit(&mut self) -> Result<(), Failure> {
+        if self.is_exactly_once()
+            && !self.committer.is_under_way()
+            && let Err(error) = self.outbox.begin()
+        {
+            return self.transaction_failed(error);
+        }
         loop {
             match self.committer.begin(&mut self.tasks) {
                 Err(Failure::Flush { transform, partition, error }) if error.is_transient() => {
@@ -343,7 +479,14 @@ impl Thread {
     fn commit(&mut self) -> Result<(), Failure> {
         self.begin_commit()?;
         let wait = self.equipment.control.left().map_or(COMMIT_WAIT, |left| left.min(COMMIT_WAIT));
-        match self.committer.advance(&mut self.tasks, &self.outbox, &mut self.consumer, wait)? {
+        match self.advance(wait)? {
+            Advanced::Aborted { lost, reason } => {
+                self.go_back(&lost, &reason)?;
+                for partition in lost {
+                    self.claim_again(partition)?;
+                }
+            }
+            Advanced::Unknown { reason } => self.recover(&reason)?,
             Advanced::Ended { lost } => {
                 self.last_commit = Instant::now();
                 for partition in lost {
@@ -389,7 +532,7 @@ impl Thread {
                 slot.attempt = None;
                 self.consumer.start(&task.positions(), START_WAIT)?;
                 debug!(task = %self.equipment.plan.task(partition), offsets = ?task.next, "running");
-                if task.durable.is_some() {
+                if task.durable.is_some() && self.equipment.plan.guarantee == Guarantee::AtLeastOnce {
                     // Its last owner may have ended between its commit and the group's.
                     self.group_offsets_at = Some(Instant::now());
                 }
@@ -473,13 +616,34 @@ impl Thread {
             }
         })?;
         for partition in 0..self.tasks.len() {
+            // A transaction that is being aborted takes no more.
+            if self.committer.is_under_way() {
+                break;
+            }
             let Some(task) = &mut self.tasks[partition] else { continue };
             if task.inbox.iter().all(Batch::is_empty) {
                 continue;
             }
+            if self.is_exactly_once()
+                && let Err(error) = self.outbox.begin()
+            {
+                return self.transaction_failed(error);
+            }
             self.process(partition)?;
         }
         Ok(())
+    }
+
+    /// Between two commits, a transaction has failed.
+    fn transaction_failed(&mut self, error: TransactionError) -> Result<(), Failure> {
+        match error {
+            TransactionError::Refused { .. } => Err(error.into()),
+            TransactionError::Abort { text } | TransactionError::Again { text } => {
+                self.committer.abort(&self.tasks, &text);
+                Ok(())
+            }
+            TransactionError::Rebuild { text, .. } => self.recover(&text),
+        }
     }
 
     fn process(&mut self, partition: usize) -> Result<(), Failure> {
@@ -510,7 +674,10 @@ impl Thread {
                 }
                 Ok(())
             }
-            Err(ChainError::Destination(failure)) => Err(*failure),
+            Err(ChainError::Destination(failure)) => match *failure {
+                Failure::Transaction(error) => self.transaction_failed(error),
+                failure => Err(failure),
+            },
             Err(ChainError::Call { transform, batch, error }) => {
                 let span = task::span(&plan, &batch);
                 let name = plan.transforms[transform].name.clone();
@@ -526,19 +693,17 @@ impl Thread {
     /// Takes a task back to its last commit and lets it stand for a while.
     fn wait_for_plugin(&mut self, partition: usize, transform: usize) -> Result<(), Failure> {
         self.counters.retried(transform);
-        let Some(task) = &mut self.tasks[partition] else { return Ok(()) };
-        let Some(slot) = self.slots.get_mut(&task.partition) else { return Ok(()) };
-        let partitions: Vec<TopicPartition> = task.partitions().collect();
-        self.consumer.halt(&partitions)?;
-        let instances = task::instantiate(&self.equipment.plan, task.partition).map_err(|(at, error)| {
-            let transform = self.equipment.plan.transforms[at].name.clone();
-            Failure::Open { transform, error }
-        })?;
-        let behind = task.next.clone();
-        task.roll_back(instances);
+        let Some(task) = &self.tasks[partition] else { return Ok(()) };
+        let (number, behind) = (task.partition, task.next.clone());
+        let Some(slot) = self.slots.get_mut(&number) else { return Ok(()) };
         let pause = slot.patience.take().map_or(PATIENCE.0, |before| (before.pause * 2).min(PATIENCE.1));
         slot.patience = Some(Patience { until: Instant::now() + pause, pause, resumed: false, behind });
-        Ok(())
+        if self.is_exactly_once() {
+            // The other tasks' outputs are in the same transaction.
+            self.committer.abort(&self.tasks, "a plugin asks for patience");
+            return Ok(());
+        }
+        self.roll_back(number)
     }
 
     fn report(&mut self) {
@@ -570,6 +735,39 @@ fn numbers(partitions: &[TopicPartition]) -> Vec<String> {
         .iter()
         .map(|at| if at.input == 0 { at.partition.to_string() } else { format!("{}:{}", at.input, at.partition) })
         .collect()
+}
+
+/// A producer that may send: under exactly-once one that has taken its transactional id over. While Kafka is away, or lets
+/// an earlier transaction end, calls `meanwhile`; a drain is not waited out.
+fn open_outbox(
+    equipment: &Equipment,
+    name: &str,
+    mut meanwhile: impl FnMut() -> Result<(), Failure>,
+) -> Result<Outbox, Failure> {
+    let open = || Outbox::new(&equipment.kafka, &equipment.plan, name.to_owned());
+    let mut outbox = open()?;
+    let mut said = Instant::now();
+    while equipment.plan.guarantee == Guarantee::ExactlyOnce && !equipment.control.is_draining() {
+        let text = match outbox.init_transactions(INIT_WAIT) {
+            Ok(()) => break,
+            Err(error @ TransactionError::Refused { .. }) => return Err(error.into()),
+            Err(TransactionError::Again { text } | TransactionError::Abort { text }) => text,
+            Err(TransactionError::Rebuild { text, .. }) => {
+                std::thread::sleep(INIT_WAIT);
+                outbox = open()?;
+                text
+            }
+        };
+        if said.elapsed() >= INIT_MESSAGE {
+            said = Instant::now();
+            warn!(
+                pipeline = equipment.plan.pipeline,
+                "waiting for kafka to take the transactional id `{name}`: {text}"
+            );
+        }
+        meanwhile()?;
+    }
+    Ok(outbox)
 }
 
 /// The destination of a chain: the outbox, and what happens to rejected records.
@@ -605,6 +803,10 @@ impl Destination for Sending<'_> {
                         Some(fatal) => fatal.into(),
                         None => Failure::Undrained { waiting_for: "kafka to take the output".into() },
                     }));
+                }
+                Err(error) if self.plan.guarantee == Guarantee::ExactlyOnce && error.is_of_transaction() => {
+                    let text = error.to_string();
+                    return Err(Box::new(TransactionError::Abort { text }.into()));
                 }
                 Err(error) => {
                     let origin = task::origin(self.plan, batch, record.cause);

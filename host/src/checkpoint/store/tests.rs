@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use async_trait::async_trait;
 
 use super::*;
+use crate::checkpoint::resolve;
 use crate::ids::{ManifestId, TaskId};
 use crate::meta::Node;
 use crate::meta::local::LocalStore;
@@ -142,7 +143,7 @@ async fn what_was_committed_is_found_by_the_next_owner() {
         let mut commits = [task.commit(round as i64)];
         settle(bench.meta.as_ref(), &mut commits).await.unwrap();
         let [commit] = commits;
-        assert_eq!(task.settled(commit), Settled::Committed);
+        assert_eq!(task.settled(commit), Settled::Durable);
     }
     let next = Running::begin(bench.store(0)).await;
     assert_eq!(next.contents(), task.contents());
@@ -162,7 +163,7 @@ async fn a_commit_survives_every_sequence_of_lost_answers() {
             let mut commits = [task.commit(round as i64)];
             settle_through_outages(&bench, &mut commits).await;
             let [commit] = commits;
-            assert_eq!(task.settled(commit), Settled::Committed, "sequence {sequence}");
+            assert_eq!(task.settled(commit), Settled::Durable, "sequence {sequence}");
         }
         let next = Running::begin(bench.store(0)).await;
         assert_eq!(next.contents(), task.contents(), "sequence {sequence}");
@@ -187,7 +188,7 @@ async fn an_owner_whose_task_was_claimed_loses_its_commit_also_when_the_answer_w
         let mut commits = [new.commit(2)];
         settle(bench.meta.as_ref(), &mut commits).await.unwrap();
         let [commit] = commits;
-        assert_eq!(new.settled(commit), Settled::Committed, "{fault:?}");
+        assert_eq!(new.settled(commit), Settled::Durable, "{fault:?}");
     }
 }
 
@@ -199,7 +200,7 @@ async fn one_lost_task_does_not_take_the_others_of_its_request_with_it() {
     let mut commits: Vec<_> = tasks.iter_mut().map(|task| task.commit(1)).collect();
     settle(bench.meta.as_ref(), &mut commits).await.unwrap();
     let settled: Vec<_> = tasks.iter_mut().zip(commits).map(|(task, commit)| task.settled(commit)).collect();
-    assert_eq!(settled, [Settled::Committed, Settled::Lost, Settled::Committed]);
+    assert_eq!(settled, [Settled::Durable, Settled::Lost, Settled::Durable]);
 }
 
 #[tokio::test]
@@ -218,7 +219,7 @@ async fn a_large_commit_is_cut_into_requests_that_the_store_takes() {
         let mut commits = [task.commit(1)];
         settle_through_outages(&bench, &mut commits).await;
         let [commit] = commits;
-        assert_eq!(task.settled(commit), Settled::Committed);
+        assert_eq!(task.settled(commit), Settled::Durable);
         assert!(*bench.meta.largest.lock().unwrap() <= crate::meta::REQUEST_BYTES_MAX);
         assert_eq!(Running::begin(bench.store(0)).await.contents(), task.contents());
     }
@@ -234,7 +235,7 @@ async fn a_claim_whose_answer_was_lost_is_found() {
         let mut commits = [task.commit(1)];
         settle(bench.meta.as_ref(), &mut commits).await.unwrap();
         let [commit] = commits;
-        assert_eq!(task.settled(commit), Settled::Committed, "{fault:?}");
+        assert_eq!(task.settled(commit), Settled::Durable, "{fault:?}");
     }
 }
 
@@ -317,6 +318,143 @@ async fn a_chunk_deleted_by_hand_does_not_stop_commits() {
         }
         settle(bench.meta.as_ref(), &mut commits).await.unwrap();
         let [commit] = commits;
-        assert_eq!(task.settled(commit), Settled::Committed);
+        assert_eq!(task.settled(commit), Settled::Durable);
     }
+}
+
+impl Running {
+    fn prepare(&mut self, offset: i64) -> PendingCommit {
+        self.nonce += 1;
+        let nonce = self.nonce;
+        self.claim.prepare(&self.ledger, &self.state, |epoch, chunks| Manifest {
+            id: ManifestId { epoch, nonce },
+            chunks,
+            offsets: [("orders".to_owned(), offset)].into(),
+            watermark: None,
+            transforms: Vec::new(),
+        })
+    }
+
+    /// Prepares, through outages. Returns what Kafka would name.
+    async fn prepared(&mut self, bench: &Bench, offset: i64) -> ManifestId {
+        let mut commits = [self.prepare(offset)];
+        settle_through_outages(bench, &mut commits).await;
+        let [commit] = commits;
+        assert_eq!(self.settled(commit), Settled::Durable);
+        self.claim.undecided().unwrap()
+    }
+
+    fn committed(&mut self) {
+        self.claim.committed(&mut self.ledger, &mut self.state);
+    }
+
+    fn aborted(&mut self) {
+        self.state.stores_mut().for_each(crate::state::Store::roll_back);
+        self.claim.aborted();
+    }
+
+    /// The next owner, which finds `kafka` in the group.
+    async fn takes_over(store: TaskStore, kafka: Option<ManifestId>, offset: i64) -> Self {
+        let mut claim = store.claim("node-2").await.unwrap();
+        let metadata = kafka.map(|id| id.to_string()).unwrap_or_default();
+        let group = resolve::GroupOffset { offset: kafka.map(|_| offset), metadata };
+        let manifest = resolve::resolve(claim.head(), &[("orders".to_owned(), group)].into()).unwrap().clone();
+        let mut state = TaskState::new([("count", vec!["counts".to_owned()])]);
+        let ledger = store.restore(claim.head(), &manifest, &mut state).await.unwrap();
+        claim.restored(manifest.id);
+        Self { store, claim, ledger, state, nonce: 1_000 }
+    }
+}
+
+#[tokio::test]
+async fn kafka_decides_about_what_was_prepared() {
+    for kafka_has_committed in [false, true] {
+        let bench = Bench::new().await;
+        let mut task = bench.task(0).await;
+        task.put(b"key", b"1");
+        let first = task.prepared(&bench, 1).await;
+        task.committed();
+        task.put(b"key", b"2");
+        let second = task.prepared(&bench, 2).await;
+        // Here the process ends.
+        let (says, offset) = if kafka_has_committed { (second, 2) } else { (first, 1) };
+        let next = Running::takes_over(bench.store(0), Some(says), offset).await;
+        let expected: &[u8] = if kafka_has_committed { b"2" } else { b"1" };
+        assert_eq!(next.contents()[b"key".as_slice()], expected);
+    }
+}
+
+#[tokio::test]
+async fn a_crash_before_the_first_commit_in_kafka_begins_again() {
+    let bench = Bench::new().await;
+    let mut task = bench.task(0).await;
+    task.put(b"key", b"1");
+    task.prepared(&bench, 1).await;
+    let next = Running::takes_over(bench.store(0), None, 0).await;
+    assert!(next.contents().is_empty());
+}
+
+#[tokio::test]
+async fn prepares_commits_and_aborts_keep_the_state_exact_through_lost_answers() {
+    let faults = [Fault::None, Fault::LostApplied, Fault::LostUnapplied, Fault::Away];
+    for sequence in 0..64 {
+        let bench = Bench::new().await;
+        let mut task = bench.task(0).await;
+        bench.faults(&[faults[sequence % 4], faults[sequence / 4 % 4], faults[sequence / 16]]);
+        let mut last = None;
+        for round in 0..30u64 {
+            task.put(&(round % 5).to_be_bytes(), &round.to_be_bytes());
+            let id = task.prepared(&bench, round as i64).await;
+            if round % 3 == 1 {
+                task.aborted();
+            } else {
+                task.committed();
+                last = Some((id, round as i64));
+            }
+        }
+        let (id, offset) = last.unwrap();
+        let next = Running::takes_over(bench.store(0), Some(id), offset).await;
+        assert_eq!(next.contents(), task.contents(), "sequence {sequence}");
+        let chunks = bench.meta.children(&next.store.path.chunks()).await.unwrap();
+        assert!(chunks.len() <= next.claim.head().chunks.len() + 1, "sequence {sequence}: aborted chunks are deleted");
+    }
+}
+
+#[tokio::test]
+async fn a_former_owners_prepare_stays_until_the_new_owner_has_committed() {
+    let bench = Bench::new().await;
+    let mut old = bench.task(0).await;
+    old.put(b"key", b"old");
+    let theirs = old.prepared(&bench, 1).await;
+    let mut new = Running::takes_over(bench.store(0), None, 0).await;
+    new.put(b"key", b"new");
+    let ours = new.prepared(&bench, 2).await;
+    let prepared =
+        |task: &Running| -> Vec<ManifestId> { task.claim.head().prepared.iter().map(|manifest| manifest.id).collect() };
+    assert_eq!(prepared(&new), [theirs, ours]);
+    // The former owner was the true one after all, and its transaction was committed.
+    let again = Running::takes_over(bench.store(0), Some(theirs), 1).await;
+    assert_eq!(again.contents()[b"key".as_slice()], *b"old");
+    // Or it was not.
+    let mut new = Running::takes_over(bench.store(0), Some(ours), 2).await;
+    new.put(b"key", b"newer");
+    new.prepared(&bench, 3).await;
+    new.committed();
+    new.put(b"key", b"newest");
+    let last = new.prepared(&bench, 4).await;
+    assert_eq!(prepared(&new), [last]);
+}
+
+#[tokio::test]
+async fn after_a_clean_stop_kafka_may_forget() {
+    let bench = Bench::new().await;
+    let mut task = bench.task(0).await;
+    task.put(b"key", b"1");
+    task.prepared(&bench, 1).await;
+    task.committed();
+    let mut commits = [task.claim.clean_stop().unwrap()];
+    settle(bench.meta.as_ref(), &mut commits).await.unwrap();
+    let next = Running::takes_over(bench.store(0), None, 0).await;
+    assert_eq!(next.contents()[b"key".as_slice()], *b"1");
+    assert_eq!(next.claim.head().committed.offsets["orders"], 1);
 }

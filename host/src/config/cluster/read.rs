@@ -172,7 +172,7 @@ fn zookeeper(root: &Section<'_>, text: &Text, arguments: &ClusterArgs) -> Option
     let section = root.table("zookeeper", &ZOOKEEPER);
     let connect = section.optional("connect", |field| field.parsed(|servers| value::servers(servers, ZOOKEEPER_PORT)));
     let namespace = section.value("namespace", "/sluicegate".to_owned(), |field| field.checked(value::namespace));
-    let session_timeout = section.value("session-timeout", Duration::from_secs(15), |field| {
+    let session_timeout = section.value("session-timeout", Duration::from_secs(10), |field| {
         field.parsed(|text| value::duration(text, &SESSION_TIMEOUT))
     });
     let auth = match section.field("auth") {

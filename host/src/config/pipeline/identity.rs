@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Guarantee, OnError, Pipeline, PluginReference, Start, TransformLimits};
+use super::{OnError, Pipeline, PluginReference, Start, TransformLimits};
 use crate::digest::Digest;
 
 impl Pipeline {
@@ -46,7 +46,6 @@ impl Pipeline {
             .discards
             .iter()
             .map(|discard| json!({ "transform": named(discard.transform), "output": discard.output }));
-        let Guarantee::AtLeastOnce = self.delivery.guarantee;
         let on_error = match self.on_error {
             OnError::Stop => "stop",
             OnError::Skip => "skip",
@@ -58,7 +57,7 @@ impl Pipeline {
             "sink": sinks.collect::<Vec<_>>(),
             "discard": discards.collect::<Vec<_>>(),
             "delivery": {
-                "guarantee": "at-least-once",
+                "guarantee": self.delivery.guarantee.to_string(),
                 "commit-interval-ms": milliseconds(self.delivery.commit_interval),
             },
             "errors": { "on-error": on_error },

@@ -56,6 +56,13 @@ const COMMIT_INTERVAL: Bounds<Duration> = Bounds {
     max: Duration::from_secs(60),
     why_max: "everything since the last commit is repeated after a crash",
 };
+/// Readers of the sinks wait for it, and for the time-out of a transaction whose thread has died, which is longer.
+const TRANSACTION_INTERVAL: Bounds<Duration> = Bounds {
+    min: Duration::from_millis(10),
+    why_min: "each commit writes to Kafka and ZooKeeper",
+    max: Duration::from_secs(10),
+    why_max: "readers of the sinks wait for an open transaction",
+};
 const TIME_PER_BATCH: Bounds<Duration> = Bounds {
     min: Duration::from_millis(10),
     why_min: "time is measured in steps of some milliseconds",
@@ -343,17 +350,15 @@ fn transform_index(section: &Section<'_>, transforms: &[&str]) -> Option<usize> 
 }
 
 fn delivery(section: &Section<'_>) -> Option<Delivery> {
-    let guarantee = section.value("guarantee", Guarantee::AtLeastOnce, |field| {
-        if matches!(field.raw(), DeValue::String(text) if text == "exactly-once") {
-            return field.refuse(Fault::new(
-                "this version cannot deliver exactly once yet",
-                "write \"at-least-once\": state is exact after a crash, outputs may repeat",
-            ));
-        }
-        field.word(&[("at-least-once", Guarantee::AtLeastOnce)])
+    let guarantee = section.value("guarantee", Guarantee::ExactlyOnce, |field| {
+        field.word(&[("exactly-once", Guarantee::ExactlyOnce), ("at-least-once", Guarantee::AtLeastOnce)])
     });
-    let commit_interval = section.value("commit-interval", Duration::from_secs(1), |field| {
-        field.parsed(|text| value::duration(text, &COMMIT_INTERVAL))
-    });
+    let (interval, bounds) = match guarantee {
+        Some(Guarantee::AtLeastOnce) => (Duration::from_secs(1), &COMMIT_INTERVAL),
+        // Readers of the sinks see records when they are committed.
+        _ => (Duration::from_millis(100), &TRANSACTION_INTERVAL),
+    };
+    let commit_interval =
+        section.value("commit-interval", interval, |field| field.parsed(|text| value::duration(text, bounds)));
     Some(Delivery { guarantee: guarantee?, commit_interval: commit_interval? })
 }

@@ -77,8 +77,8 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(pipeline.name.as_str(), "value-length");
     assert_eq!(pipeline.sources, [Source { topic: "test".into(), start: Start::Earliest, input: None }]);
     assert_eq!(pipeline.sinks, [Sink { topic: "lengths".into(), transform: 0, output: None }]);
-    assert_eq!(pipeline.delivery.commit_interval, Duration::from_secs(1));
-    assert_eq!(pipeline.delivery.guarantee, Guarantee::AtLeastOnce);
+    assert_eq!(pipeline.delivery.commit_interval, Duration::from_millis(100));
+    assert_eq!(pipeline.delivery.guarantee, Guarantee::ExactlyOnce);
     assert_eq!(pipeline.on_error, OnError::Stop);
     assert_eq!(pipeline.batches, BatchLimits { records: 1000, bytes: 1 << 20 });
     let transform = &pipeline.transforms[0];
@@ -175,7 +175,7 @@ fn a_plugins_complaint_is_shown_at_the_line_of_the_value() {
 fn the_digest_is_that_of_the_meaning() {
     let digests = ["d".to_owned()];
     let digest = |text: &str| parse(text).digest(&digests);
-    let same = "# a comment\n[delivery]\ncommit-interval = '1000ms'\n[limits]\nmemory = '64MiB'\n".to_owned();
+    let same = "# a comment\n[delivery]\ncommit-interval = '100ms 0us'\n[limits]\nmemory = '64MiB'\n".to_owned();
     let same = SMALL.replacen("[[source]]", &format!("{same}[[source]]"), 1);
     assert_eq!(digest(SMALL), digest(&same));
     assert_ne!(digest(SMALL), digest(&SMALL.replace("lengths", "others")));
@@ -189,7 +189,7 @@ fn the_digest_is_that_of_the_meaning() {
 #[test]
 fn the_canonical_form_is_frozen() {
     let json = concat!(
-        r#"{"delivery":{"commit-interval-ms":1000,"guarantee":"at-least-once"},"discard":[],"errors":{"on-error"#,
+        r#"{"delivery":{"commit-interval-ms":100,"guarantee":"exactly-once"},"discard":[],"errors":{"on-error"#,
         r#"":"stop"},"limits":{"batch-bytes":1048576,"batch-records":1000},"name":"value-length","sink":[{"outp"#,
         r#"ut":null,"topic":"lengths","transform":"length"}],"source":[{"input":null,"start":"earliest","topic""#,
         r#":"test"}],"transform":[{"config":{},"digest":"d","grants":[],"limits":{"memory":67108864,"output-byt"#,

@@ -1,0 +1,185 @@
+//! Transactions: records and offsets that become visible together or not at all.
+//!
+//! What librdkafka says of a call that failed is classified here, once, by what has to be done about it.
+
+use std::time::Duration;
+
+use rdkafka::error::RDKafkaErrorCode;
+use thiserror::Error;
+
+use super::consumer::{CommitOffset, Consumer};
+use super::native::TransactionFault;
+use super::producer::Producer;
+
+/// A call about a transaction failed. The kinds are what has to be done.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum TransactionError {
+    /// It has not ended yet, or was not made: make the same call again, and no other.
+    #[error("{text}")]
+    Again {
+        /// In librdkafka's words.
+        text: String,
+    },
+    /// Nothing of the transaction will be visible: abort it, take the work back and do it again.
+    #[error("the transaction cannot be committed: {text}")]
+    Abort {
+        /// In librdkafka's words.
+        text: String,
+    },
+    /// Whether the transaction was committed is not known, or another producer has taken the transactional id: drop the
+    /// producer, make a new one, and ask Kafka what was committed.
+    #[error("the producer cannot go on: {text}")]
+    Rebuild {
+        /// In librdkafka's words.
+        text: String,
+        /// Another producer with this transactional id has begun.
+        fenced: bool,
+    },
+    /// The broker refuses transactions, and will again.
+    #[error("{text}")]
+    Refused {
+        /// In librdkafka's words.
+        text: String,
+    },
+}
+
+impl From<TransactionFault> for TransactionError {
+    fn from(fault: TransactionFault) -> Self {
+        use RDKafkaErrorCode as Code;
+        let TransactionFault { code, text, retriable, abort, .. } = fault;
+        let fenced = matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch);
+        match code {
+            // Also where librdkafka would have the call repeated or the transaction aborted: the next would fail as well.
+            Code::TransactionalIdAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::TopicAuthorizationFailed
+            | Code::InvalidTransactionTimeout
+            | Code::UnsupportedFeature
+            | Code::UnsupportedVersion => Self::Refused { text: format!("{text} ({code})") },
+            _ if retriable => Self::Again { text },
+            _ if abort => Self::Abort { text },
+            // Fatal, and everything that is not foreseen: recovery asks Kafka and assumes nothing.
+            _ => Self::Rebuild { text: format!("{text} ({code})"), fenced },
+        }
+    }
+}
+
+/// Not a member of a generation of the group: offsets sent now would be taken from anybody.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct NoMember;
+
+/// Membership of a group, taken for one transaction.
+pub struct Membership(super::native::GroupMetadata);
+
+impl Consumer {
+    /// The membership as it is now. To be taken afresh for each transaction.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn membership(&self) -> Result<Membership, NoMember> {
+        self.group_metadata().filter(super::native::GroupMetadata::names_a_member).map(Membership).ok_or(NoMember)
+    }
+}
+
+impl Producer {
+    /// Takes the transactional id over from an earlier producer and ends what that has left open. Before anything else, once.
+    ///
+    /// # Errors
+    /// See [`TransactionError`].
+    pub fn init_transactions(&self, wait: Duration) -> Result<(), TransactionError> {
+        Ok(self.writer().init_transactions(wait)?)
+    }
+
+    /// Begins a transaction. Asks no broker.
+    ///
+    /// # Errors
+    /// See [`TransactionError`].
+    pub fn begin_transaction(&self) -> Result<(), TransactionError> {
+        Ok(self.writer().begin_transaction()?)
+    }
+
+    /// Makes offsets of the consumer's group part of the transaction; `topics` are those of its inputs.
+    ///
+    /// # Errors
+    /// See [`TransactionError`].
+    pub fn send_offsets(
+        &self,
+        topics: &[String],
+        offsets: &[CommitOffset],
+        membership: &Membership,
+        wait: Duration,
+    ) -> Result<(), TransactionError> {
+        let list = super::consumer::offset_list(topics, offsets);
+        Ok(self.writer().send_offsets(&list, &membership.0, wait)?)
+    }
+
+    /// Commits the transaction. Flush before: it waits for nothing else as exactly.
+    ///
+    /// # Errors
+    /// See [`TransactionError`].
+    pub fn commit_transaction(&self, wait: Duration) -> Result<(), TransactionError> {
+        Ok(self.writer().commit_transaction(wait)?)
+    }
+
+    /// Aborts the transaction; records that were taken and not written are thrown away.
+    ///
+    /// # Errors
+    /// See [`TransactionError`].
+    pub fn abort_transaction(&self, wait: Duration) -> Result<(), TransactionError> {
+        self.writer().abort_transaction(wait)?;
+        self.forget_failures();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(code: RDKafkaErrorCode) -> TransactionFault {
+        TransactionFault { code, text: "said".to_owned(), retriable: false, abort: false, fatal: false }
+    }
+
+    #[test]
+    fn a_call_that_may_be_repeated_is_repeated_even_if_it_is_all_that_is_known() {
+        let error = TransactionFault { retriable: true, ..fault(RDKafkaErrorCode::OperationTimedOut) };
+        assert!(matches!(error.into(), TransactionError::Again { .. }));
+    }
+
+    #[test]
+    fn a_group_that_moved_on_aborts() {
+        for code in [RDKafkaErrorCode::IllegalGeneration, RDKafkaErrorCode::UnknownMemberId] {
+            let error = TransactionFault { abort: true, ..fault(code) };
+            assert!(matches!(error.into(), TransactionError::Abort { .. }), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_producer_that_was_replaced_knows_it() {
+        for code in [RDKafkaErrorCode::Fenced, RDKafkaErrorCode::ProducerFenced, RDKafkaErrorCode::InvalidProducerEpoch]
+        {
+            let error = TransactionFault { fatal: true, ..fault(code) };
+            assert!(matches!(error.into(), TransactionError::Rebuild { fenced: true, .. }), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_outcome_and_what_is_not_foreseen_go_through_recovery() {
+        for code in [RDKafkaErrorCode::Fatal, RDKafkaErrorCode::State, RDKafkaErrorCode::Fail] {
+            assert!(matches!(fault(code).into(), TransactionError::Rebuild { fenced: false, .. }), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_broker_does_not_allow_is_not_tried_again() {
+        for code in [
+            RDKafkaErrorCode::TransactionalIdAuthorizationFailed,
+            RDKafkaErrorCode::InvalidTransactionTimeout,
+            RDKafkaErrorCode::UnsupportedFeature,
+        ] {
+            let error = TransactionFault { retriable: true, abort: true, fatal: true, ..fault(code) };
+            assert!(matches!(error.into(), TransactionError::Refused { .. }), "{code:?}");
+        }
+    }
+}

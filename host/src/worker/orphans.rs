@@ -1,0 +1,105 @@
+//! Transactions whose thread has died: ended by whoever takes over its tasks, so that readers of the sinks, and the offsets of the
+//! group, do not wait for the time-out.
+//!
+//! An owner that is alive ends its transactions itself, and taking over its transactional id would only disturb it. So the
+//! node has to have left the metadata store first.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tracing::{debug, info};
+
+use crate::kafka::producer::{Producer, ProducerOptions, Transactions};
+use crate::kafka::settings::KafkaSettings;
+use crate::kafka::transaction::TransactionError;
+use crate::meta::MetaStore;
+use crate::meta::layout::{self, Segment};
+
+/// By then the broker has ended the transaction by itself.
+const GIVE_UP: Duration = Duration::from_secs(20);
+/// Of a transaction that never begins.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// Pause between two looks whether the node is gone.
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
+/// How long one attempt to end a transaction waits.
+const INIT_WAIT: Duration = Duration::from_secs(1);
+
+/// Ends what dead owners left open.
+pub struct Orphans {
+    meta: Arc<dyn MetaStore>,
+    runtime: Handle,
+    kafka: KafkaSettings,
+    group: String,
+    watched: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Orphans {
+    /// For the threads of `group`.
+    #[must_use]
+    pub fn new(meta: Arc<dyn MetaStore>, runtime: Handle, kafka: KafkaSettings, group: String) -> Self {
+        Self { meta, runtime, kafka, group, watched: Arc::default() }
+    }
+
+    /// Ends, beside the thread, the open transaction of `owner` if its node is gone or goes within the time that one can be open.
+    pub fn watch(&self, owner: &str) {
+        let Some(node) = node_of(owner, &self.group) else { return };
+        if !self.watched.lock().unwrap_or_else(PoisonError::into_inner).insert(owner.to_owned()) {
+            return;
+        }
+        let (meta, kafka, watched) = (Arc::clone(&self.meta), self.kafka.clone(), Arc::clone(&self.watched));
+        let owner = owner.to_owned();
+        self.runtime.spawn(async move {
+            let until = Instant::now() + GIVE_UP;
+            let path = layout::node(&node);
+            while Instant::now() < until {
+                if matches!(meta.get(&path).await, Ok(None)) {
+                    let id = owner.clone();
+                    let ended = tokio::task::spawn_blocking(move || end(&kafka, id, until)).await;
+                    match ended {
+                        Ok(Ok(())) => info!(%owner, "ended what a thread left open when its node died"),
+                        Ok(Err(error)) => debug!(%owner, "its transaction is left to its time-out: {error}"),
+                        Err(error) => debug!(%owner, "its transaction is left to its time-out: {error}"),
+                    }
+                    break;
+                }
+                tokio::time::sleep(LOOK_PAUSE).await;
+            }
+            watched.lock().unwrap_or_else(PoisonError::into_inner).remove(&owner);
+        });
+    }
+}
+
+/// The node in an owner's name, `<group>/<node>/<thread>`.
+fn node_of(owner: &str, group: &str) -> Option<Segment> {
+    let (node, _) = owner.strip_prefix(group)?.strip_prefix('/')?.split_once('/')?;
+    Segment::new(node).ok()
+}
+
+fn end(kafka: &KafkaSettings, owner: String, until: Instant) -> Result<(), String> {
+    let client_id = format!("{owner}-successor");
+    let options = ProducerOptions { client_id, transactions: Some(Transactions { id: owner, timeout: TIMEOUT }) };
+    let producer = Producer::new(kafka, &options).map_err(|error| error.to_string())?;
+    loop {
+        match producer.init_transactions(INIT_WAIT) {
+            Ok(()) => return Ok(()),
+            Err(TransactionError::Again { .. }) if Instant::now() < until => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_node_of_an_owner_is_in_its_name() {
+        let node = |owner| node_of(owner, "sluicegate/orders/1").map(|node| node.as_str().to_owned());
+        assert_eq!(node("sluicegate/orders/1/host-3.example.org/0"), Some("host-3.example.org".to_owned()));
+        for other in ["", "sluicegate/orders/10/a/0", "sluicegate/orders/1/a", "other/orders/1/a/0"] {
+            assert_eq!(node(other), None, "{other}");
+        }
+    }
+}
