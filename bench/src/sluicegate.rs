@@ -26,6 +26,25 @@ pub struct Pipeline<'a> {
     pub source: &'a str,
     /// Sink topic.
     pub sink: &'a str,
+    /// How it delivers.
+    pub delivery: Delivery,
+}
+
+/// How a contender delivers.
+#[derive(Clone, Copy, Debug)]
+pub struct Delivery {
+    /// In transactions.
+    pub exactly_once: bool,
+    /// Milliseconds between commits.
+    pub commit_interval_ms: u64,
+}
+
+impl Delivery {
+    /// The guarantee's name in a pipeline file.
+    #[must_use]
+    pub fn guarantee(self) -> &'static str {
+        if self.exactly_once { "exactly-once" } else { "at-least-once" }
+    }
 }
 
 impl Pipeline<'_> {
@@ -34,11 +53,13 @@ impl Pipeline<'_> {
     /// # Errors
     /// The files cannot be written.
     pub fn command(&self, program: &Path, servers: &Servers, folder: &Path) -> Result<Command> {
-        let Self { name, plugin, source, sink } = self;
+        let Self { name, plugin, source, sink, delivery } = self;
         let pipeline = format!(
             "name = \"{name}\"\n[[source]]\ntopic = \"{source}\"\nstart = \"earliest\"\n[[transform]]\nname = \"work\"\nplugin = \"{}\"\n\
-             [[sink]]\ntopic = \"{sink}\"\n[delivery]\nguarantee = \"at-least-once\"\ncommit-interval = \"1s\"\n",
-            plugin_path(plugin).canonicalize().context("find the plugin; `cargo xtask plugins` builds it")?.display()
+             [[sink]]\ntopic = \"{sink}\"\n[delivery]\nguarantee = \"{}\"\ncommit-interval = \"{}ms\"\n",
+            plugin_path(plugin).canonicalize().context("find the plugin; `cargo xtask plugins` builds it")?.display(),
+            delivery.guarantee(),
+            delivery.commit_interval_ms
         );
         let cluster = format!(
             "[node]\nname = \"bench-{}\"\n[kafka]\nbootstrap.servers = \"{}\"\n[zookeeper]\nconnect = \"{}\"\nnamespace = \"/bench\"\n\

@@ -24,7 +24,6 @@ use sys::rd_kafka_vtype_t as vtype;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const PARTITIONS_MAX: usize = 64;
-const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// As in `host/src/kafka/settings.rs`.
 const CONSUMER: &[(&str, &str)] = &[
@@ -72,6 +71,12 @@ struct Arguments {
     /// Most records taken at once
     #[arg(long, default_value_t = 1000)]
     batch: usize,
+    /// Time between commits
+    #[arg(long, default_value_t = 1000)]
+    commit_interval_ms: u64,
+    /// Outputs and offsets in transactions, with ids that begin with the group's name
+    #[arg(long)]
+    transactions: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -98,7 +103,7 @@ fn main() {
             let name = format!("loop-{number}");
             std::thread::Builder::new()
                 .name(name)
-                .spawn(move || Loop::new(&arguments, partitions).run(&stop))
+                .spawn(move || Loop::new(&arguments, number, partitions).run(&stop))
                 .expect("threads start")
         })
         .collect();
@@ -128,6 +133,15 @@ fn client(kind: sys::rd_kafka_type_t, bootstrap: &str, own: &[(&str, &str)]) -> 
     }
 }
 
+/// A call about a transaction that fails is a fault of this file.
+fn check(error: *mut sys::rd_kafka_error_t) {
+    if !error.is_null() {
+        // SAFETY: the error is alive and its text belongs to it.
+        let text = unsafe { CStr::from_ptr(sys::rd_kafka_error_string(error)) };
+        panic!("{}", text.to_string_lossy());
+    }
+}
+
 unsafe extern "C" fn not_delivered(_: *mut sys::rd_kafka_t, _: *const sys::rd_kafka_message_t, _: *mut c_void) {
     // Only failures are reported.
     eprintln!("a record was not delivered");
@@ -143,18 +157,34 @@ struct Loop {
     partitions: i32,
     work: Work,
     batch: usize,
+    commit_interval: Duration,
+    transactions: bool,
+    in_transaction: bool,
+    group: CString,
     next: [i64; PARTITIONS_MAX],
     value: Vec<u8>,
     counts: HashMap<Vec<u8>, u64>,
 }
 
 impl Loop {
-    fn new(arguments: &Arguments, partitions: Vec<i32>) -> Self {
+    fn new(arguments: &Arguments, number: usize, partitions: Vec<i32>) -> Self {
         let source = CString::new(arguments.source.as_str()).expect("no NUL");
         let sink = CString::new(arguments.sink.as_str()).expect("no NUL");
         let own: Vec<_> = CONSUMER.iter().copied().chain([("group.id", arguments.group.as_str())]).collect();
         let consumer = client(sys::rd_kafka_type_t::RD_KAFKA_CONSUMER, &arguments.bootstrap, &own);
-        let producer = client(sys::rd_kafka_type_t::RD_KAFKA_PRODUCER, &arguments.bootstrap, PRODUCER);
+        let id = format!("{}-{number}", arguments.group);
+        let own: Vec<_> = match arguments.transactions {
+            true => {
+                let kept = PRODUCER.iter().copied().filter(|(key, _)| *key != "message.timeout.ms");
+                kept.chain([("transactional.id", &*id), ("transaction.timeout.ms", "15000")]).collect()
+            }
+            false => PRODUCER.to_vec(),
+        };
+        let producer = client(sys::rd_kafka_type_t::RD_KAFKA_PRODUCER, &arguments.bootstrap, &own);
+        if arguments.transactions {
+            // SAFETY: the producer is alive.
+            check(unsafe { sys::rd_kafka_init_transactions(producer, 60_000) });
+        }
         // SAFETY: clients and names are alive; the list is copied.
         unsafe {
             sys::rd_kafka_poll_set_consumer(consumer);
@@ -174,6 +204,10 @@ impl Loop {
                 partitions: arguments.partitions,
                 work: arguments.work,
                 batch: arguments.batch,
+                commit_interval: Duration::from_millis(arguments.commit_interval_ms),
+                transactions: arguments.transactions,
+                in_transaction: false,
+                group: CString::new(arguments.group.as_str()).expect("no NUL"),
                 next: [-1; PARTITIONS_MAX],
                 value: Vec::with_capacity(4096),
                 counts: HashMap::new(),
@@ -189,12 +223,17 @@ impl Loop {
             if !taken.is_empty() {
                 self.take(&mut taken, 0, self.batch - 1);
             }
+            if self.transactions && !self.in_transaction && !taken.is_empty() {
+                // SAFETY: the producer is alive.
+                check(unsafe { sys::rd_kafka_begin_transaction(self.producer) });
+                self.in_transaction = true;
+            }
             for message in taken.drain(..) {
                 self.process(message);
             }
             // SAFETY: the producer is alive.
             unsafe { sys::rd_kafka_poll(self.producer, 0) };
-            if committed.elapsed() >= COMMIT_INTERVAL {
+            if committed.elapsed() >= self.commit_interval {
                 self.commit();
                 committed = Instant::now();
             }
@@ -289,7 +328,14 @@ impl Loop {
                     *next = -1;
                 }
             }
-            if (*offsets).cnt > 0 {
+            if self.in_transaction {
+                // Without a membership: nothing moves here, and nobody is fenced.
+                let group = sys::rd_kafka_consumer_group_metadata_new(self.group.as_ptr());
+                check(sys::rd_kafka_send_offsets_to_transaction(self.producer, offsets, group, 60_000));
+                sys::rd_kafka_consumer_group_metadata_destroy(group);
+                check(sys::rd_kafka_commit_transaction(self.producer, 60_000));
+                self.in_transaction = false;
+            } else if (*offsets).cnt > 0 {
                 assert_eq!(sys::rd_kafka_commit(self.consumer, offsets, 0), RD_KAFKA_RESP_ERR_NO_ERROR);
             }
             sys::rd_kafka_topic_partition_list_destroy(offsets);

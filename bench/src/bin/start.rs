@@ -12,7 +12,7 @@ use serde_json::json;
 use sluicegate_bench::figures::{machine, median, print_machine};
 use sluicegate_bench::process::Measured;
 use sluicegate_bench::servers::ServerArgs;
-use sluicegate_bench::sluicegate::{Pipeline, program};
+use sluicegate_bench::sluicegate::{Delivery, Pipeline, program};
 use sluicegate_bench::topics::Topics;
 
 const PARTITIONS: i32 = 4;
@@ -64,7 +64,8 @@ fn main() -> Result<()> {
         let name = format!("start-{}-{round}", std::process::id());
         let sink = format!("bench-{name}");
         topics.create(&sink, PARTITIONS)?;
-        let command = Pipeline { name: &name, plugin: "value_length", source, sink: &sink }.command(
+        let delivery = Delivery { exactly_once: true, commit_interval_ms: 100 };
+        let command = Pipeline { name: &name, plugin: "value_length", source, sink: &sink, delivery }.command(
             &program,
             &servers,
             folder.path(),

@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use sluicegate_bench::figures::load;
 use sluicegate_bench::process::Measured;
 use sluicegate_bench::servers::Servers;
-use sluicegate_bench::sluicegate::Pipeline;
+use sluicegate_bench::sluicegate::{Delivery, Pipeline};
 use sluicegate_bench::topics::Topics;
 
 use super::Work;
@@ -47,10 +47,10 @@ impl Contender {
         }
     }
 
-    pub(crate) fn does(self, work: Work) -> bool {
+    pub(crate) fn does(self, work: Work, delivery: Delivery) -> bool {
         match self {
             Self::Sluicegate | Self::Native | Self::Native2 => true,
-            Self::Rdkafka => work == Work::ValueLength,
+            Self::Rdkafka => work == Work::ValueLength && !delivery.exactly_once,
         }
     }
 }
@@ -90,6 +90,7 @@ pub(crate) struct Ground<'a> {
     pub(crate) folder: &'a Path,
     pub(crate) source: &'a str,
     pub(crate) program: &'a Path,
+    pub(crate) delivery: Delivery,
 }
 
 impl Ground<'_> {
@@ -121,7 +122,7 @@ impl Ground<'_> {
     fn command(&self, contender: Contender, work: Work, name: &str, sink: &str) -> Result<Command> {
         if contender == Contender::Sluicegate {
             let plugin = work.name().replace('-', "_");
-            let pipeline = Pipeline { name, plugin: &plugin, source: self.source, sink };
+            let pipeline = Pipeline { name, plugin: &plugin, source: self.source, sink, delivery: self.delivery };
             return pipeline.command(self.program, self.servers, self.folder);
         }
         let program = if contender == Contender::Rdkafka { "rdkafka_loop" } else { "native_loop" };
@@ -139,6 +140,10 @@ impl Ground<'_> {
         if contender != Contender::Rdkafka {
             let threads = if contender == Contender::Native2 { "2" } else { "1" };
             command.args(["--partitions", &PARTITIONS.to_string(), "--work", work.name(), "--threads", threads]);
+            command.args(["--commit-interval-ms", &self.delivery.commit_interval_ms.to_string()]);
+            if self.delivery.exactly_once {
+                command.arg("--transactions");
+            }
         }
         Ok(command)
     }

@@ -15,7 +15,7 @@ use clap::{Parser, ValueEnum};
 use serde_json::json;
 use sluicegate_bench::figures::{machine, print_machine};
 use sluicegate_bench::servers::ServerArgs;
-use sluicegate_bench::sluicegate::program;
+use sluicegate_bench::sluicegate::{Delivery, program};
 use sluicegate_bench::topics::Topics;
 
 use self::contender::{Contender, Ground, PARTITIONS};
@@ -53,6 +53,12 @@ struct Arguments {
     /// Who takes part; everybody if not given
     #[arg(long, value_enum)]
     contender: Vec<Contender>,
+    /// With transactions; the loop that people write with rdkafka has none and does not take part
+    #[arg(long)]
+    exactly_once: bool,
+    /// Time between commits
+    #[arg(long, default_value_t = 1000)]
+    commit_interval_ms: u64,
     /// The sluicegate program
     #[arg(long, value_name = "FILE")]
     sluicegate: Option<PathBuf>,
@@ -78,8 +84,15 @@ fn main() -> Result<()> {
     let program = arguments.sluicegate.clone().unwrap_or_else(program);
     let program =
         program.canonicalize().with_context(|| format!("{} is missing: `cargo build --release`", program.display()))?;
-    let ground =
-        Ground { servers: &servers, topics: &topics, folder: folder.path(), source: &source, program: &program };
+    let delivery = Delivery { exactly_once: arguments.exactly_once, commit_interval_ms: arguments.commit_interval_ms };
+    let ground = Ground {
+        servers: &servers,
+        topics: &topics,
+        folder: folder.path(),
+        source: &source,
+        program: &program,
+        delivery,
+    };
 
     let works = if arguments.work.is_empty() { Work::value_variants() } else { &arguments.work };
     print_machine();
@@ -87,10 +100,12 @@ fn main() -> Result<()> {
     for &work in works {
         let wanted = |contender: &Contender| arguments.contender.is_empty() || arguments.contender.contains(contender);
         let mut contenders: Vec<Contender> =
-            Contender::value_variants().iter().copied().filter(|one| one.does(work) && wanted(one)).collect();
+            Contender::value_variants().iter().copied().filter(|one| one.does(work, delivery) && wanted(one)).collect();
         println!(
-            "\n{}, {} records of 100 bytes with keys of 16, {PARTITIONS} partitions",
+            "\n{}, {}, commits every {} ms, {} records of 100 bytes with keys of 16, {PARTITIONS} partitions",
             work.name(),
+            delivery.guarantee(),
+            delivery.commit_interval_ms,
             arguments.records
         );
         report::print_heading();
