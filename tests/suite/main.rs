@@ -1,6 +1,7 @@
 //! Everything that needs real servers, in one binary: linking it once is what costs. A module is a subject.
 
 mod cases;
+mod chaos;
 mod commands;
 mod delivery;
 mod deployment;

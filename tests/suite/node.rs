@@ -96,6 +96,12 @@ impl Node {
         })
     }
 
+    /// Sees that it has not ended by itself.
+    pub(crate) fn assert_runs(&mut self) {
+        let ended = self.child.as_mut().unwrap().try_wait().unwrap();
+        assert!(ended.is_none(), "it ended by itself: {ended:?}");
+    }
+
     fn http(&self) -> Option<String> {
         let log = self.log();
         let address = log.split_once("http endpoint:")?.1.split_once("address=")?.1.split_whitespace().next()?;
