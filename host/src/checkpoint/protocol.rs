@@ -107,11 +107,12 @@ pub fn prepare(
     drop_unnamed_chunks(next)
 }
 
-/// After the last commit in Kafka: the head holds everything. `None` when it does already, or when this claim has committed
-/// nothing and so has nothing to say.
+/// When the owner stops with nothing undecided: the head holds everything that Kafka has committed, whether under this claim or
+/// before. `None` when it does already.
 #[must_use]
 pub fn clean_stop(head: &Head, lineage: &Lineage) -> Option<Head> {
-    lineage.confirmed.then(|| drop_unnamed_chunks(Head { decider: Decider::Head, ..promote(head, lineage) }))
+    let next = drop_unnamed_chunks(Head { decider: Decider::Head, ..promote(head, lineage) });
+    (next != *head).then_some(next)
 }
 
 /// Makes the base the committed manifest, and lets go what it has outlived.
@@ -288,11 +289,23 @@ pub(crate) mod tests {
     fn a_clean_stop_makes_the_head_decide_about_what_kafka_has_committed() {
         let head = claim(&genesis(), "a");
         let mut lineage = Lineage::restored(head.committed.id);
-        assert_eq!(clean_stop(&head, &lineage), None, "nothing was committed under this claim");
+        assert_eq!(clean_stop(&head, &lineage), None, "nothing was ever committed in Kafka");
         let first = prepare(&head, &lineage, manifest(1, 1, &[], 110), BTreeMap::new());
         lineage.committed(id(1, 1));
         let stopped = clean_stop(&first, &lineage).unwrap();
         assert_eq!((stopped.decider, stopped.committed.id, stopped.prepared.len()), (Decider::Head, id(1, 1), 0));
+    }
+
+    #[test]
+    fn a_clean_stop_of_an_owner_that_had_nothing_to_do_notes_what_kafka_had_committed_before() {
+        let mut head = genesis();
+        head.decider = Decider::Kafka;
+        head.prepared = vec![manifest(1, 9, &[], 105), manifest(1, 8, &[], 106)];
+        let head = claim(&head, "b");
+        let stopped = clean_stop(&head, &Lineage::restored(id(1, 9))).unwrap();
+        assert_eq!((stopped.decider, stopped.committed.id), (Decider::Head, id(1, 9)));
+        assert_eq!(prepared(&stopped), [id(1, 8)], "the true owner's transaction may be about to name it");
+        assert_eq!(clean_stop(&stopped, &Lineage::restored(id(1, 9))), None);
     }
 
     #[test]
