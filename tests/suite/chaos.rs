@@ -27,6 +27,7 @@ use crate::state::runtime;
 const NODES: [&str; 3] = ["a", "b", "c"];
 const PARTITIONS: i32 = 6;
 const KEYS: usize = 200;
+const WORTH_SAYING: Duration = Duration::from_secs(3);
 /// Longer than the sessions in Kafka and ZooKeeper, which are 2 s and 4 s in these tests.
 const FREEZE: Duration = Duration::from_secs(6);
 
@@ -161,7 +162,11 @@ fn longest_stall(bootstrap: &str, topic: &str, done: &AtomicBool) -> Duration {
     while !done.load(Ordering::Relaxed) {
         if let Some(Ok(_)) = consumer.poll(Duration::from_millis(100)) {
             let now = Instant::now();
-            longest = last.replace(now).map_or(longest, |last| longest.max(now - last));
+            let gap = last.replace(now).map_or(Duration::ZERO, |last| now - last);
+            if gap >= WORTH_SAYING {
+                println!("    readers waited {gap:.1?}");
+            }
+            longest = longest.max(gap);
         }
     }
     longest

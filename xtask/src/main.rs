@@ -1,6 +1,7 @@
 //! `cargo xtask`: the project's commands. One file per command.
 
 mod bench;
+mod chaos;
 mod demo;
 mod plugins;
 mod servers;
@@ -22,6 +23,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Measure: engine, end-to-end, state, start, or all of it
     Bench(bench::Bench),
+    /// Let nodes and servers fail at random, and check that every record counts once
+    Chaos(chaos::ChaosOptions),
     /// Build every plugin and test guest for WebAssembly
     Plugins,
     /// A local Kafka and ZooKeeper for hand use
@@ -34,6 +37,7 @@ enum Command {
 fn main() -> Result<()> {
     match Arguments::parse().command {
         Command::Bench(args) => bench::run(&args),
+        Command::Chaos(options) => chaos::run(&options),
         Command::Demo(args) => demo::run(&args),
         Command::Plugins => plugins::run(),
         Command::Servers(command) => servers::run(&command),

@@ -25,13 +25,7 @@ pub(crate) struct TestOptions {
 
 /// Prepares and runs; an error when a test fails.
 pub(crate) fn run(options: &TestOptions) -> Result<()> {
-    step("servers: Kafka and ZooKeeper, fetched once by Maven", || {
-        class_path(Distribution::Kafka)?;
-        class_path(Distribution::ZooKeeper).map(drop)
-    })?;
-    step("plugins and test guests, for WebAssembly", || plugins::build().map(drop))?;
-    // All targets in one build: the program that the suite runs, and the tests.
-    step("host and tests", || cargo(&[&["build"], &PACKAGES[..], &["--bins", "--tests"]].concat()))?;
+    prepare()?;
     let mut arguments = [&["test"], &PACKAGES[..], &["--no-fail-fast"]].concat();
     arguments.extend(options.filter.as_deref());
     if !options.arguments.is_empty() {
@@ -39,6 +33,17 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
         arguments.extend(options.arguments.iter().map(String::as_str));
     }
     step("tests", || cargo(&arguments))
+}
+
+/// Fetches and builds everything that tests need.
+pub(crate) fn prepare() -> Result<()> {
+    step("servers: Kafka and ZooKeeper, fetched once by Maven", || {
+        class_path(Distribution::Kafka)?;
+        class_path(Distribution::ZooKeeper).map(drop)
+    })?;
+    step("plugins and test guests, for WebAssembly", || plugins::build().map(drop))?;
+    // All targets in one build: the program that the suite runs, and the tests.
+    step("host and tests", || cargo(&[&["build"], &PACKAGES[..], &["--bins", "--tests"]].concat()))
 }
 
 fn step(what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
