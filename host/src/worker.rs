@@ -32,4 +32,5 @@ pub mod settling;
 pub mod step;
 pub mod task;
 pub mod thread;
+mod throttle;
 pub mod transaction;

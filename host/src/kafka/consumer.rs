@@ -487,6 +487,11 @@ impl Consumer {
                 let known = self.native().client().fatal_error().map(|(_, text)| text);
                 self.fatal = Some(ConsumeError { text: known.unwrap_or(text) });
             }
+            // librdkafka has logged it, with the address.
+            KafkaError::MessageConsumption(RDKafkaErrorCode::BrokerTransportFailure) => {}
+            KafkaError::MessageConsumption(RDKafkaErrorCode::AllBrokersDown) => {
+                self.events.push_back(ConsumerEvent::BrokersDown);
+            }
             _ => self.events.push_back(ConsumerEvent::Trouble { text }),
         }
     }
@@ -502,6 +507,7 @@ impl Consumer {
                 ConsumerEvent::Statistics { statistics, lag }
             }
             Notice::Error { code: RDKafkaErrorCode::AllBrokersDown, .. } => ConsumerEvent::BrokersDown,
+            Notice::Error { code: RDKafkaErrorCode::BrokerTransportFailure, .. } => return None,
             Notice::Error { code: RDKafkaErrorCode::Fatal, text } => {
                 let text = self.native().client().fatal_error().map_or(text, |(_, text)| text);
                 self.fatal = Some(ConsumeError { text });

@@ -295,6 +295,8 @@ impl Producer {
             Notice::Error { code: RDKafkaErrorCode::AllBrokersDown, .. } => {
                 ledger.events.push_back(ProducerEvent::BrokersDown);
             }
+            // librdkafka has logged it, with the address.
+            Notice::Error { code: RDKafkaErrorCode::BrokerTransportFailure, .. } => {}
             Notice::Error { code, text } => {
                 ledger.events.push_back(ProducerEvent::Trouble { text: format!("{code}: {text}") });
             }

@@ -6,6 +6,7 @@ use tracing::warn;
 
 use super::permit::CommitPermit;
 use super::plan::Plan;
+use super::throttle::Throttle;
 use crate::kafka::consumer::CommitOffset;
 use crate::kafka::producer::{FlushError, Flushed, Producer, ProducerEvent, ProducerOptions, SendError, TopicHandle};
 use crate::kafka::settings::KafkaSettings;
@@ -25,6 +26,7 @@ pub struct Outbox {
     sinks: Vec<Sink>,
     sent: Vec<u64>,
     in_transaction: bool,
+    brokers_down: Throttle,
 }
 
 /// The offsets are in the transaction: it may be committed.
@@ -51,7 +53,7 @@ impl Outbox {
         }
         let sent = vec![0; sinks.len()];
         let sources = plan.sources.iter().map(|source| source.topic.clone()).collect();
-        Ok(Self { producer, sources, sinks, sent, in_transaction: false })
+        Ok(Self { producer, sources, sinks, sent, in_transaction: false, brokers_down: Throttle::default() })
     }
 
     /// Under exactly-once: ends what an earlier producer of this name has left open. Before anything else.
@@ -170,12 +172,16 @@ impl Outbox {
     }
 
     /// Hears what the producer reports.
-    pub fn serve(&self) {
+    pub fn serve(&mut self) {
         self.producer.poll(Duration::ZERO);
         while let Some(event) = self.producer.next_event() {
             match event {
                 ProducerEvent::Statistics(_) => {}
-                ProducerEvent::BrokersDown => warn!("waiting: no kafka broker can be reached to write to"),
+                ProducerEvent::BrokersDown => {
+                    if self.brokers_down.is_due() {
+                        warn!("waiting: no kafka broker can be reached to write to");
+                    }
+                }
                 ProducerEvent::Trouble { text } => warn!("kafka producer: {text}"),
             }
         }

@@ -21,6 +21,7 @@ use super::plan::Plan;
 use super::restore::{Asked, Attempt, Restorer};
 use super::step::{self, Observed, Step};
 use super::task::{self, Task};
+use super::throttle::Throttle;
 use crate::config::{Guarantee, OnError};
 use crate::kafka::TopicPartition;
 use crate::kafka::consumer::{Closed, Consumer, ConsumerEvent, ConsumerOptions, PartitionFault};
@@ -118,6 +119,7 @@ pub struct Thread {
     counters: Counters,
     counted: (usize, usize),
     joined: bool,
+    brokers_down: Throttle,
     /// When to send the group's offsets of tasks with state beside the commits that do it.
     group_offsets_at: Option<Instant>,
 }
@@ -157,6 +159,7 @@ impl Thread {
             counters: Counters::new(&plan, &metrics),
             counted: (0, 0),
             joined: false,
+            brokers_down: Throttle::default(),
             group_offsets_at: None,
             equipment,
         })
@@ -222,9 +225,14 @@ impl Thread {
             stretch_max: if self.is_exactly_once() { TRANSACTION_STRETCH } else { Duration::MAX },
             dirty,
             committing: self.committer.is_under_way(),
-            running: self.tasks.iter().any(Option::is_some),
+            running: self.tasks.iter().any(Option::is_some) && self.may_begin(),
             draining: self.equipment.control.is_draining(),
         }
+    }
+
+    /// A transaction of somebody who is no member of the group at the moment would be aborted.
+    fn may_begin(&self) -> bool {
+        !self.is_exactly_once() || self.outbox.is_in_transaction() || self.consumer.membership().is_ok()
     }
 
     fn group_events(&mut self) -> Result<(), Failure> {
@@ -241,7 +249,11 @@ impl Thread {
                     self.partition_failed(partition, fault, text)?
                 }
                 ConsumerEvent::Statistics { lag, .. } => self.counters.lag(&lag),
-                ConsumerEvent::BrokersDown => warn!("waiting: no kafka broker can be reached"),
+                ConsumerEvent::BrokersDown => {
+                    if self.brokers_down.is_due() {
+                        warn!("waiting: no kafka broker can be reached");
+                    }
+                }
                 ConsumerEvent::Trouble { text } => warn!("kafka consumer: {text}"),
             }
         }
