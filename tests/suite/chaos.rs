@@ -28,7 +28,7 @@ const NODES: [&str; 3] = ["a", "b", "c"];
 const PARTITIONS: i32 = 6;
 const KEYS: usize = 200;
 const WORTH_SAYING: Duration = Duration::from_secs(3);
-/// Longer than the sessions in Kafka and ZooKeeper, which are 2 s and 4 s in these tests.
+/// Longer than the sessions in Kafka and ZooKeeper, which are at most 4 s in these tests.
 const FREEZE: Duration = Duration::from_secs(6);
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -183,13 +183,23 @@ fn counts(records: &[Record]) -> BTreeMap<String, Vec<u64>> {
 }
 
 fn run(seconds: u64, seed: u64) {
-    println!("chaos: {seconds} s with seed {seed}");
     let _turn = own_servers();
     let mut random = StdRng::seed_from_u64(seed);
-    let mut kafka = Kafka::start(KafkaOptions::default()).unwrap();
+    let newer_protocol: bool = random.random();
+    println!(
+        "chaos: {seconds} s with seed {seed}, group.protocol {}",
+        ["classic", "consumer"][usize::from(newer_protocol)]
+    );
+    let sessions = KafkaOptions::default()
+        .with("group.consumer.min.session.timeout.ms", "2000")
+        .with("group.consumer.session.timeout.ms", "3000");
+    let mut kafka = Kafka::start(sessions).unwrap();
     let mut zookeeper = ZooKeeper::start(ZooKeeperOptions::default()).unwrap();
     let servers = Servers { kafka: kafka.bootstrap(), zookeeper: Some(zookeeper.connect()) };
     let deployment = Deployment::on(servers, PARTITIONS, &COUNT.replace("50ms", "100ms"));
+    if newer_protocol {
+        deployment.use_consumer_protocol();
+    }
     let (done, sink) = (AtomicBool::new(false), deployment.topic("out"));
     let mut injected: BTreeMap<Fault, u32> = BTreeMap::new();
     let stall = std::thread::scope(|scope| {

@@ -87,6 +87,15 @@ impl Deployment {
         deployment
     }
 
+    /// From now on processes are members by the newer group protocol, whose time-outs are the broker's to set.
+    pub(crate) fn use_consumer_protocol(&self) {
+        let cluster = fs::read_to_string(self.path("sluicegate.toml")).unwrap();
+        let classic = "session.timeout.ms = 2000\nheartbeat.interval.ms = 300\n";
+        assert!(cluster.contains(classic));
+        let newer = cluster.replace(classic, "group.protocol = \"consumer\"\n");
+        fs::write(self.path("sluicegate.toml"), newer).unwrap();
+    }
+
     fn rename_topics(&self, pipeline: &mut Table, kind: &str) -> Vec<String> {
         let tables = pipeline.get_mut(kind).into_iter().flat_map(|tables| tables.as_array_mut().unwrap());
         let mut names = Vec::new();

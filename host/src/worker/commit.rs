@@ -275,18 +275,20 @@ impl Committer {
         Settling::new(Arc::clone(&self.meta), self.runtime.clone(), commits)
     }
 
-    /// After the last commit under exactly-once: lets the heads say what Kafka says, so that the pipeline goes on also when Kafka
-    /// has forgotten its offsets. Best effort: without it, Kafka decides.
-    pub fn clean_stop(&self, tasks: &mut Tasks, wait: Duration) {
+    /// After the last commit of tasks that leave, under exactly-once: lets the heads say what Kafka says, so that the pipeline goes
+    /// on also when Kafka has forgotten its offsets, and nobody looks for an open transaction. Best effort: without it, Kafka
+    /// decides.
+    pub fn clean_stop(&self, tasks: &mut Tasks, leaving: impl Fn(u32) -> bool, wait: Duration) {
         let stop = |task: &mut Box<Task>| task.durable.as_mut().and_then(|durable| durable.claim.clean_stop());
-        let commits: Vec<_> = tasks.iter_mut().flatten().filter_map(stop).collect();
+        let tasks = tasks.iter_mut().flatten().filter(|task| !task.dirty && leaving(task.partition));
+        let commits: Vec<_> = tasks.filter_map(stop).collect();
         if commits.is_empty() {
             return;
         }
         match Settling::new(Arc::clone(&self.meta), self.runtime.clone(), commits).wait(wait) {
             Ok(Some(_)) => {}
-            Ok(None) => info!("the metadata store takes too long to note the end; kafka knows it"),
-            Err(error) => info!("the metadata store does not note the end, kafka knows it: {error}"),
+            Ok(None) => debug!("the metadata store takes too long to note the end; kafka knows it"),
+            Err(error) => debug!("the metadata store does not note the end, kafka knows it: {error}"),
         }
     }
 

@@ -203,7 +203,7 @@ impl Thread {
                 Step::Finish if self.is_exactly_once() => {
                     let left = self.equipment.control.left();
                     let wait = left.map_or(LAST_OFFSETS_WAIT, |left| left.min(LAST_OFFSETS_WAIT));
-                    self.committer.clean_stop(&mut self.tasks, wait);
+                    self.committer.clean_stop(&mut self.tasks, |_| true, wait);
                     return Ok(());
                 }
                 Step::Finish => return self.last_group_offsets(),
@@ -305,6 +305,9 @@ impl Thread {
         } else if !lost {
             let claimed_elsewhere = self.commit_before_release()?;
             let leaving = |number: u32| partitions.iter().any(|at| u32::try_from(at.partition) == Ok(number));
+            if self.is_exactly_once() {
+                self.committer.clean_stop(&mut self.tasks, leaving, COMMIT_WAIT);
+            }
             for number in claimed_elsewhere.into_iter().filter(|number| !leaving(*number)) {
                 self.claim_again(number)?;
             }
