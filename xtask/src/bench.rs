@@ -25,6 +25,8 @@ enum Benchmark {
     EndToEnd,
     /// Write, restore and change state in a ZooKeeper
     State,
+    /// From a producer through a pipeline to a reader, at a steady rate
+    Latency,
     /// Start of `sluicegate run`, and what it costs when idle
     Start,
 }
@@ -52,6 +54,7 @@ pub(crate) fn run(arguments: &Bench) -> Result<()> {
             }
             Benchmark::EndToEnd => Command::new(programs.join("end_to_end")),
             Benchmark::State => Command::new(programs.join("state")),
+            Benchmark::Latency => Command::new(programs.join("latency")),
             Benchmark::Start => Command::new(programs.join("start")),
         };
         command.args(&arguments.options);

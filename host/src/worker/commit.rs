@@ -64,6 +64,8 @@ pub enum Advanced {
     Ended {
         /// Partition numbers.
         lost: Vec<u32>,
+        /// From its beginning.
+        took: Duration,
     },
     /// The transaction was aborted: what was done since the last commit counts nowhere, and the tasks have to go back to it.
     /// Those that are lost have to be claimed again.
@@ -176,7 +178,9 @@ impl Committer {
         consumer: &mut Consumer,
         wait: Duration,
     ) -> Result<Advanced, Failure> {
-        let Some(mut under_way) = self.under_way.take() else { return Ok(Advanced::Ended { lost: Vec::new() }) };
+        let Some(mut under_way) = self.under_way.take() else {
+            return Ok(Advanced::Ended { lost: Vec::new(), took: Duration::ZERO });
+        };
         loop {
             let waiting = match &mut under_way.phase {
                 Phase::Flush => match outbox.flush(wait) {
@@ -326,10 +330,10 @@ impl Committer {
     }
 
     fn ended(&self, lost: Vec<u32>, began: Instant) -> Advanced {
-        let labels = self.labels();
-        self.metrics.commit_duration.get_or_create(&labels).observe(began.elapsed().as_secs_f64());
+        let (labels, took) = (self.labels(), began.elapsed());
+        self.metrics.commit_duration.get_or_create(&labels).observe(took.as_secs_f64());
         self.metrics.last_commit.get_or_create(&labels).set(task::now_ms() as f64 / 1000.0);
-        Advanced::Ended { lost }
+        Advanced::Ended { lost, took }
     }
 }
 

@@ -5,6 +5,11 @@ use std::time::{Duration, Instant};
 /// The longest a thread waits for a first record: group events are looked at between two waits.
 pub const FETCH_WAIT_MAX: Duration = Duration::from_millis(20);
 
+/// A commit that comes before the interval is over waits so long, and so many times what the last one took: the metadata store and
+/// the brokers have others to serve.
+const EARLY_MIN: Duration = Duration::from_millis(10);
+const EARLY_FACTOR: u32 = 1;
+
 /// What the thread sees.
 #[derive(Clone, Copy, Debug)]
 pub struct Observed {
@@ -18,6 +23,11 @@ pub struct Observed {
     pub budget_delay: Duration,
     /// How long a commit may wait for the budget. What the budget asks beyond that is waited before records are taken.
     pub stretch_max: Duration,
+    /// Under exactly-once, how long the last commit took: readers see nothing before a commit, so that one which costs little
+    /// need not wait for the interval. `None` at-least-once.
+    pub last_took: Option<Duration>,
+    /// Whether the last look at the source took everything that was there.
+    pub caught_up: bool,
     /// Whether anything was done since the last commit.
     pub dirty: bool,
     /// Whether a commit is under way that could not be ended yet.
@@ -59,12 +69,24 @@ pub fn next(observed: &Observed) -> Step {
     if !observed.dirty && observed.budget_delay > observed.stretch_max {
         return Step::Idle { wait: FETCH_WAIT_MAX };
     }
-    let due = observed.last_commit + observed.commit_interval + observed.budget_delay.min(observed.stretch_max);
+    let due = observed.last_commit + pause(observed);
     if observed.dirty && observed.now >= due {
         return Step::Commit;
     }
     let wait = if observed.dirty { FETCH_WAIT_MAX.min(due - observed.now) } else { FETCH_WAIT_MAX };
     if observed.running { Step::Fetch { wait } } else { Step::Idle { wait } }
+}
+
+/// How long after the last commit the next is due.
+fn pause(observed: &Observed) -> Duration {
+    let interval = observed.commit_interval + observed.budget_delay.min(observed.stretch_max);
+    match observed.last_took {
+        // Nothing waits to be processed, so that standing still for a commit costs no throughput.
+        Some(took) if observed.caught_up && observed.budget_delay.is_zero() => {
+            interval.min(EARLY_MIN.max(took * EARLY_FACTOR))
+        }
+        _ => interval,
+    }
 }
 
 #[cfg(test)]
@@ -79,6 +101,8 @@ mod tests {
             commit_interval: Duration::from_secs(1),
             budget_delay: Duration::ZERO,
             stretch_max: Duration::MAX,
+            last_took: None,
+            caught_up: false,
             dirty: true,
             committing: false,
             running: true,
@@ -121,6 +145,20 @@ mod tests {
         seen.now += Duration::from_secs(1);
         assert_eq!(next(&seen), Step::Commit);
         assert!(matches!(next(&Observed { dirty: false, ..seen }), Step::Idle { .. }));
+    }
+
+    #[test]
+    fn a_commit_that_costs_little_comes_sooner_when_nothing_else_waits() {
+        let took = Duration::from_millis(30);
+        let mut seen = Observed { last_took: Some(took), caught_up: true, ..observed() };
+        seen.now += took * EARLY_FACTOR;
+        assert_eq!(next(&seen), Step::Commit);
+        assert!(matches!(next(&Observed { caught_up: false, ..seen }), Step::Fetch { .. }), "there is a backlog");
+        let over_budget = Observed { budget_delay: Duration::from_millis(1), ..seen };
+        assert!(matches!(next(&over_budget), Step::Fetch { .. }), "the store is asked for too much already");
+        let costly =
+            Observed { last_took: Some(Duration::from_secs(20)), now: seen.last_commit + seen.commit_interval, ..seen };
+        assert_eq!(next(&costly), Step::Commit, "the interval is the longest that a record waits");
     }
 
     #[test]

@@ -114,6 +114,8 @@ pub struct Thread {
     slots: BTreeMap<u32, Slot>,
     tasks: Tasks,
     last_commit: Instant,
+    last_took: Option<Duration>,
+    caught_up: bool,
     metrics_at: Instant,
     budget_said: Instant,
     counters: Counters,
@@ -154,6 +156,8 @@ impl Thread {
             slots: BTreeMap::new(),
             tasks: (0..plan.partitions).map(|_| None).collect(),
             last_commit: now,
+            last_took: None,
+            caught_up: false,
             metrics_at: now,
             budget_said: now,
             counters: Counters::new(&plan, &metrics),
@@ -223,6 +227,8 @@ impl Thread {
             commit_interval: self.equipment.plan.commit_interval,
             budget_delay: self.committer.budget_delay(),
             stretch_max: if self.is_exactly_once() { TRANSACTION_STRETCH } else { Duration::MAX },
+            last_took: if self.is_exactly_once() { self.last_took } else { None },
+            caught_up: self.caught_up,
             dirty,
             committing: self.committer.is_under_way(),
             running: self.tasks.iter().any(Option::is_some) && self.may_begin(),
@@ -360,7 +366,7 @@ impl Thread {
         while Instant::now() < until && !self.equipment.control.is_overdue() {
             match self.advance(COMMIT_WAIT)? {
                 Advanced::Waiting(_) => {}
-                Advanced::Ended { lost } => {
+                Advanced::Ended { lost, .. } => {
                     self.last_commit = Instant::now();
                     return Ok(lost);
                 }
@@ -502,8 +508,9 @@ impl Thread {
                 }
             }
             Advanced::Unknown { reason } => self.recover(&reason)?,
-            Advanced::Ended { lost } => {
+            Advanced::Ended { lost, took } => {
                 self.last_commit = Instant::now();
+                self.last_took = Some(took);
                 for partition in lost {
                     self.claim_again(partition)?;
                 }
@@ -623,13 +630,14 @@ impl Thread {
     fn fetch(&mut self, wait: Duration) -> Result<(), Failure> {
         let Self { tasks, consumer, equipment, .. } = self;
         let plan = Arc::clone(&equipment.plan);
-        consumer.fetch(plan.batch_records, plan.batch_bytes, wait, |record| {
+        let fetched = consumer.fetch(plan.batch_records, plan.batch_bytes, wait, |record| {
             let task = usize::try_from(record.partition).ok().and_then(|at| tasks.get_mut(at)).and_then(Option::as_mut);
             if let Some(inbox) = task.and_then(|task| task.inbox.get_mut(record.input as usize)) {
                 let origin = (record.input, record.partition, record.offset);
                 inbox.push(origin, record.timestamp, record.key, record.value, record.headers);
             }
         })?;
+        self.caught_up = fetched.records < plan.batch_records && fetched.bytes < plan.batch_bytes;
         for partition in 0..self.tasks.len() {
             // A transaction that is being aborted takes no more.
             if self.committer.is_under_way() {
