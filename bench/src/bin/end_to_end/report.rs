@@ -5,9 +5,6 @@ use sluicegate_bench::figures::median;
 
 use super::contender::{Contender, Measurement};
 
-/// CPU that `sluicegate run` may use, as a multiple of the native loop's.
-const GOAL: f64 = 1.1;
-
 pub(crate) fn print_heading() {
     println!(
         "{:>5}  {:<18} {:>12} {:>14} {:>14} {:>9} {:>6}",
@@ -29,7 +26,8 @@ pub(crate) fn print_measurement(measured: &Measurement) {
 }
 
 /// Medians, and the ratios of each round, since the machine is not as busy in one as in another.
-pub(crate) fn print_summary(measured: &[Measurement]) {
+/// `goal`: times the CPU of the native loop with one thread, at most.
+pub(crate) fn print_summary(measured: &[Measurement], goal: f64) {
     let of = |contender| measured.iter().filter(move |one| one.contender == contender);
     println!("medians");
     for contender in contenders(measured) {
@@ -49,12 +47,12 @@ pub(crate) fn print_summary(measured: &[Measurement]) {
         if cpu.is_nan() {
             continue;
         }
-        let goal = match contender {
-            Contender::Native => format!("; goal: CPU at most x {GOAL}: {}", if cpu <= GOAL { "ok" } else { "MISSED" }),
+        let verdict = match contender {
+            Contender::Native => format!("; goal: CPU at most x {goal}: {}", if cpu <= goal { "ok" } else { "MISSED" }),
             _ => String::new(),
         };
         println!(
-            "sluicegate run beside {}: CPU x {cpu:.2}, records/s x {rate:.2} (medians of the rounds){goal}",
+            "sluicegate run beside {}: CPU x {cpu:.2}, records/s x {rate:.2} (medians of the rounds){verdict}",
             contender.name()
         );
     }
