@@ -209,8 +209,9 @@ fn run(seconds: u64, seed: u64) {
             let until = Instant::now() + Duration::from_secs(seconds);
             while Instant::now() < until {
                 let fault = *FAULTS.choose(&mut random).unwrap();
-                println!("  {fault}");
+                let began = Instant::now();
                 cluster.inject(fault, &mut random);
+                println!("  {fault}: {:.1?}", began.elapsed());
                 *injected.entry(fault).or_default() += 1;
                 std::thread::sleep(Duration::from_millis(random.random_range(0..3_000)));
             }

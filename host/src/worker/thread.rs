@@ -372,7 +372,7 @@ impl Thread {
                 }
                 Advanced::Aborted { lost, reason } => {
                     self.go_back(&lost, &reason)?;
-                    return Ok(lost);
+                    return Ok(Vec::new());
                 }
                 Advanced::Unknown { reason } => {
                     self.recover(&reason)?;
@@ -411,7 +411,8 @@ impl Thread {
         self.recover("kafka does not end the transaction")
     }
 
-    /// The transaction was aborted: takes every task that took part back to its last commit.
+    /// The transaction was aborted: takes every task that took part back to its last commit, and claims those again whose heads
+    /// are not what this thread knows.
     fn go_back(&mut self, lost: &[u32], reason: &str) -> Result<(), Failure> {
         warn!(
             pipeline = self.equipment.plan.pipeline,
@@ -425,7 +426,7 @@ impl Thread {
         for number in numbers.into_iter().filter(|number| !lost.contains(number)) {
             self.roll_back(number)?;
         }
-        Ok(())
+        lost.iter().try_for_each(|&number| self.claim_again(number))
     }
 
     /// Takes a task back to its last commit in memory, with new instances. One that waits for its plugin goes on later.
@@ -501,12 +502,7 @@ impl Thread {
         self.begin_commit()?;
         let wait = self.equipment.control.left().map_or(COMMIT_WAIT, |left| left.min(COMMIT_WAIT));
         match self.advance(wait)? {
-            Advanced::Aborted { lost, reason } => {
-                self.go_back(&lost, &reason)?;
-                for partition in lost {
-                    self.claim_again(partition)?;
-                }
-            }
+            Advanced::Aborted { lost, reason } => self.go_back(&lost, &reason)?,
             Advanced::Unknown { reason } => self.recover(&reason)?,
             Advanced::Ended { lost, took } => {
                 self.last_commit = Instant::now();
@@ -533,7 +529,7 @@ impl Thread {
     /// Somebody else claimed a task that Kafka still assigns to this thread: whoever it was, Kafka decides.
     fn claim_again(&mut self, partition: u32) -> Result<(), Failure> {
         let task = self.equipment.plan.task(partition);
-        warn!(%task, "somebody else claimed the task; it is still assigned here: claiming it again");
+        warn!(%task, "the head is not what this thread wrote last; the task is assigned here: claiming it again");
         let partitions: Vec<TopicPartition> = task::partitions(partition, self.equipment.plan.sources.len()).collect();
         self.consumer.halt(&partitions)?;
         self.drop_task(partition);
