@@ -9,11 +9,12 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, Producer};
+use sluicegate_harness::kafka::{Kafka, KafkaOptions};
 
 use crate::deployment::{Deployment, Servers};
 use crate::records::Record;
 use crate::restarts::{COUNT, at_least_once, check_exact, commits, records, under_load};
-use crate::shared::SOON;
+use crate::shared::{SOON, own_servers};
 
 const LENGTH: &str = r#"
 name = "length"
@@ -126,4 +127,13 @@ fn a_plugin_that_traps_leaves_nothing_open_for_readers_to_wait_for() {
     deployment.produce("out", [Record::keyless(0, "behind")]);
     deployment.wait_for_read("out", 1);
     assert!(began.elapsed() < Duration::from_secs(10), "readers waited {:?}", began.elapsed());
+}
+
+#[test]
+fn a_broker_that_does_not_allow_the_time_out_is_named_with_what_to_do() {
+    let _turn = own_servers();
+    let kafka = Kafka::start(KafkaOptions::default().with("transaction.max.timeout.ms", "5000")).unwrap();
+    let deployment = Deployment::on(Servers { kafka: kafka.bootstrap(), ..Servers::shared() }, 1, COUNT);
+    let ended = deployment.start().wait_for_end();
+    ended.expect(1, &["kafka refuses the transaction", "transaction.timeout.ms", "guarantee = \"at-least-once\""]);
 }
