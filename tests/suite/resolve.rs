@@ -10,10 +10,11 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
+use sluicegate::checkpoint::head::Decider;
 
 use crate::deployment::{Deployment, Servers};
 use crate::records::Record;
-use crate::restarts::{COUNT, check_exact, records};
+use crate::restarts::{COUNT, check_exact, per_key, records};
 use crate::state::State;
 
 /// A pipeline without state.
@@ -101,6 +102,33 @@ fn offsets_that_an_operator_resets_yield_to_the_head() {
     deployment.run_through();
     check_exact(&deployment);
     assert_eq!(deployment.read("out").len(), 600, "nothing is read twice");
+}
+
+#[test]
+fn after_a_crash_a_group_that_is_deleted_stops_the_pipeline_until_an_operator_lets_the_head_decide() {
+    let deployment = Deployment::new(COUNT);
+    let mut node = deployment.start();
+    for _ in 0..3 {
+        deployment.produce("in", records(300, 30));
+        deployment.wait_until_done(&mut node);
+    }
+    node.kill();
+    deployment.wait_until_group_is_empty();
+    delete_group(&deployment);
+    let ended = deployment.start().wait_for_end();
+    ended.expect(1, &["kafka decides", "write `head` as the head's decider"]);
+
+    let state = State::of(&deployment);
+    for partition in 0..3 {
+        let mut head = state.head(partition).unwrap();
+        if head.decider == Decider::Kafka {
+            head.decider = Decider::Head;
+            head.prepared.clear();
+            state.set(&state.path(partition).head(), head.encode());
+        }
+    }
+    deployment.run_through();
+    assert_eq!(state.counts(), per_key(&deployment.read("in")));
 }
 
 #[test]

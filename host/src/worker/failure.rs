@@ -96,7 +96,7 @@ pub enum Failure {
     State(#[from] StateError),
     /// Kafka and a head contradict each other.
     #[error(
-        "task {task} cannot go on: {disagreement}\nto decide, stop all processes of this pipeline, then set the group's offsets to the head's with kafka-consumer-groups, or restore the metadata store's backup that belongs to them"
+        "task {task} cannot go on: {disagreement}\nto believe the head, stop all processes of this pipeline, delete its consumer group with kafka-consumer-groups and, where kafka decides, write `head` as the head's decider; to believe kafka, restore the metadata store's backup that belongs to its offsets"
     )]
     Disagreement {
         /// Which task.
