@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use futures::future::try_join_all;
 use serde_json::json;
-use sluicegate::checkpoint::head::Manifest;
+use sluicegate::checkpoint::head::{Decider, Manifest};
 use sluicegate::checkpoint::ledger::Ledger;
 use sluicegate::checkpoint::protocol;
 use sluicegate::checkpoint::store::{Claim, Settled, TaskStore, settle};
@@ -166,7 +166,7 @@ async fn commit(meta: &dyn MetaStore, tasks: &mut [Task]) -> Result<u64> {
     for Task { claim, ledger, state, commits: count } in &mut *tasks {
         *count += 1;
         let offset = i64::try_from(*count)?;
-        commits.push(claim.commit_at_least_once(ledger, state, |epoch, chunks| Manifest {
+        commits.push(claim.commit(Decider::Head, ledger, state, |epoch, chunks| Manifest {
             id: ManifestId { epoch, nonce: epoch.0 },
             chunks,
             offsets: [(TOPIC.to_owned(), offset)].into(),

@@ -13,7 +13,7 @@ use thiserror::Error;
 use tracing::{info, warn};
 
 use super::chunk::{self, ChunkError};
-use super::head::{ChunkDigest, Head, HeadError, Manifest};
+use super::head::{ChunkDigest, Decider, Head, HeadError, Manifest};
 use super::ledger::{Delta, Ledger};
 use super::protocol::{self, Lineage};
 use crate::ids::{ChunkName, Epoch, ManifestId, TaskId};
@@ -121,8 +121,8 @@ pub enum Settled {
 pub struct PendingCommit {
     store: TaskStore,
     manifest: ManifestId,
-    /// Writing it is the commit; otherwise Kafka decides.
-    decides: bool,
+    /// Whether writing it is the commit, or Kafka's transaction.
+    decider: Decider,
     next: Head,
     next_bytes: Bytes,
     expected: Version,
@@ -266,59 +266,41 @@ impl Claim {
         self.lineage = Lineage::restored(base);
     }
 
-    /// Makes the commit of what changed in `state`, under at-least-once. Nothing is written yet; `state` must not change until
-    /// the commit is settled and given to [`Claim::settled`].
-    pub fn commit_at_least_once(
+    /// Makes the commit of what changed in `state`, or, where Kafka decides, its preparation. Nothing is written yet; `state` must
+    /// not change until it is settled and given to [`Claim::settled`], and where Kafka decides not until [`Claim::committed`];
+    /// or it is rolled back, with [`Claim::aborted`].
+    pub fn commit(
         &mut self,
+        decider: Decider,
         ledger: &Ledger,
         state: &TaskState,
         make: impl FnOnce(Epoch, Vec<ChunkName>) -> Manifest,
     ) -> PendingCommit {
-        let (manifest, delta) = self.encode(ledger, state, make);
-        let id = manifest.id;
-        let next = protocol::commit_at_least_once(&self.head, manifest, delta.facts());
-        self.pending(id, true, next, delta)
-    }
-
-    /// Makes the preparation of a commit about which Kafka decides. `state` must not change until [`Claim::committed`], or is
-    /// rolled back with [`Claim::aborted`].
-    pub fn prepare(
-        &mut self,
-        ledger: &Ledger,
-        state: &TaskState,
-        make: impl FnOnce(Epoch, Vec<ChunkName>) -> Manifest,
-    ) -> PendingCommit {
-        let (manifest, delta) = self.encode(ledger, state, make);
-        let id = manifest.id;
-        let next = protocol::prepare(&self.head, &self.lineage, manifest, delta.facts());
-        self.pending(id, false, next, delta)
-    }
-
-    /// After the last commit in Kafka: makes the head hold everything; `None` when it does already.
-    pub fn clean_stop(&mut self) -> Option<PendingCommit> {
-        let next = protocol::clean_stop(&self.head, &self.lineage)?;
-        Some(self.pending(next.committed.id, true, next, Delta::default()))
-    }
-
-    fn encode(
-        &mut self,
-        ledger: &Ledger,
-        state: &TaskState,
-        make: impl FnOnce(Epoch, Vec<ChunkName>) -> Manifest,
-    ) -> (Manifest, Delta) {
         let generation = self.head.generation;
         let delta = ledger.encode(state, || {
             self.last_chunk += 1;
             ChunkName { generation, counter: self.last_chunk }
         });
-        (make(protocol::next_epoch(&self.head), delta.row.clone()), delta)
+        let manifest = make(protocol::next_epoch(&self.head), delta.row.clone());
+        let id = manifest.id;
+        let next = match decider {
+            Decider::Head => protocol::commit_at_least_once(&self.head, manifest, delta.facts()),
+            Decider::Kafka => protocol::prepare(&self.head, &self.lineage, manifest, delta.facts()),
+        };
+        self.pending(id, decider, next, delta)
     }
 
-    fn pending(&self, manifest: ManifestId, decides: bool, next: Head, delta: Delta) -> PendingCommit {
+    /// After the last commit in Kafka: makes the head hold everything; `None` when it does already.
+    pub fn clean_stop(&self) -> Option<PendingCommit> {
+        let next = protocol::clean_stop(&self.head, &self.lineage)?;
+        Some(self.pending(next.committed.id, Decider::Head, next, Delta::default()))
+    }
+
+    fn pending(&self, manifest: ManifestId, decider: Decider, next: Head, delta: Delta) -> PendingCommit {
         PendingCommit {
             store: self.store.clone(),
             manifest,
-            decides,
+            decider,
             next_bytes: next.encode().into(),
             drop: protocol::dropped_chunks(&self.head, &next),
             next,
@@ -336,11 +318,14 @@ impl Claim {
         let Some((Settled::Durable, version)) = commit.settled else { return Settled::Lost };
         self.head = commit.next;
         self.version = version;
-        if commit.decides {
-            self.lineage = Lineage::restored(commit.manifest);
-            ledger.apply(state, commit.delta);
-        } else {
-            self.undecided = Some(Undecided { manifest: commit.manifest, delta: commit.delta });
+        match commit.decider {
+            Decider::Head => {
+                self.lineage = Lineage::restored(commit.manifest);
+                ledger.apply(state, commit.delta);
+            }
+            Decider::Kafka => {
+                self.undecided = Some(Undecided { manifest: commit.manifest, delta: commit.delta });
+            }
         }
         Settled::Durable
     }

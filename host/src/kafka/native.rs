@@ -248,8 +248,6 @@ pub(super) struct TransactionFault {
     pub(super) retriable: bool,
     /// The transaction has to be aborted.
     pub(super) abort: bool,
-    /// The client is of no use any more.
-    pub(super) fatal: bool,
 }
 
 impl TransactionFault {
@@ -265,7 +263,6 @@ impl TransactionFault {
                 text: lossy(sys::rd_kafka_error_string(error)),
                 retriable: sys::rd_kafka_error_is_retriable(error) != 0,
                 abort: sys::rd_kafka_error_txn_requires_abort(error) != 0,
-                fatal: sys::rd_kafka_error_is_fatal(error) != 0,
             };
             sys::rd_kafka_error_destroy(error);
             Err(fault)

@@ -8,7 +8,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use thiserror::Error;
 
 use super::consumer::{CommitOffset, Consumer};
-use super::native::TransactionFault;
+use super::native::{GroupMetadata, TransactionFault};
 use super::producer::Producer;
 
 /// A call about a transaction failed. The kinds are what has to be done.
@@ -32,8 +32,6 @@ pub enum TransactionError {
     Rebuild {
         /// In librdkafka's words.
         text: String,
-        /// Another producer with this transactional id has begun.
-        fenced: bool,
     },
     /// The broker refuses transactions, and will again.
     #[error("{text}")]
@@ -46,8 +44,7 @@ pub enum TransactionError {
 impl From<TransactionFault> for TransactionError {
     fn from(fault: TransactionFault) -> Self {
         use RDKafkaErrorCode as Code;
-        let TransactionFault { code, text, retriable, abort, .. } = fault;
-        let fenced = matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch);
+        let TransactionFault { code, text, retriable, abort } = fault;
         match code {
             // Also where librdkafka would have the call repeated or the transaction aborted: the next would fail as well.
             Code::TransactionalIdAuthorizationFailed
@@ -59,26 +56,21 @@ impl From<TransactionFault> for TransactionError {
             | Code::UnsupportedVersion => Self::Refused { text: format!("{text} ({code})") },
             _ if retriable => Self::Again { text },
             _ if abort => Self::Abort { text },
-            // Fatal, and everything that is not foreseen: recovery asks Kafka and assumes nothing.
-            _ => Self::Rebuild { text: format!("{text} ({code})"), fenced },
+            // Fenced, fatal, and everything that is not foreseen: recovery asks Kafka and assumes nothing.
+            _ => Self::Rebuild { text: format!("{text} ({code})") },
         }
     }
 }
 
-/// Not a member of a generation of the group: offsets sent now would be taken from anybody.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct NoMember;
-
 /// Membership of a group, taken for one transaction.
-pub struct Membership(super::native::GroupMetadata);
+pub struct Membership(GroupMetadata);
 
 impl Consumer {
-    /// The membership as it is now. To be taken afresh for each transaction.
-    ///
-    /// # Errors
-    /// There is none.
-    pub fn membership(&self) -> Result<Membership, NoMember> {
-        self.group_metadata().filter(super::native::GroupMetadata::names_a_member).map(Membership).ok_or(NoMember)
+    /// The membership as it is now, to be taken afresh for each transaction. `None` when there is none: offsets sent then would be
+    /// taken from anybody.
+    #[must_use]
+    pub fn membership(&self) -> Option<Membership> {
+        self.group_metadata().filter(GroupMetadata::names_a_member).map(Membership)
     }
 }
 
@@ -138,7 +130,7 @@ mod tests {
     use super::*;
 
     fn fault(code: RDKafkaErrorCode) -> TransactionFault {
-        TransactionFault { code, text: "said".to_owned(), retriable: false, abort: false, fatal: false }
+        TransactionFault { code, text: "said".to_owned(), retriable: false, abort: false }
     }
 
     #[test]
@@ -156,18 +148,16 @@ mod tests {
     }
 
     #[test]
-    fn a_producer_that_was_replaced_knows_it() {
-        for code in [RDKafkaErrorCode::Fenced, RDKafkaErrorCode::ProducerFenced, RDKafkaErrorCode::InvalidProducerEpoch]
-        {
-            let error = TransactionFault { fatal: true, ..fault(code) };
-            assert!(matches!(error.into(), TransactionError::Rebuild { fenced: true, .. }), "{code:?}");
-        }
-    }
-
-    #[test]
-    fn an_unknown_outcome_and_what_is_not_foreseen_go_through_recovery() {
-        for code in [RDKafkaErrorCode::Fatal, RDKafkaErrorCode::State, RDKafkaErrorCode::Fail] {
-            assert!(matches!(fault(code).into(), TransactionError::Rebuild { fenced: false, .. }), "{code:?}");
+    fn a_fence_an_unknown_outcome_and_what_is_not_foreseen_go_through_recovery() {
+        for code in [
+            RDKafkaErrorCode::Fenced,
+            RDKafkaErrorCode::ProducerFenced,
+            RDKafkaErrorCode::InvalidProducerEpoch,
+            RDKafkaErrorCode::Fatal,
+            RDKafkaErrorCode::State,
+            RDKafkaErrorCode::Fail,
+        ] {
+            assert!(matches!(fault(code).into(), TransactionError::Rebuild { .. }), "{code:?}");
         }
     }
 
@@ -178,7 +168,7 @@ mod tests {
             RDKafkaErrorCode::InvalidTransactionTimeout,
             RDKafkaErrorCode::UnsupportedFeature,
         ] {
-            let error = TransactionFault { retriable: true, abort: true, fatal: true, ..fault(code) };
+            let error = TransactionFault { retriable: true, abort: true, ..fault(code) };
             assert!(matches!(error.into(), TransactionError::Refused { .. }), "{code:?}");
         }
     }

@@ -21,7 +21,7 @@ use super::plan::Plan;
 use super::settling::Settling;
 use super::task::{self, Durable, Task};
 use super::transaction::{Outcome, Transaction};
-use crate::checkpoint::head::Manifest;
+use crate::checkpoint::head::{Decider, Manifest};
 use crate::checkpoint::store::{PendingCommit, Settled};
 use crate::config::Guarantee;
 use crate::ids::ManifestId;
@@ -64,8 +64,6 @@ pub enum Advanced {
     Ended {
         /// Partition numbers.
         lost: Vec<u32>,
-        /// From its beginning.
-        took: Duration,
     },
     /// The transaction was aborted: what was done since the last commit counts nowhere, and the tasks have to go back to it.
     /// Those that are lost have to be claimed again.
@@ -90,6 +88,7 @@ pub struct Committer {
     budget: Arc<Mutex<Budget>>,
     metrics: Arc<Metrics>,
     under_way: Option<UnderWay>,
+    last_took: Option<Duration>,
 }
 
 impl Committer {
@@ -102,13 +101,19 @@ impl Committer {
         budget: Arc<Mutex<Budget>>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { plan, meta, runtime, budget, metrics, under_way: None }
+        Self { plan, meta, runtime, budget, metrics, under_way: None, last_took: None }
     }
 
     /// Whether a commit has begun and not ended.
     #[must_use]
     pub fn is_under_way(&self) -> bool {
         self.under_way.is_some()
+    }
+
+    /// How long the last commit took, from its beginning; `None` before the first.
+    #[must_use]
+    pub fn last_took(&self) -> Option<Duration> {
+        self.last_took
     }
 
     /// How long the byte budget asks the next commit to wait beyond the interval.
@@ -143,15 +148,11 @@ impl Committer {
         self.under_way = Some(UnderWay { phase, began: now, said: now });
     }
 
-    /// Under exactly-once: the transaction is to be aborted, because of `lost` tasks or for another `reason`. `false`: Kafka has
-    /// been asked to commit it, and the answer has to be awaited.
-    pub fn abort(&mut self, tasks: &Tasks, reason: &str) -> bool {
+    /// Under exactly-once: [`Committer::advance`] is to abort the transaction, unless Kafka has been asked to commit it.
+    pub fn abort(&mut self, tasks: &Tasks, reason: &str) {
         match &mut self.under_way {
             Some(UnderWay { phase: Phase::Transaction(transaction), .. }) => transaction.abort(tasks, reason),
-            _ => {
-                self.go(Phase::Transaction(Transaction::to_abort(Vec::new(), reason.to_owned())));
-                true
-            }
+            _ => self.go(Phase::Transaction(Transaction::to_abort(reason))),
         }
     }
 
@@ -178,9 +179,7 @@ impl Committer {
         consumer: &mut Consumer,
         wait: Duration,
     ) -> Result<Advanced, Failure> {
-        let Some(mut under_way) = self.under_way.take() else {
-            return Ok(Advanced::Ended { lost: Vec::new(), took: Duration::ZERO });
-        };
+        let Some(mut under_way) = self.under_way.take() else { return Ok(Advanced::Ended { lost: Vec::new() }) };
         loop {
             let waiting = match &mut under_way.phase {
                 Phase::Flush => match outbox.flush(wait) {
@@ -270,10 +269,11 @@ impl Committer {
                 watermark: None,
                 transforms: plan.identities(),
             };
-            Some(match plan.guarantee {
-                Guarantee::AtLeastOnce => claim.commit_at_least_once(ledger, state, make),
-                Guarantee::ExactlyOnce => claim.prepare(ledger, state, make),
-            })
+            let decider = match plan.guarantee {
+                Guarantee::AtLeastOnce => Decider::Head,
+                Guarantee::ExactlyOnce => Decider::Kafka,
+            };
+            Some(claim.commit(decider, ledger, state, make))
         };
         let commits = tasks.iter_mut().flatten().filter(|task| task.dirty).filter_map(commit).collect();
         Settling::new(Arc::clone(&self.meta), self.runtime.clone(), commits)
@@ -329,11 +329,12 @@ impl Committer {
         self.metrics.checkpoint_bytes.get_or_create(&self.labels()).inc_by(bytes);
     }
 
-    fn ended(&self, lost: Vec<u32>, began: Instant) -> Advanced {
+    fn ended(&mut self, lost: Vec<u32>, began: Instant) -> Advanced {
         let (labels, took) = (self.labels(), began.elapsed());
         self.metrics.commit_duration.get_or_create(&labels).observe(took.as_secs_f64());
         self.metrics.last_commit.get_or_create(&labels).set(task::now_ms() as f64 / 1000.0);
-        Advanced::Ended { lost, took }
+        self.last_took = Some(took);
+        Advanced::Ended { lost }
     }
 }
 

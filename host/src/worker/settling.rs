@@ -91,7 +91,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::checkpoint::head::Manifest;
+    use crate::checkpoint::head::{Decider, Manifest};
     use crate::checkpoint::ledger::Ledger;
     use crate::checkpoint::protocol;
     use crate::checkpoint::store::{Claim, Settled, TaskStore};
@@ -165,7 +165,7 @@ mod tests {
     }
 
     fn commit(claim: &mut Claim, ledger: &Ledger, state: &TaskState) -> PendingCommit {
-        claim.commit_at_least_once(ledger, state, |epoch, chunks| Manifest {
+        claim.commit(Decider::Head, ledger, state, |epoch, chunks| Manifest {
             id: ManifestId { epoch, nonce: 1 },
             chunks,
             offsets: [("orders".to_owned(), 7)].into(),

@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 /// The longest a thread waits for a first record: group events are looked at between two waits.
 pub const FETCH_WAIT_MAX: Duration = Duration::from_millis(20);
 
-/// A commit that comes before the interval is over waits so long, and so many times what the last one took: the metadata store and
-/// the brokers have others to serve.
+/// A commit that comes before the interval is over waits so long, and as long as the last one took: the metadata store and the
+/// brokers have others to serve.
 const EARLY_MIN: Duration = Duration::from_millis(10);
-const EARLY_FACTOR: u32 = 1;
 
 /// What the thread sees.
 #[derive(Clone, Copy, Debug)]
@@ -82,9 +81,7 @@ fn pause(observed: &Observed) -> Duration {
     let interval = observed.commit_interval + observed.budget_delay.min(observed.stretch_max);
     match observed.last_took {
         // Nothing waits to be processed, so that standing still for a commit costs no throughput.
-        Some(took) if observed.caught_up && observed.budget_delay.is_zero() => {
-            interval.min(EARLY_MIN.max(took * EARLY_FACTOR))
-        }
+        Some(took) if observed.caught_up && observed.budget_delay.is_zero() => interval.min(EARLY_MIN.max(took)),
         _ => interval,
     }
 }
@@ -151,7 +148,7 @@ mod tests {
     fn a_commit_that_costs_little_comes_sooner_when_nothing_else_waits() {
         let took = Duration::from_millis(30);
         let mut seen = Observed { last_took: Some(took), caught_up: true, ..observed() };
-        seen.now += took * EARLY_FACTOR;
+        seen.now += took;
         assert_eq!(next(&seen), Step::Commit);
         assert!(matches!(next(&Observed { caught_up: false, ..seen }), Step::Fetch { .. }), "there is a backlog");
         let over_budget = Observed { budget_delay: Duration::from_millis(1), ..seen };

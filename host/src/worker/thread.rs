@@ -114,7 +114,6 @@ pub struct Thread {
     slots: BTreeMap<u32, Slot>,
     tasks: Tasks,
     last_commit: Instant,
-    last_took: Option<Duration>,
     caught_up: bool,
     metrics_at: Instant,
     budget_said: Instant,
@@ -156,7 +155,6 @@ impl Thread {
             slots: BTreeMap::new(),
             tasks: (0..plan.partitions).map(|_| None).collect(),
             last_commit: now,
-            last_took: None,
             caught_up: false,
             metrics_at: now,
             budget_said: now,
@@ -227,7 +225,7 @@ impl Thread {
             commit_interval: self.equipment.plan.commit_interval,
             budget_delay: self.committer.budget_delay(),
             stretch_max: if self.is_exactly_once() { TRANSACTION_STRETCH } else { Duration::MAX },
-            last_took: if self.is_exactly_once() { self.last_took } else { None },
+            last_took: self.committer.last_took().filter(|_| self.is_exactly_once()),
             caught_up: self.caught_up,
             dirty,
             committing: self.committer.is_under_way(),
@@ -238,7 +236,7 @@ impl Thread {
 
     /// A transaction of somebody who is no member of the group at the moment would be aborted.
     fn may_begin(&self) -> bool {
-        !self.is_exactly_once() || self.outbox.is_in_transaction() || self.consumer.membership().is_ok()
+        !self.is_exactly_once() || self.outbox.is_in_transaction() || self.consumer.membership().is_some()
     }
 
     fn group_events(&mut self) -> Result<(), Failure> {
@@ -366,7 +364,7 @@ impl Thread {
         while Instant::now() < until && !self.equipment.control.is_overdue() {
             match self.advance(COMMIT_WAIT)? {
                 Advanced::Waiting(_) => {}
-                Advanced::Ended { lost, .. } => {
+                Advanced::Ended { lost } => {
                     self.last_commit = Instant::now();
                     return Ok(lost);
                 }
@@ -504,9 +502,8 @@ impl Thread {
         match self.advance(wait)? {
             Advanced::Aborted { lost, reason } => self.go_back(&lost, &reason)?,
             Advanced::Unknown { reason } => self.recover(&reason)?,
-            Advanced::Ended { lost, took } => {
+            Advanced::Ended { lost } => {
                 self.last_commit = Instant::now();
-                self.last_took = Some(took);
                 for partition in lost {
                     self.claim_again(partition)?;
                 }
@@ -661,7 +658,7 @@ impl Thread {
                 self.committer.abort(&self.tasks, &text);
                 Ok(())
             }
-            TransactionError::Rebuild { text, .. } => self.recover(&text),
+            TransactionError::Rebuild { text } => self.recover(&text),
         }
     }
 
@@ -771,7 +768,7 @@ fn open_outbox(
             Ok(()) => break,
             Err(error @ TransactionError::Refused { .. }) => return Err(error.into()),
             Err(TransactionError::Again { text } | TransactionError::Abort { text }) => text,
-            Err(TransactionError::Rebuild { text, .. }) => {
+            Err(TransactionError::Rebuild { text }) => {
                 std::thread::sleep(INIT_WAIT);
                 outbox = open()?;
                 text

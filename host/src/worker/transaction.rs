@@ -69,8 +69,8 @@ impl Transaction {
 
     /// One that is only aborted.
     #[must_use]
-    pub fn to_abort(lost: Vec<u32>, reason: String) -> Self {
-        Self { stage: Stage::Abort { lost, reason }, bytes: 0 }
+    pub fn to_abort(reason: &str) -> Self {
+        Self { stage: abort(reason), bytes: 0 }
     }
 
     /// Bytes written to the metadata store so far.
@@ -79,17 +79,11 @@ impl Transaction {
         self.bytes
     }
 
-    /// Gives up what was not asked of Kafka yet; `false` when the commit is on its way and has to be awaited.
-    pub fn abort(&mut self, tasks: &Tasks, reason: &str) -> bool {
-        match &self.stage {
-            Stage::Commit(_) => return false,
-            Stage::Abort { .. } => {}
-            Stage::Prepare { .. } | Stage::Offsets(_) => {
-                let lost = self.uncertain(tasks);
-                self.stage = Stage::Abort { lost, reason: reason.to_owned() };
-            }
+    /// Gives it up, unless Kafka has been asked to commit it: then the answer has to be awaited.
+    pub fn abort(&mut self, tasks: &Tasks, reason: &str) {
+        if matches!(self.stage, Stage::Prepare { .. } | Stage::Offsets(_)) {
+            self.stage = Stage::Abort { lost: self.uncertain(tasks), reason: reason.to_owned() };
         }
-        true
     }
 
     /// Tasks whose heads may or may not have been written.
@@ -114,7 +108,7 @@ impl Transaction {
         wait: Duration,
     ) -> Result<Outcome, Failure> {
         loop {
-            let stage = std::mem::replace(&mut self.stage, Stage::Abort { lost: Vec::new(), reason: String::new() });
+            let stage = std::mem::replace(&mut self.stage, abort(""));
             let next = match stage {
                 Stage::Prepare { .. } => {
                     self.stage = stage;
@@ -124,11 +118,11 @@ impl Transaction {
                     }
                 }
                 Stage::Offsets(permit) => match consumer.membership() {
-                    Ok(membership) => match outbox.send_offsets(permit, &offsets(tasks), &membership, wait) {
+                    Some(membership) => match outbox.send_offsets(permit, &offsets(tasks), &membership, wait) {
                         Ok(sent) => Ok(Stage::Commit(sent)),
                         Err((permit, error)) => Err((Stage::Offsets(permit), "kafka to take the offsets", error)),
                     },
-                    Err(_) => Ok(abort("this member has left its group for the moment")),
+                    None => Ok(abort("this member has left its group for the moment")),
                 },
                 Stage::Commit(sent) => match outbox.commit(&sent, wait) {
                     Ok(()) => {
@@ -159,7 +153,7 @@ impl Transaction {
                     return Ok(Outcome::Waiting(waiting));
                 }
                 Err((_, _, TransactionError::Abort { text })) => abort(text),
-                Err((_, _, TransactionError::Rebuild { text, .. })) => return Ok(Outcome::Unknown { reason: text }),
+                Err((_, _, TransactionError::Rebuild { text })) => return Ok(Outcome::Unknown { reason: text }),
                 Err((_, _, error @ TransactionError::Refused { .. })) => return Err(error.into()),
             };
         }

@@ -107,9 +107,13 @@ impl Running {
     }
 
     fn commit(&mut self, offset: i64) -> PendingCommit {
+        self.write(Decider::Head, offset)
+    }
+
+    fn write(&mut self, decider: Decider, offset: i64) -> PendingCommit {
         self.nonce += 1;
         let nonce = self.nonce;
-        self.claim.commit_at_least_once(&self.ledger, &self.state, |epoch, chunks| Manifest {
+        self.claim.commit(decider, &self.ledger, &self.state, |epoch, chunks| Manifest {
             id: ManifestId { epoch, nonce },
             chunks,
             offsets: [("orders".to_owned(), offset)].into(),
@@ -323,21 +327,9 @@ async fn a_chunk_deleted_by_hand_does_not_stop_commits() {
 }
 
 impl Running {
-    fn prepare(&mut self, offset: i64) -> PendingCommit {
-        self.nonce += 1;
-        let nonce = self.nonce;
-        self.claim.prepare(&self.ledger, &self.state, |epoch, chunks| Manifest {
-            id: ManifestId { epoch, nonce },
-            chunks,
-            offsets: [("orders".to_owned(), offset)].into(),
-            watermark: None,
-            transforms: Vec::new(),
-        })
-    }
-
     /// Prepares, through outages. Returns what Kafka would name.
     async fn prepared(&mut self, bench: &Bench, offset: i64) -> ManifestId {
-        let mut commits = [self.prepare(offset)];
+        let mut commits = [self.write(Decider::Kafka, offset)];
         settle_through_outages(bench, &mut commits).await;
         let [commit] = commits;
         assert_eq!(self.settled(commit), Settled::Durable);
