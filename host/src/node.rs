@@ -33,6 +33,7 @@ use crate::worker::budget::Budget;
 use crate::worker::control::Control;
 use crate::worker::failure::Failure;
 use crate::worker::gathering::Gathering;
+use crate::worker::orphans::Orphans;
 use crate::worker::thread::{Equipment, Thread};
 
 /// Why a node does not run, or stopped.
@@ -192,6 +193,12 @@ async fn run_pipeline(
         budget: Arc::new(Mutex::new(budget)),
         metrics: Arc::clone(metrics),
         control: Arc::clone(control),
+        orphans: Arc::new(Orphans::new(
+            Arc::clone(&plan),
+            Arc::clone(&parts.store) as Arc<dyn MetaStore>,
+            Handle::current(),
+            parts.kafka.clone(),
+        )),
         gathering: Arc::new(Gathering::of(threads)),
         node: cluster.node.as_str().to_owned(),
     };

@@ -11,55 +11,52 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tracing::{debug, info};
 
+use super::plan::Plan;
 use crate::kafka::producer::{Producer, ProducerOptions, Transactions};
 use crate::kafka::settings::KafkaSettings;
 use crate::kafka::transaction::TransactionError;
 use crate::meta::MetaStore;
 use crate::meta::layout::{self, Segment};
 
-/// By then the broker has ended the transaction by itself.
-const GIVE_UP: Duration = Duration::from_secs(20);
-/// Of a transaction that never begins.
-const TIMEOUT: Duration = Duration::from_secs(15);
+/// So long after its time-out the broker has ended a transaction by itself.
+const SLACK: Duration = Duration::from_secs(5);
 /// Pause between two looks whether the node is gone.
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// How long one attempt to end a transaction waits.
 const INIT_WAIT: Duration = Duration::from_secs(1);
 
-/// Ends what dead owners left open.
+/// Ends what dead owners left open; one for all threads of a pipeline, so that each owner is looked after once.
 pub struct Orphans {
+    plan: Arc<Plan>,
     meta: Arc<dyn MetaStore>,
     runtime: Handle,
     kafka: KafkaSettings,
-    group: String,
     watched: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Orphans {
-    /// For the threads of `group`.
+    /// For the threads of a pipeline.
     #[must_use]
-    pub fn new(meta: Arc<dyn MetaStore>, runtime: Handle, kafka: KafkaSettings, group: String) -> Self {
-        Self { meta, runtime, kafka, group, watched: Arc::default() }
+    pub fn new(plan: Arc<Plan>, meta: Arc<dyn MetaStore>, runtime: Handle, kafka: KafkaSettings) -> Self {
+        Self { plan, meta, runtime, kafka, watched: Arc::default() }
     }
 
     /// Ends, beside the thread, the open transaction of `owner` if its node is gone or goes within the time that one can be open.
     pub fn watch(&self, owner: &str) {
-        let Some(node) = node_of(owner, &self.group) else { return };
+        let Some(node) = node_of(owner, &self.plan.group) else { return };
         if !self.watched.lock().unwrap_or_else(PoisonError::into_inner).insert(owner.to_owned()) {
             return;
         }
         let (meta, kafka, watched) = (Arc::clone(&self.meta), self.kafka.clone(), Arc::clone(&self.watched));
-        let owner = owner.to_owned();
+        let (owner, transactions) = (owner.to_owned(), self.plan.transactions(owner));
         self.runtime.spawn(async move {
-            let until = Instant::now() + GIVE_UP;
+            let until = Instant::now() + transactions.timeout + SLACK;
             let path = layout::node(&node);
             while Instant::now() < until {
                 if matches!(meta.get(&path).await, Ok(None)) {
-                    let id = owner.clone();
-                    let ended = tokio::task::spawn_blocking(move || end(&kafka, id, until)).await;
-                    match ended {
-                        Ok(Ok(())) => info!(%owner, "ended what a thread left open when its node died"),
-                        Ok(Err(error)) => debug!(%owner, "its transaction is left to its time-out: {error}"),
+                    let ended = tokio::task::spawn_blocking(move || end(&kafka, transactions, until)).await;
+                    match ended.map_err(|error| error.to_string()).flatten() {
+                        Ok(()) => info!(%owner, "ended what a thread left open when its node died"),
                         Err(error) => debug!(%owner, "its transaction is left to its time-out: {error}"),
                     }
                     break;
@@ -77,9 +74,9 @@ fn node_of(owner: &str, group: &str) -> Option<Segment> {
     Segment::new(node).ok()
 }
 
-fn end(kafka: &KafkaSettings, owner: String, until: Instant) -> Result<(), String> {
-    let client_id = format!("{owner}-successor");
-    let options = ProducerOptions { client_id, transactions: Some(Transactions { id: owner, timeout: TIMEOUT }) };
+fn end(kafka: &KafkaSettings, transactions: Transactions, until: Instant) -> Result<(), String> {
+    let client_id = format!("{}-successor", transactions.id);
+    let options = ProducerOptions { client_id, transactions: Some(transactions) };
     let producer = Producer::new(kafka, &options).map_err(|error| error.to_string())?;
     loop {
         match producer.init_transactions(INIT_WAIT) {

@@ -7,6 +7,7 @@ use tracing::warn;
 use super::permit::CommitPermit;
 use super::plan::Plan;
 use super::throttle::Throttle;
+use crate::config::Guarantee;
 use crate::kafka::consumer::CommitOffset;
 use crate::kafka::producer::{FlushError, Flushed, Producer, ProducerEvent, ProducerOptions, SendError, TopicHandle};
 use crate::kafka::settings::KafkaSettings;
@@ -44,7 +45,7 @@ impl Outbox {
     /// # Errors
     /// Settings that cannot be used.
     pub fn new(settings: &KafkaSettings, plan: &Plan, name: String) -> Result<Self, ClientError> {
-        let transactions = plan.transactions(&name);
+        let transactions = (plan.guarantee == Guarantee::ExactlyOnce).then(|| plan.transactions(&name));
         let mut producer = Producer::new(settings, &ProducerOptions { client_id: name, transactions })?;
         let mut sinks = Vec::with_capacity(plan.sinks.len());
         for sink in &plan.sinks {

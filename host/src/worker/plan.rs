@@ -103,13 +103,13 @@ impl Plan {
         self.transforms.iter().any(|transform| !transform.identity.stores.is_empty())
     }
 
-    /// Under exactly-once, what a thread called `name` makes its producer with. The time-out is what readers of the sinks wait at
+    /// What a thread called `name` makes its producer with under exactly-once. The time-out is what readers of the sinks wait at
     /// most when a thread dies, and has to be longer than a transaction takes that ends as it should.
     #[must_use]
-    pub fn transactions(&self, name: &str) -> Option<Transactions> {
+    pub fn transactions(&self, name: &str) -> Transactions {
         let calls: Duration = self.transforms.iter().map(|transform| transform.limits.time_per_call).sum();
         let timeout = (self.commit_interval + 2 * calls + TRANSACTION_SLACK).max(TRANSACTION_TIMEOUT_MIN);
-        (self.guarantee == Guarantee::ExactlyOnce).then(|| Transactions { id: name.to_owned(), timeout })
+        Transactions { id: name.to_owned(), timeout }
     }
 
     /// The task of a partition number.

@@ -123,7 +123,7 @@ pub struct Restorer {
     meta: Arc<dyn MetaStore>,
     runtime: Handle,
     owner: String,
-    orphans: Orphans,
+    orphans: Arc<Orphans>,
     last_attempt: u64,
     reports: mpsc::UnboundedSender<Report>,
     inbox: mpsc::UnboundedReceiver<Report>,
@@ -132,7 +132,13 @@ pub struct Restorer {
 impl Restorer {
     /// For the tasks of one thread, which claims as `owner`.
     #[must_use]
-    pub fn new(plan: Arc<Plan>, meta: Arc<dyn MetaStore>, runtime: Handle, orphans: Orphans, owner: String) -> Self {
+    pub fn new(
+        plan: Arc<Plan>,
+        meta: Arc<dyn MetaStore>,
+        runtime: Handle,
+        orphans: Arc<Orphans>,
+        owner: String,
+    ) -> Self {
         let (reports, inbox) = mpsc::unbounded_channel();
         Self { plan, meta, runtime, owner, orphans, last_attempt: 0, reports, inbox }
     }

@@ -79,6 +79,8 @@ pub struct Equipment {
     pub metrics: Arc<Metrics>,
     /// Stop and progress.
     pub control: Arc<Control>,
+    /// Transactions of threads that have died.
+    pub orphans: Arc<Orphans>,
     /// Where the node's threads meet.
     pub gathering: Arc<Gathering>,
     /// The node's name.
@@ -131,7 +133,7 @@ impl Thread {
     /// # Errors
     /// The clients could not be made.
     pub fn join(equipment: Equipment, number: usize) -> Result<Self, Failure> {
-        let Equipment { plan, kafka, meta, runtime, budget, metrics, node, .. } = equipment.clone();
+        let Equipment { plan, kafka, meta, runtime, budget, metrics, orphans, node, .. } = equipment.clone();
         let name = format!("{}/{node}/{number}", plan.group);
         let options = ConsumerOptions {
             group_id: plan.group.clone(),
@@ -145,7 +147,6 @@ impl Thread {
         equipment.gathering.arrive(GATHERING_WAIT);
         consumer.join()?;
         let now = Instant::now();
-        let orphans = Orphans::new(Arc::clone(&meta), runtime.clone(), kafka, plan.group.clone());
         Ok(Self {
             consumer,
             outbox,
@@ -421,15 +422,18 @@ impl Thread {
         let took_part = |task: &Task| task.dirty || task.inbox.iter().any(|inbox| !inbox.is_empty());
         let tasks = self.tasks.iter().flatten();
         let numbers: Vec<u32> = tasks.filter(|task| took_part(task)).map(|task| task.partition).collect();
+        let mut positions = Vec::new();
         for number in numbers.into_iter().filter(|number| !lost.contains(number)) {
-            self.roll_back(number)?;
+            positions.extend(self.roll_back(number)?);
         }
+        self.consumer.start(&positions, START_WAIT)?;
         lost.iter().try_for_each(|&number| self.claim_again(number))
     }
 
-    /// Takes a task back to its last commit in memory, with new instances. One that waits for its plugin goes on later.
-    fn roll_back(&mut self, partition: u32) -> Result<(), Failure> {
-        let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::as_mut) else { return Ok(()) };
+    /// Takes a task back to its last commit in memory, with new instances. Returns from where it is to be started; nothing for one
+    /// that waits for its plugin.
+    fn roll_back(&mut self, partition: u32) -> Result<Vec<(TopicPartition, i64)>, Failure> {
+        let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::as_mut) else { return Ok(Vec::new()) };
         let partitions: Vec<TopicPartition> = task.partitions().collect();
         self.consumer.halt(&partitions)?;
         let instances = task::instantiate(&self.equipment.plan, partition).map_err(|(at, error)| {
@@ -438,10 +442,8 @@ impl Thread {
         })?;
         task.roll_back(instances);
         let patience = self.slots.get(&partition).and_then(|slot| slot.patience.as_ref());
-        if patience.is_none_or(|patience| patience.resumed) {
-            self.consumer.start(&task.positions(), START_WAIT)?;
-        }
-        Ok(())
+        let starts = patience.is_none_or(|patience| patience.resumed);
+        Ok(if starts { task.positions() } else { Vec::new() })
     }
 
     /// Nothing that this thread holds can be believed: takes its transactional id over again, which settles what was open, and
@@ -538,6 +540,7 @@ impl Thread {
 
     /// Goes on with tasks that are coming up.
     fn bring_up(&mut self) -> Result<(), Failure> {
+        let mut positions = Vec::new();
         while let Some(report) = self.restorer.next_report() {
             let partition = report.partition;
             let Some(slot) = self.slots.get_mut(&partition) else { continue };
@@ -545,7 +548,7 @@ impl Thread {
             if let Some(task) = self.restorer.report(attempt, report)? {
                 self.counters.restored(attempt.age());
                 slot.attempt = None;
-                self.consumer.start(&task.positions(), START_WAIT)?;
+                positions.extend(task.positions());
                 debug!(task = %self.equipment.plan.task(partition), offsets = ?task.next, "running");
                 if task.durable.is_some() && self.equipment.plan.guarantee == Guarantee::AtLeastOnce {
                     // Its last owner may have ended between its commit and the group's.
@@ -554,6 +557,7 @@ impl Thread {
                 self.tasks[partition as usize] = Some(Box::new(task));
             }
         }
+        self.consumer.start(&positions, START_WAIT)?;
         if self.equipment.control.is_draining() {
             return Ok(());
         }
@@ -719,7 +723,7 @@ impl Thread {
             self.committer.abort(&self.tasks, "a plugin asks for patience");
             return Ok(());
         }
-        self.roll_back(number)
+        self.roll_back(number).map(drop)
     }
 
     fn report(&mut self) {
