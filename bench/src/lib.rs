@@ -5,8 +5,10 @@
 //! in `src/bin/`.
 
 pub mod figures;
+pub mod native;
 pub mod process;
 pub mod records;
+pub mod report;
 pub mod servers;
 pub mod sluicegate;
 pub mod topics;

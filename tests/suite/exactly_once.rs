@@ -2,18 +2,15 @@
 //! not end with a commit. Restarts, takeovers and outages are in their own modules, which check the same.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, Producer};
 use sluicegate_harness::kafka::{Kafka, KafkaOptions};
 
 use crate::deployment::{Deployment, Servers};
 use crate::records::Record;
-use crate::restarts::{COUNT, at_least_once, check_exact, commits, records, under_load};
+use crate::restarts::{COUNT, at_least_once, check_exact, commits, killed_often, per_key, records, under_load};
 use crate::shared::{SOON, own_servers};
 
 const LENGTH: &str = r#"
@@ -29,28 +26,12 @@ topic = "out"
 commit-interval = "50ms"
 "#;
 
-fn times(records: &[Record]) -> BTreeMap<String, usize> {
-    let mut times = BTreeMap::new();
-    records.iter().for_each(|record| *times.entry(record.text().0).or_default() += 1);
-    times
-}
-
 #[test]
 fn without_state_every_record_comes_out_once_however_often_the_process_is_killed() {
-    let seed: u64 = rand::random();
-    println!("seed {seed}");
-    let mut random = StdRng::seed_from_u64(seed);
-    let deployment = Deployment::new(LENGTH);
-    under_load(&deployment, 500, || {
-        for _ in 0..8 {
-            let mut node = deployment.start();
-            node.wait_for("a commit", |node| (commits(node) > 0.0).then_some(()));
-            std::thread::sleep(Duration::from_millis(random.random_range(0..300)));
-            node.kill();
-        }
-    });
-    deployment.run_through();
-    assert!(times(&deployment.read("out")) == times(&deployment.read("in")), "output and input differ");
+    let deployment = killed_often(LENGTH, 8);
+    let given = deployment.read("in");
+    deployment.wait_for_read("out", given.len());
+    assert!(per_key(&deployment.read("out")) == per_key(&given), "output and input differ");
 }
 
 #[test]

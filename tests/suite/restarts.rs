@@ -162,15 +162,15 @@ fn counts_are_exact_at_least_once_after_many_kills_during_commits() {
     kills_during_commits(&at_least_once(COUNT));
 }
 
-fn kills_during_commits(pipeline: &str) {
-    const KILLS: u32 = 12;
+/// Kills the pipeline's process again and again under load, then lets one run through.
+pub(crate) fn killed_often(pipeline: &str, kills: u32) -> Deployment {
     let seed = std::env::var("SLUICEGATE_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed: u64 = seed.unwrap_or_else(rand::random);
     println!("SLUICEGATE_TEST_SEED={seed} repeats the moments of the kills");
     let mut random = StdRng::seed_from_u64(seed);
     let deployment = Deployment::new(pipeline);
     under_load(&deployment, 500, || {
-        for _ in 0..KILLS {
+        for _ in 0..kills {
             let mut node = deployment.start();
             // From the first commit on, so that many kills meet a commit that is being made.
             node.wait_for("a commit", |node| (commits(node) > 0.0).then_some(()));
@@ -179,6 +179,11 @@ fn kills_during_commits(pipeline: &str) {
         }
     });
     deployment.run_through();
+    deployment
+}
+
+fn kills_during_commits(pipeline: &str) {
+    let deployment = killed_often(pipeline, 12);
     check_exact(&deployment);
     let epochs: u64 = State::of(&deployment).heads().iter().map(|head| head.committed.id.epoch.0).sum();
     println!("{epochs} commits, {} records", deployment.read("in").len());

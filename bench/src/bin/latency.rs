@@ -16,8 +16,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use serde_json::json;
-use sluicegate_bench::figures::{machine, median, print_machine};
+use sluicegate_bench::figures::{median, print_machine};
+use sluicegate_bench::native::NativeLoop;
 use sluicegate_bench::process::Measured;
+use sluicegate_bench::report::ReportArgs;
 use sluicegate_bench::servers::{ServerArgs, Servers};
 use sluicegate_bench::sluicegate::{Delivery, Pipeline, program};
 use sluicegate_bench::topics::Topics;
@@ -47,9 +49,8 @@ struct Arguments {
     /// The sluicegate program
     #[arg(long, value_name = "FILE")]
     sluicegate: Option<PathBuf>,
-    /// Write the figures here too, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    report: ReportArgs,
     #[command(flatten)]
     servers: ServerArgs,
 }
@@ -172,14 +173,9 @@ fn main() -> Result<()> {
             topics.create(&source, PARTITIONS)?;
             topics.create(&sink, PARTITIONS)?;
             let command = if native {
-                let mut command = Command::new(std::env::current_exe()?.with_file_name("native_loop"));
-                command.args(["--bootstrap", &servers.bootstrap, "--group", &name, "--source", &source]);
-                command.args(["--sink", &sink, "--partitions", &PARTITIONS.to_string(), "--work", &arguments.work]);
-                command.args(["--commit-interval-ms", &arguments.commit_interval_ms.to_string()]);
-                if exactly_once {
-                    command.arg("--transactions");
-                }
-                command
+                let (work, partitions) = (arguments.work.as_str(), PARTITIONS);
+                NativeLoop { group: &name, source: &source, sink: &sink, partitions, work, threads: 1, delivery }
+                    .command(&servers)?
             } else {
                 let plugin = arguments.work.replace('-', "_");
                 Pipeline { name: &name, plugin: &plugin, source: &source, sink: &sink, delivery }.command(
@@ -200,9 +196,5 @@ fn main() -> Result<()> {
         println!("{name:<32} {p50:>8.1} {p99:>8.1} {max:>8.1}");
         report.push(json!({ "contender": name, "p50_ms": p50, "p99_ms": p99, "longest_ms": max }));
     }
-    if let Some(file) = &arguments.json {
-        let report = json!({ "machine": machine(), "rate": arguments.rate, "latencies": report });
-        std::fs::write(file, format!("{report:#}\n")).with_context(|| format!("write {}", file.display()))?;
-    }
-    Ok(())
+    arguments.report.write(json!({ "rate": arguments.rate, "latencies": report }))
 }

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use serde_json::json;
-use sluicegate_bench::figures::{machine, median, print_machine};
+use sluicegate_bench::figures::{median, print_machine};
 use sluicegate_bench::process::Measured;
+use sluicegate_bench::report::ReportArgs;
 use sluicegate_bench::servers::ServerArgs;
 use sluicegate_bench::sluicegate::{Delivery, Pipeline, program};
 use sluicegate_bench::topics::Topics;
@@ -32,9 +33,8 @@ struct Arguments {
     /// The sluicegate program
     #[arg(long, value_name = "FILE")]
     sluicegate: Option<PathBuf>,
-    /// Write the figures here too, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    report: ReportArgs,
     #[command(flatten)]
     servers: ServerArgs,
 }
@@ -108,10 +108,6 @@ fn main() -> Result<()> {
         goal(rss_mib < MEMORY_GOAL_MIB)
     );
     println!("CPU of an idle run: {:.2} % of a core", of(|start| start.idle_cpu) * 100.0);
-    if let Some(file) = &arguments.json {
-        let one = |start: &Start| json!({ "first_record_s": start.first_s, "rss_mib": start.rss_mib, "peak_mib": start.peak_mib, "idle_cores": start.idle_cpu });
-        let report = json!({ "machine": machine(), "starts": starts.iter().map(one).collect::<Vec<_>>() });
-        std::fs::write(file, format!("{report:#}\n")).with_context(|| format!("write {}", file.display()))?;
-    }
-    Ok(())
+    let one = |start: &Start| json!({ "first_record_s": start.first_s, "rss_mib": start.rss_mib, "peak_mib": start.peak_mib, "idle_cores": start.idle_cpu });
+    arguments.report.write(json!({ "starts": starts.iter().map(one).collect::<Vec<_>>() }))
 }

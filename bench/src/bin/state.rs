@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
 use futures::future::try_join_all;
 use serde_json::json;
@@ -18,8 +18,9 @@ use sluicegate::ids::{ManifestId, TaskId};
 use sluicegate::meta::MetaStore;
 use sluicegate::meta::zookeeper::{ZooKeeper, ZooKeeperOptions};
 use sluicegate::state::TaskState;
-use sluicegate_bench::figures::{machine, median, print_machine};
+use sluicegate_bench::figures::{median, print_machine};
 use sluicegate_bench::records::{KEY_BYTES, Records, VALUE_BYTES};
+use sluicegate_bench::report::ReportArgs;
 use sluicegate_bench::servers::ServerArgs;
 
 #[global_allocator]
@@ -44,9 +45,8 @@ struct Arguments {
     /// How often everything but the first write is measured
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Write the figures here too, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    report: ReportArgs,
     #[command(flatten)]
     servers: ServerArgs,
 }
@@ -127,20 +127,15 @@ async fn main() -> Result<()> {
         restores.iter().copied().fold(0.0, f64::max),
         if restore_s < RESTORE_GOAL_S { "ok" } else { "MISSED" }
     );
-    if let Some(file) = &arguments.json {
-        let report = json!({
-            "machine": machine(),
-            "megabytes": arguments.megabytes,
-            "tasks": arguments.tasks,
-            "keys": entries,
-            "write_s": write_s,
-            "stored_bytes": written,
-            "commit_ms": changes.iter().map(|(ms, _)| *ms).collect::<Vec<_>>(),
-            "restore_s": restores,
-        });
-        std::fs::write(file, format!("{report:#}\n")).with_context(|| format!("write {}", file.display()))?;
-    }
-    Ok(())
+    arguments.report.write(json!({
+        "megabytes": arguments.megabytes,
+        "tasks": arguments.tasks,
+        "keys": entries,
+        "write_s": write_s,
+        "stored_bytes": written,
+        "commit_ms": changes.iter().map(|(ms, _)| *ms).collect::<Vec<_>>(),
+        "restore_s": restores,
+    }))
 }
 
 /// Claims a task and restores it, after its genesis the first time.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use sluicegate_bench::figures::load;
+use sluicegate_bench::native::NativeLoop;
 use sluicegate_bench::process::Measured;
 use sluicegate_bench::servers::Servers;
 use sluicegate_bench::sluicegate::{Delivery, Pipeline};
@@ -120,32 +121,24 @@ impl Ground<'_> {
     }
 
     fn command(&self, contender: Contender, work: Work, name: &str, sink: &str) -> Result<Command> {
-        if contender == Contender::Sluicegate {
-            let plugin = work.name().replace('-', "_");
-            let pipeline = Pipeline { name, plugin: &plugin, source: self.source, sink, delivery: self.delivery };
-            return pipeline.command(self.program, self.servers, self.folder);
-        }
-        let program = if contender == Contender::Rdkafka { "rdkafka_loop" } else { "native_loop" };
-        let mut command = Command::new(std::env::current_exe()?.with_file_name(program));
-        command.args([
-            "--bootstrap",
-            &self.servers.bootstrap,
-            "--group",
-            name,
-            "--source",
-            self.source,
-            "--sink",
-            sink,
-        ]);
-        if contender != Contender::Rdkafka {
-            let threads = if contender == Contender::Native2 { "2" } else { "1" };
-            command.args(["--partitions", &PARTITIONS.to_string(), "--work", work.name(), "--threads", threads]);
-            command.args(["--commit-interval-ms", &self.delivery.commit_interval_ms.to_string()]);
-            if self.delivery.exactly_once {
-                command.arg("--transactions");
+        let (source, delivery) = (self.source, self.delivery);
+        let threads = match contender {
+            Contender::Sluicegate => {
+                let plugin = work.name().replace('-', "_");
+                let pipeline = Pipeline { name, plugin: &plugin, source, sink, delivery };
+                return pipeline.command(self.program, self.servers, self.folder);
             }
-        }
-        Ok(command)
+            Contender::Rdkafka => {
+                let mut command = Command::new(std::env::current_exe()?.with_file_name("rdkafka_loop"));
+                command.args(["--bootstrap", &self.servers.bootstrap, "--group", name]);
+                command.args(["--source", source, "--sink", sink]);
+                return Ok(command);
+            }
+            Contender::Native => 1,
+            Contender::Native2 => 2,
+        };
+        let work = work.name();
+        NativeLoop { group: name, source, sink, partitions: PARTITIONS, work, threads, delivery }.command(self.servers)
     }
 
     fn watch(

@@ -13,7 +13,8 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use serde_json::json;
-use sluicegate_bench::figures::{machine, print_machine};
+use sluicegate_bench::figures::print_machine;
+use sluicegate_bench::report::ReportArgs;
 use sluicegate_bench::servers::ServerArgs;
 use sluicegate_bench::sluicegate::{Delivery, program};
 use sluicegate_bench::topics::Topics;
@@ -62,9 +63,8 @@ struct Arguments {
     /// The sluicegate program
     #[arg(long, value_name = "FILE")]
     sluicegate: Option<PathBuf>,
-    /// Write the figures here too, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    report: ReportArgs,
     #[command(flatten)]
     servers: ServerArgs,
 }
@@ -121,14 +121,10 @@ fn main() -> Result<()> {
             }
             contenders.reverse();
         }
-        report::print_summary(&measured, if arguments.exactly_once { 1.3 } else { 1.1 });
+        report::print_summary(&measured, delivery);
         results.push(
             json!({ "work": work.name(), "records": arguments.records, "measurements": report::json(&measured) }),
         );
     }
-    if let Some(file) = &arguments.json {
-        let report = json!({ "machine": machine(), "results": results });
-        std::fs::write(file, format!("{report:#}\n")).with_context(|| format!("write {}", file.display()))?;
-    }
-    Ok(())
+    arguments.report.write(json!({ "results": results }))
 }
