@@ -17,5 +17,6 @@ pub mod compaction;
 pub mod head;
 pub mod ledger;
 pub mod protocol;
+pub mod repair;
 pub mod resolve;
 pub mod store;

@@ -1,9 +1,16 @@
 //! The command line: one command, one file.
 
+mod connection;
 mod demo;
+mod deploy;
 pub mod plugin;
 mod run;
+mod savepoint;
 mod signals;
+mod state;
+mod status;
+mod table;
+mod worker;
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -32,6 +39,34 @@ pub struct Arguments {
 enum Command {
     /// Run a pipeline in this process until it is told to stop
     Run(run::RunArgs),
+    /// Run what is deployed, as a node of a cluster
+    Worker(worker::WorkerArgs),
+    /// Let the cluster run a pipeline, or change one that it runs
+    Deploy(deploy::DeployArgs),
+    /// Take a pipeline off the cluster
+    Undeploy(deploy::UndeployArgs),
+    /// Let a deployed pipeline commit and stop
+    Pause(deploy::NamedArgs),
+    /// Let a paused pipeline go on, and one that has failed be tried again
+    Resume(deploy::NamedArgs),
+    /// List the revisions of a pipeline
+    Revisions(deploy::RevisionsArgs),
+    /// Show how pipelines are
+    Status(status::StatusArgs),
+    /// Show the nodes of the cluster
+    Nodes(status::NodesArgs),
+    /// Copies of state and offsets, from which a pipeline may go on
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Savepoint {
+        #[command(subcommand)]
+        command: savepoint::SavepointCommand,
+    },
+    /// Decide where a pipeline goes on when it cannot know
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    State {
+        #[command(subcommand)]
+        command: state::StateCommand,
+    },
     /// See two pipelines at work on an embedded broker, with a restart in the middle
     Demo(crate::embedded::DemoArgs),
     /// Push plugins to the registry and look at them
@@ -119,6 +154,16 @@ pub fn main() -> Exit {
     };
     let result = match arguments.command {
         Command::Run(args) => runtime.block_on(run::run(args)),
+        Command::Worker(args) => runtime.block_on(worker::run(args)),
+        Command::Deploy(args) => runtime.block_on(deploy::run(args, &mut std::io::stdout())),
+        Command::Undeploy(args) => runtime.block_on(deploy::undeploy(args, &mut std::io::stdout())),
+        Command::Pause(args) => runtime.block_on(deploy::pause(args, &mut std::io::stdout())),
+        Command::Resume(args) => runtime.block_on(deploy::resume(args, &mut std::io::stdout())),
+        Command::Revisions(args) => runtime.block_on(deploy::revisions(args, &mut std::io::stdout())),
+        Command::Status(args) => runtime.block_on(status::run(args, &mut std::io::stdout())),
+        Command::Nodes(args) => runtime.block_on(status::nodes(args, &mut std::io::stdout())),
+        Command::Savepoint { command } => runtime.block_on(savepoint::run(command, &mut std::io::stdout())),
+        Command::State { command } => runtime.block_on(state::run(command, &mut std::io::stdout())),
         Command::Demo(args) => runtime.block_on(demo::run(args)),
         Command::Plugin { command, cluster } => runtime.block_on(plugins(command, &cluster)),
     };

@@ -1,5 +1,17 @@
 //! What the nodes of a cluster share through the metadata store.
+//!
+//! - [`membership`]: which nodes there are. [`election`]: which of them leads.
+//! - [`pipelines`]: what is to run. [`presence`]: how it is on each node.
+//! - [`placement`]: how many threads of each pipeline each node runs (pure). [`leader`]: decides that, and deletes what is left.
+//! - [`registry`]: plugins. [`savepoints`]: copies of state and offsets.
+//! - [`watching`]: reads several nodes and waits until one changes.
 
+pub mod election;
+pub mod leader;
 pub mod membership;
 pub mod pipelines;
+pub mod placement;
+pub mod presence;
 pub mod registry;
+pub mod savepoints;
+pub mod watching;

@@ -22,7 +22,7 @@ pub use cluster::{
 };
 pub use diagnostic::{Diagnostic, Errors};
 pub use pipeline::{
-    BatchLimits, Bound, BoundTransform, Delivery, Discard, Grant, Guarantee, OnError, Outlet, Pipeline, PipelineName,
-    PluginReference, Sink, Source, Start, Transform, TransformLimits,
+    BatchLimits, Bound, BoundTransform, Delivery, Difference, Discard, Grant, Guarantee, OnError, Outlet, Pipeline,
+    PipelineName, PluginReference, Sink, Source, Start, Transform, TransformLimits, differences,
 };
 pub use secret::Secret;

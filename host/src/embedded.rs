@@ -181,7 +181,7 @@ impl Nodes {
             let parts =
                 Parts { kafka: broker.settings(), store: Arc::clone(&store) as Arc<dyn Coordination>, local: None };
             let control = Arc::clone(&control);
-            running.push(tokio::spawn(async move { node::run(&cluster, pipeline, parts, control).await }));
+            running.push(tokio::spawn(async move { node::run(cluster, pipeline, parts, control).await }));
         }
         Ok(Self { control, running, store })
     }

@@ -79,13 +79,11 @@ fn not_ready(control: &Control, session: SessionState) -> Option<String> {
     if session != SessionState::Connected {
         return Some("the metadata store cannot be reached".into());
     }
-    match control.progress() {
-        None => Some("waiting for the consumer group".into()),
-        Some((assigned, running)) if running < assigned => {
-            Some(format!("restoring: {running} of {assigned} tasks run"))
-        }
-        Some(_) => None,
+    if control.is_waiting() {
+        return Some("waiting for plugins, topics or the consumer group".into());
     }
+    let (assigned, running) = control.task_counts();
+    (running < assigned).then(|| format!("restoring: {running} of {assigned} tasks run"))
 }
 
 async fn metrics(State(view): State<View>) -> Response {
@@ -103,8 +101,9 @@ mod tests {
     fn a_node_is_ready_when_all_its_tasks_run() {
         let control = Control::default();
         let reason = |control: &Control| not_ready(control, SessionState::Connected);
+        control.awaits();
         assert!(reason(&control).is_some_and(|reason| reason.contains("group")));
-        control.has_joined();
+        control.has_come();
         control.tasks((0, 0), (4, 1));
         assert!(reason(&control).is_some_and(|reason| reason.contains("1 of 4")));
         control.tasks((4, 1), (4, 4));

@@ -10,6 +10,7 @@
 pub mod consumer;
 mod context;
 pub mod embedded;
+pub mod groups;
 mod native;
 pub mod partition;
 pub mod producer;

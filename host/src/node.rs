@@ -3,26 +3,38 @@
 //! This is the one place that knows all of them. Which broker and which metadata store it works with is handed in, so that the
 //! embedded demo is the same node with others.
 
+mod crew;
+pub mod deploy;
+pub mod group;
+mod hosted;
+mod hosting;
 mod load;
 mod store;
 
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use axum::Router;
+use futures::future::BoxFuture;
 use thiserror::Error;
-use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tracing::{debug, error, info, warn};
+use tracing::{info, warn};
 
-pub use load::{LoadError, digests_in_use, kafka_settings};
-pub use store::{StoreError, open_for_commands, open_for_node};
-
+use self::crew::SharedBudget;
+use self::hosted::{Hosted, OnFailure, Wanted};
+use self::load::Loader;
+pub use self::load::{LoadError, digests_in_use, kafka_settings};
+pub use self::store::{StoreError, open_for_commands, open_for_node};
+use crate::cluster::election::{self, Leader};
+use crate::cluster::leader::{self, Groups};
 use crate::cluster::membership::{JoinError, Membership, NodeRecord};
+use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
 use crate::config::{Cluster, Errors, Http, Pipeline};
 use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::http::{Endpoint, View, meta_api};
+use crate::kafka;
 use crate::kafka::settings::KafkaSettings;
 use crate::kafka::topics::TopicsError;
 use crate::meta::layout::{Segment, SegmentError};
@@ -32,9 +44,7 @@ use crate::metrics::Metrics;
 use crate::worker::budget::Budget;
 use crate::worker::control::Control;
 use crate::worker::failure::Failure;
-use crate::worker::gathering::Gathering;
-use crate::worker::orphans::Orphans;
-use crate::worker::thread::{Equipment, Thread};
+use crate::worker::plan::Plan;
 
 /// Why a node does not run, or stopped.
 #[derive(Debug, Error)]
@@ -71,6 +81,48 @@ pub enum NodeError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The cluster runs it.
+    #[error(
+        "pipeline `{pipeline}` is deployed: the workers of the cluster run it. Change it with `sluicegate deploy`, or take it off the cluster with `sluicegate undeploy {pipeline} --keep-state` first"
+    )]
+    Deployed {
+        /// Its name.
+        pipeline: String,
+    },
+    /// A process runs it by itself.
+    #[error(
+        "pipeline `{pipeline}` runs by itself on {nodes}, started with `sluicegate run`: end that first, then deploy it; its state stays"
+    )]
+    ByItself {
+        /// Its name.
+        pipeline: String,
+        /// Where.
+        nodes: String,
+    },
+    /// There is no such pipeline.
+    #[error("there is no pipeline `{pipeline}`; `sluicegate status` shows what there is")]
+    UnknownPipeline {
+        /// Its name.
+        pipeline: String,
+    },
+    /// The state that there is cannot be gone on from.
+    #[error(
+        "the pipeline could not go on from the state that it has: {reason}
+`--discard-state` begins anew, without state and at `start`"
+    )]
+    Incompatible {
+        /// Why.
+        reason: String,
+    },
+    /// Somebody else was faster.
+    #[error("pipeline `{pipeline}` was changed by somebody else meanwhile: look at it, and try again")]
+    ChangedMeanwhile {
+        /// Its name.
+        pipeline: String,
+    },
+    /// What was asked for makes no sense now.
+    #[error("{0}")]
+    Refused(String),
     /// The pipeline stopped.
     #[error("pipeline `{pipeline}` stopped: {failure}")]
     Stopped {
@@ -94,7 +146,14 @@ impl NodeError {
     #[must_use]
     pub fn is_bad_input(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Name(_) | Self::Copartitioned(_) => true,
+            Self::Config(_)
+            | Self::Name(_)
+            | Self::Copartitioned(_)
+            | Self::Deployed { .. }
+            | Self::ByItself { .. }
+            | Self::UnknownPipeline { .. }
+            | Self::Incompatible { .. }
+            | Self::Refused(_) => true,
             Self::Load(error) => error.is_bad_input(),
             _ => false,
         }
@@ -111,50 +170,188 @@ pub struct Parts {
     pub local: Option<std::path::PathBuf>,
 }
 
+/// What the pipelines of a node share.
+struct Services {
+    loader: Loader,
+    kafka: KafkaSettings,
+    store: Arc<dyn Coordination>,
+    metrics: Arc<Metrics>,
+    budget: SharedBudget,
+    node: Segment,
+}
+
+impl Services {
+    /// The plan of what is recorded; `None` when `control` drains before everything is there.
+    async fn plan(&self, record: &PipelineRecord, control: &Arc<Control>) -> Result<Option<Plan>, NodeError> {
+        match self.loader.load_recorded(record, control).await? {
+            Some(loaded) => self.loader.plan(loaded, record.revision, record.incarnation).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
 /// Runs a pipeline until `control` drains or it fails.
 ///
 /// # Errors
 /// Why it does not run or stopped. What was not committed is done again at the next start.
-pub async fn run(cluster: &Cluster, pipeline: Pipeline, parts: Parts, control: Arc<Control>) -> Result<(), NodeError> {
-    let begin = Instant::now();
-    let metrics = Arc::new(Metrics::default());
-    let engine = Arc::new(Engine::new(EngineOptions { cache_dir: Some(cluster.cache_path.clone()) })?);
-    let endpoint = match cluster.http {
-        Http::Listen(address) => {
-            Some(Endpoint::bind(address).await.map_err(|source| NodeError::Http { address, source })?)
+pub async fn run(cluster: Cluster, pipeline: Pipeline, parts: Parts, control: Arc<Control>) -> Result<(), NodeError> {
+    control.awaits();
+    let threads = cluster.worker_threads;
+    let node = Node::start(cluster, parts, &control, None).await?;
+    let result = run_by_itself(&node.services, pipeline, threads, &control).await;
+    node.stop(result).await
+}
+
+async fn run_by_itself(
+    services: &Arc<Services>,
+    pipeline: Pipeline,
+    threads: usize,
+    control: &Arc<Control>,
+) -> Result<(), NodeError> {
+    let name = Segment::new(pipeline.name.as_str())?;
+    let Some(loaded) = services.loader.load(pipeline, None, control).await? else { return Ok(()) };
+    let record = record(&*services.store, &name, &loaded.specification(), control).await?;
+    info!(pipeline = %name, revision = record.revision, incarnation = record.incarnation, "recorded");
+    let plan = services.loader.plan(loaded, record.revision, record.incarnation).await?;
+    // Never changed: the sender stays until the end.
+    let (_wanted, receiver) = watch::channel(Some(Wanted { record, threads }));
+    let hosted = Hosted::new(Arc::clone(services), &name, Arc::clone(control), receiver, OnFailure::End);
+    control.has_come();
+    hosted.run(Some(plan)).await
+}
+
+/// Writes down what is about to run by itself.
+async fn record(
+    store: &dyn Coordination,
+    name: &Segment,
+    specification: &Specification,
+    control: &Control,
+) -> Result<PipelineRecord, NodeError> {
+    loop {
+        let changed = pipelines::change(store, name, |known| {
+            let specification = specification.clone();
+            let record = match known {
+                Some(known) if known.desired.is_deployed() => {
+                    return Err(NodeError::Deployed { pipeline: name.to_string() });
+                }
+                Some(known) if known.desired == Desired::Gone => known.respecified(specification).in_new_incarnation(),
+                Some(known) => known.respecified(specification),
+                None => PipelineRecord::first(specification, Desired::ByItself),
+            };
+            Ok(Some(PipelineRecord { desired: Desired::ByItself, ..record }))
+        });
+        match changed.await {
+            Err(NodeError::Meta(error)) if error.is_outage() && !control.is_draining() => {
+                warn!("waiting: {error}");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            changed => return Ok(changed?.expect("a change makes the record")),
         }
-        Http::Off => None,
-    };
-    let address = endpoint.as_ref().map(Endpoint::address);
-
-    let name = Segment::new(cluster.node.as_str())?;
-    let session_timeout = cluster.zookeeper.as_ref().map(|zookeeper| zookeeper.session_timeout).unwrap_or_default();
-    let record = NodeRecord::of_this_process(address.map(|address| address.to_string()));
-    let (drain, deadline) = (Arc::clone(&control), cluster.limits.drain_deadline);
-    let replaced = Arc::new(OnceLock::new());
-    let note = Arc::clone(&replaced);
-    let taken_over = move |error| {
-        // Told once: the task that watches ends with it.
-        let _ = note.set(error);
-        drain.drain(deadline);
-    };
-    let membership = Membership::join(Arc::clone(&parts.store), &name, record, session_timeout, taken_over).await?;
-
-    let view = View { metrics: Arc::clone(&metrics), control: Arc::clone(&control), session: parts.store.session() };
-    let served = endpoint.map(|endpoint| serve(endpoint, view, &parts));
-    let result = run_pipeline(cluster, &pipeline, &parts, &engine, &metrics, &control, begin).await;
-
-    membership.leave().await;
-    if let Some(served) = served {
-        served.abort();
     }
-    if let Some(dir) = &parts.local {
-        NodeFile::remove(dir);
+}
+
+/// Runs what is deployed on the cluster until `control` drains.
+///
+/// # Errors
+/// The node cannot join, or its name was taken over. Pipelines that fail are tried again, and say so in their status.
+pub async fn work(cluster: Cluster, parts: Parts, control: Arc<Control>) -> Result<(), NodeError> {
+    let threads = cluster.worker_threads;
+    let node = Node::start(cluster, parts, &control, Some(threads)).await?;
+    let leader = Leader { node: node.services.node.to_string(), instance: node.instance.clone() };
+    let (store, groups) = (Arc::clone(&node.services.store), Arc::new(KafkaGroups(Arc::clone(&node.services))));
+    let lead = {
+        let store = Arc::clone(&store);
+        move || -> BoxFuture<'static, ()> { Box::pin(leader::lead(Arc::clone(&store), groups.clone())) }
+    };
+    let candidate = tokio::spawn(election::take_part(Arc::clone(&store), leader.clone(), lead));
+    info!(node = %node.services.node, threads, "working: it runs what is deployed with `sluicegate deploy`");
+    hosting::host(&node.services, &control).await;
+    candidate.abort();
+    election::resign(&*store, &leader).await;
+    info!(node = %node.services.node, "stopped; everything is committed");
+    node.stop(Ok(())).await
+}
+
+/// Consumer groups, for the leader.
+struct KafkaGroups(Arc<Services>);
+
+#[async_trait]
+impl Groups for KafkaGroups {
+    fn name(&self, pipeline: &str, incarnation: u64) -> String {
+        load::group(&self.0.loader.cluster, pipeline, incarnation)
     }
-    result?;
-    match Arc::into_inner(replaced).and_then(OnceLock::into_inner) {
-        Some(error) => Err(NodeError::Join(error)),
-        None => Ok(()),
+
+    async fn delete(&self, group: &str) -> Result<(), String> {
+        kafka::groups::delete(&self.0.kafka, group).await
+    }
+}
+
+/// A node that has joined.
+struct Node {
+    services: Arc<Services>,
+    instance: String,
+    membership: Membership,
+    served: Option<AbortHandle>,
+    replaced: Arc<OnceLock<JoinError>>,
+    local: Option<std::path::PathBuf>,
+}
+
+impl Node {
+    async fn start(
+        cluster: Cluster,
+        parts: Parts,
+        control: &Arc<Control>,
+        threads: Option<usize>,
+    ) -> Result<Self, NodeError> {
+        let cluster = Arc::new(cluster);
+        let metrics = Arc::new(Metrics::default());
+        let engine = Arc::new(Engine::new(EngineOptions { cache_dir: Some(cluster.cache_path.clone()) })?);
+        let endpoint = match cluster.http {
+            Http::Listen(address) => {
+                Some(Endpoint::bind(address).await.map_err(|source| NodeError::Http { address, source })?)
+            }
+            Http::Off => None,
+        };
+        let address = endpoint.as_ref().map(Endpoint::address);
+
+        let name = Segment::new(cluster.node.as_str())?;
+        let session_timeout = cluster.zookeeper.as_ref().map(|zookeeper| zookeeper.session_timeout).unwrap_or_default();
+        let record = NodeRecord::of_this_process(address.map(|address| address.to_string()), threads);
+        let instance = record.instance.clone();
+        let (drain, deadline) = (Arc::clone(control), cluster.limits.drain_deadline);
+        let replaced = Arc::new(OnceLock::new());
+        let note = Arc::clone(&replaced);
+        let taken_over = move |error| {
+            // Told once: the task that watches ends with it.
+            let _ = note.set(error);
+            drain.drain(deadline);
+        };
+        let membership = Membership::join(Arc::clone(&parts.store), &name, record, session_timeout, taken_over).await?;
+
+        let view = View { metrics: Arc::clone(&metrics), control: Arc::clone(control), session: parts.store.session() };
+        let served = endpoint.map(|endpoint| serve(endpoint, view, &parts));
+        let budget = Budget::new(cluster.limits.zookeeper_bytes_per_second, Instant::now());
+        let Parts { kafka, store, local } = parts;
+        let meta = Arc::clone(&store) as Arc<dyn MetaStore>;
+        let loader = Loader { cluster, kafka: kafka.clone(), store: meta, engine };
+        let services = Services { loader, kafka, store, metrics, budget: Arc::new(Mutex::new(budget)), node: name };
+        Ok(Self { services: Arc::new(services), instance, membership, served, replaced, local })
+    }
+
+    /// Signs off. What ended the node is `result`, unless it was that another process has its name.
+    async fn stop(self, result: Result<(), NodeError>) -> Result<(), NodeError> {
+        self.membership.leave().await;
+        if let Some(served) = self.served {
+            served.abort();
+        }
+        if let Some(dir) = &self.local {
+            NodeFile::remove(dir);
+        }
+        result?;
+        match Arc::into_inner(self.replaced).and_then(OnceLock::into_inner) {
+            Some(error) => Err(NodeError::Join(error)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -170,89 +367,4 @@ fn serve(endpoint: Endpoint, view: View, parts: &Parts) -> AbortHandle {
         }
     }
     tokio::spawn(endpoint.serve(view, more)).abort_handle()
-}
-
-async fn run_pipeline(
-    cluster: &Cluster,
-    pipeline: &Pipeline,
-    parts: &Parts,
-    engine: &Arc<Engine>,
-    metrics: &Arc<Metrics>,
-    control: &Arc<Control>,
-    begin: Instant,
-) -> Result<(), NodeError> {
-    let Some(plan) = load::plan(cluster, pipeline, parts, engine, control).await? else { return Ok(()) };
-    let plan = Arc::new(plan);
-    let threads = cluster.worker_threads.min(plan.partitions.max(1) as usize);
-    let budget = Budget::new(cluster.limits.zookeeper_bytes_per_second, Instant::now());
-    let equipment = Equipment {
-        plan: Arc::clone(&plan),
-        kafka: parts.kafka.clone(),
-        meta: Arc::clone(&parts.store) as Arc<dyn MetaStore>,
-        runtime: Handle::current(),
-        budget: Arc::new(Mutex::new(budget)),
-        metrics: Arc::clone(metrics),
-        control: Arc::clone(control),
-        orphans: Arc::new(Orphans::new(
-            Arc::clone(&plan),
-            Arc::clone(&parts.store) as Arc<dyn MetaStore>,
-            Handle::current(),
-            parts.kafka.clone(),
-        )),
-        gathering: Arc::new(Gathering::of(threads)),
-        node: cluster.node.as_str().to_owned(),
-    };
-    info!(
-        pipeline = plan.pipeline,
-        threads,
-        partitions = plan.partitions,
-        state = if plan.is_stateful() { "kept" } else { "none" },
-        guarantee = %plan.guarantee,
-        took = ?begin.elapsed(),
-        "started"
-    );
-    let result = run_threads(&equipment, threads, cluster).await;
-    match &result {
-        Ok(()) => info!(pipeline = plan.pipeline, "stopped; everything is committed"),
-        Err(error) => debug!("{error}"),
-    }
-    result
-}
-
-/// Runs the threads until all have ended; one that fails lets the others commit and end.
-async fn run_threads(equipment: &Equipment, threads: usize, cluster: &Cluster) -> Result<(), NodeError> {
-    let (ended, mut endings) = mpsc::unbounded_channel();
-    for number in 0..threads {
-        let (own, ended) = (equipment.clone(), ended.clone());
-        let work = move || {
-            let run = || Thread::join(own, number).and_then(Thread::run);
-            // A panic is a defect; the pipeline stops as for any failure, and the other threads commit.
-            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-            let _ = ended.send((number, result));
-        };
-        let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(work);
-        if let Err(error) = thread {
-            equipment.control.drain(cluster.limits.drain_deadline);
-            return Err(NodeError::Thread { number, reason: format!("cannot be started: {error}") });
-        }
-    }
-    drop(ended);
-    let mut first = None;
-    while let Some((number, result)) = endings.recv().await {
-        let error = match result {
-            Ok(Ok(())) => continue,
-            Ok(Err(failure)) => {
-                NodeError::Stopped { pipeline: equipment.plan.pipeline.clone(), failure: Box::new(failure) }
-            }
-            Err(_) => {
-                NodeError::Thread { number, reason: "ended by a defect of sluicegate; its message is above".into() }
-            }
-        };
-        equipment.control.drain(cluster.limits.drain_deadline);
-        match &first {
-            None => first = Some(error),
-            Some(_) => error!("{error}"),
-        }
-    }
-    first.map_or(Ok(()), Err)
 }

@@ -1,10 +1,12 @@
 //! The worker: an OS thread with one consumer-group member, one producer and the tasks that Kafka assigned to it.
 //!
 //! - [`plan`]: what a pipeline comes down to once its plugins are loaded; shared by all threads.
+//! - [`plans`]: the same while it changes.
 //! - [`step`]: what a thread does next (pure).
 //! - [`budget`]: how many bytes commits may write (pure).
 //! - [`chain`]: the way of a batch through a task's transforms to the sinks.
 //! - [`task`]: one partition: state, instances, positions.
+//! - [`compatible`]: whether a plan can go on from what a task has (pure).
 //! - [`restore`]: from an assigned partition to a task that can go on, beside the thread.
 //! - [`orphans`]: transactions whose thread has died.
 //! - [`outbox`]: the sinks.
@@ -19,6 +21,7 @@
 pub mod budget;
 pub mod chain;
 pub mod commit;
+pub mod compatible;
 pub mod control;
 mod counters;
 pub mod failure;
@@ -27,6 +30,7 @@ pub mod orphans;
 pub mod outbox;
 pub mod permit;
 pub mod plan;
+pub mod plans;
 pub mod restore;
 pub mod settling;
 pub mod step;

@@ -28,7 +28,8 @@ pub struct GroupOffset {
 
 impl GroupOffset {
     /// The manifest it was committed with. `None`: no offset, or one that somebody else wrote.
-    fn manifest(&self) -> Option<ManifestId> {
+    #[must_use]
+    pub fn manifest(&self) -> Option<ManifestId> {
         self.offset.and_then(|_| self.metadata.parse().ok())
     }
 }

@@ -90,11 +90,5 @@ pub async fn run(command: PluginCommand, around: Surroundings<'_>, out: &mut (im
     }
 }
 
-/// Pretty JSON and a new line.
-fn write_json(out: &mut impl Write, value: &impl Serialize) -> Result<()> {
-    serde_json::to_writer_pretty(&mut *out, value)?;
-    Ok(writeln!(out)?)
-}
-
 #[cfg(test)]
 mod tests;

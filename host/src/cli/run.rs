@@ -37,13 +37,19 @@ pub(super) async fn run(args: RunArgs) -> Result<(), CommandError> {
     };
     let control = Arc::new(Control::default());
     signals::drain_on_signal(Arc::clone(&control), cluster.limits.drain_deadline)?;
-    let kafka = node::kafka_settings(&cluster);
-    kafka.check().map_err(|error| cluster.kafka_error(error.property(), &error.to_string()))?;
-    let store = node::open_for_node(&cluster, &control).await;
-    let Some(store) = store.map_err(|error| CommandError::Failed(error.to_string()))? else { return Ok(()) };
-    let local = cluster.zookeeper.is_none().then(|| cluster.local_path.clone());
-    let parts = Parts { kafka, store: Arc::clone(&store), local };
-    let result = node::run(&cluster, pipeline, parts, control).await;
+    let Some(parts) = parts(&cluster, &control).await? else { return Ok(()) };
+    let store = Arc::clone(&parts.store);
+    let result = node::run(cluster, pipeline, parts, control).await;
     store.close().await;
     Ok(result?)
+}
+
+/// What a node works with; `None` when it is told to stop before the store is there.
+pub(super) async fn parts(cluster: &Cluster, control: &Control) -> Result<Option<Parts>, CommandError> {
+    let kafka = node::kafka_settings(cluster);
+    kafka.check().map_err(|error| cluster.kafka_error(error.property(), &error.to_string()))?;
+    let store = node::open_for_node(cluster, control).await;
+    let store = store.map_err(|error| CommandError::Failed(error.to_string()))?;
+    let local = cluster.zookeeper.is_none().then(|| cluster.local_path.clone());
+    Ok(store.map(|store| Parts { kafka, store, local }))
 }

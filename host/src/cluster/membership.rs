@@ -14,8 +14,9 @@ use thiserror::Error;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
+use super::pipelines::decode;
 use crate::meta::layout::{self, Segment};
-use crate::meta::{Coordination, MetaError, Version, Write};
+use crate::meta::{Coordination, MetaError, MetaStore, Version, Write};
 
 /// Pause between two looks at a node that is in the way.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -38,12 +39,14 @@ pub struct NodeRecord {
     pub version: String,
     /// Processor cores.
     pub cores: usize,
+    /// Worker threads that the cluster may have here for each pipeline; `None` for a process that runs a pipeline by itself.
+    pub threads: Option<usize>,
 }
 
 impl NodeRecord {
     /// This process.
     #[must_use]
-    pub fn of_this_process(http: Option<String>) -> Self {
+    pub fn of_this_process(http: Option<String>, threads: Option<usize>) -> Self {
         let pid = std::process::id();
         Self {
             instance: hex::encode(rand::random::<[u8; 8]>()),
@@ -53,6 +56,7 @@ impl NodeRecord {
             http,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
+            threads,
         }
     }
 
@@ -156,7 +160,9 @@ impl Entry {
     async fn keep(self, taken_over: impl FnOnce(JoinError) + Send) {
         loop {
             let looked = match self.store.watch(&self.path).await {
-                Ok((Some(node), changed)) => decode(&self.path, &node.data).map(|record| Some((record, changed))),
+                Ok((Some(node), changed)) => {
+                    decode::<NodeRecord>(&self.path, &node.data).map(|record| Some((record, changed)))
+                }
                 Ok((None, _)) => Ok(None),
                 Err(error) => Err(error),
             };
@@ -224,11 +230,20 @@ async fn read(store: &dyn Coordination, path: &str) -> Result<Option<(NodeRecord
     Ok(Some((decode(path, &node.data)?, node.version)))
 }
 
-fn decode(path: &str, data: &[u8]) -> Result<NodeRecord, MetaError> {
-    serde_json::from_slice(data).map_err(|error| MetaError::Failed {
-        path: path.to_owned(),
-        reason: format!("the node's record is damaged: {error}"),
-    })
+/// The nodes that are there, by name.
+///
+/// # Errors
+/// Those of the store.
+pub async fn list(store: &dyn MetaStore) -> Result<Vec<(String, NodeRecord)>, MetaError> {
+    let mut nodes = Vec::new();
+    for name in store.children(layout::NODES).await? {
+        let Ok(segment) = Segment::new(&name) else { continue };
+        let path = layout::node(&segment);
+        if let Some(node) = store.get(&path).await? {
+            nodes.push((name, decode(&path, &node.data)?));
+        }
+    }
+    Ok(nodes)
 }
 
 async fn remove(store: &dyn Coordination, path: &str, version: Version) -> Result<(), MetaError> {
@@ -241,7 +256,6 @@ async fn remove(store: &dyn Coordination, path: &str, version: Version) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meta::MetaStore;
     use crate::meta::local::LocalStore;
 
     async fn store() -> (tempfile::TempDir, Arc<LocalStore>) {
@@ -258,8 +272,8 @@ mod tests {
     #[tokio::test]
     async fn a_second_living_process_of_a_name_is_refused_with_what_to_do() {
         let (_dir, store) = store().await;
-        let _first = join(&store, NodeRecord::of_this_process(Some("127.0.0.1:8080".into()))).await.unwrap();
-        let refused = join(&store, NodeRecord::of_this_process(None)).await.err().unwrap().to_string();
+        let _first = join(&store, NodeRecord::of_this_process(Some("127.0.0.1:8080".into()), None)).await.unwrap();
+        let refused = join(&store, NodeRecord::of_this_process(None, None)).await.err().unwrap().to_string();
         assert!(
             refused.contains("`node-1`") && refused.contains("127.0.0.1:8080") && refused.contains("--node-name"),
             "{refused}"
@@ -269,26 +283,29 @@ mod tests {
     #[tokio::test]
     async fn a_process_of_this_machine_that_has_ended_is_taken_over_from() {
         let (_dir, store) = store().await;
-        let dead = NodeRecord { started: Some(1), ..NodeRecord::of_this_process(None) };
+        let dead = NodeRecord { started: Some(1), ..NodeRecord::of_this_process(None, None) };
         let _old = join(&store, dead).await.unwrap();
-        join(&store, NodeRecord::of_this_process(None)).await.unwrap();
+        join(&store, NodeRecord::of_this_process(None, None)).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_process_elsewhere_is_never_taken_for_dead() {
         let (_dir, store) = store().await;
         let elsewhere =
-            NodeRecord { started: Some(1), machine: Some("other".into()), ..NodeRecord::of_this_process(None) };
+            NodeRecord { started: Some(1), machine: Some("other".into()), ..NodeRecord::of_this_process(None, None) };
         let _other = join(&store, elsewhere).await.unwrap();
-        assert!(matches!(join(&store, NodeRecord::of_this_process(None)).await, Err(JoinError::NameTaken { .. })));
+        assert!(matches!(
+            join(&store, NodeRecord::of_this_process(None, None)).await,
+            Err(JoinError::NameTaken { .. })
+        ));
     }
 
     #[tokio::test]
     async fn who_leaves_makes_room_at_once() {
         let (_dir, store) = store().await;
-        join(&store, NodeRecord::of_this_process(None)).await.unwrap().leave().await;
+        join(&store, NodeRecord::of_this_process(None, None)).await.unwrap().leave().await;
         assert_eq!(store.get("/nodes/node-1").await.unwrap(), None);
-        join(&store, NodeRecord::of_this_process(None)).await.unwrap();
+        join(&store, NodeRecord::of_this_process(None, None)).await.unwrap();
     }
 
     #[tokio::test]
@@ -297,7 +314,7 @@ mod tests {
         let name = Segment::new("node-1").unwrap();
         let (told, hears) = tokio::sync::oneshot::channel();
         let taken_over = |error: JoinError| told.send(error.to_string()).unwrap();
-        let record = NodeRecord::of_this_process(None);
+        let record = NodeRecord::of_this_process(None, None);
         let _first = Membership::join(store.clone(), &name, record.clone(), Duration::ZERO, taken_over).await.unwrap();
         let delete = || vec![Write::Delete { path: "/nodes/node-1".into(), version: None }];
         store.multi(delete()).await.unwrap();
@@ -321,10 +338,11 @@ mod tests {
     #[tokio::test]
     async fn who_leaves_late_does_not_sign_off_its_successor() {
         let (_dir, store) = store().await;
-        let first = join(&store, NodeRecord::of_this_process(None)).await.unwrap();
+        let first = join(&store, NodeRecord::of_this_process(None, None)).await.unwrap();
         // The session of the first has ended unnoticed, and somebody else has come.
+        first.keeper.abort();
         store.multi(vec![Write::Delete { path: "/nodes/node-1".into(), version: None }]).await.unwrap();
-        let _second = join(&store, NodeRecord::of_this_process(None)).await.unwrap();
+        let _second = join(&store, NodeRecord::of_this_process(None, None)).await.unwrap();
         first.leave().await;
         assert!(store.get("/nodes/node-1").await.unwrap().is_some());
     }

@@ -1,92 +1,260 @@
-//! The pipelines that are known: specification, revision, incarnation.
+//! The pipelines that are known: specification, revision, incarnation, and what is wanted of them.
+//!
+//! A pipeline's record is one node, changed under its version. Each change of the specification is a revision, and what it was is
+//! kept beside the record. An incarnation is a life of the state: a deployment that does not keep state, and a savepoint that is
+//! restored, begin a new one, and its number is never given again.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::meta::layout::{self, Segment};
-use crate::meta::{MetaError, MetaStore, Write};
+use crate::meta::{MetaError, MetaStore, Version, Write};
+
+/// Revisions that are kept of a pipeline.
+const REVISIONS_MAX: u64 = 100;
+
+/// What is wanted of a pipeline.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Desired {
+    /// Processes that were started with it run it.
+    ByItself,
+    /// The cluster runs it.
+    Running,
+    /// The cluster keeps it, and does not run it.
+    Paused,
+    /// It is gone; what it had as state stays for a later deployment.
+    StateKept,
+    /// It is gone, and its state goes too.
+    Gone,
+}
+
+impl Desired {
+    /// Whether the cluster is to have it, running or not.
+    #[must_use]
+    pub fn is_deployed(self) -> bool {
+        matches!(self, Self::Running | Self::Paused)
+    }
+}
+
+/// A specification, as it is written down.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Specification {
+    /// The pipeline file.
+    pub file: String,
+    /// The same as canonical JSON: defaults filled in, plugins by digest.
+    pub canonical: String,
+    /// SHA-256 of `canonical`, in hexadecimal.
+    pub digest: String,
+    /// SHA-256 of each transform's plugin, in hexadecimal.
+    pub plugins: Vec<String>,
+    /// Partitions that every source topic has.
+    pub partitions: u32,
+}
 
 /// What is written down of a pipeline.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PipelineRecord {
+    /// What is wanted of it.
+    pub desired: Desired,
     /// Counts the changes of the specification, from 1.
     pub revision: u64,
-    /// Counts the deployments that did not keep state, from 1.
+    /// The life of its state, from 1.
     pub incarnation: u64,
-    /// SHA-256 of `spec`, in hexadecimal.
-    pub digest: String,
-    /// The specification as canonical JSON: defaults filled in, plugins by digest.
-    pub spec: String,
-    /// SHA-256 of each transform's plugin, in hexadecimal.
-    pub plugins: Vec<String>,
-    /// When this revision was recorded.
-    pub recorded_at: jiff::Timestamp,
+    /// The highest incarnation that was ever given out.
+    pub last_incarnation: u64,
+    /// Counts the times that somebody asked for it to be tried again after a failure.
+    pub attempt: u64,
+    /// The specification.
+    pub specification: Specification,
+    /// When it was changed last.
+    pub changed_at: jiff::Timestamp,
+    /// Who changed it last: user and host.
+    pub changed_by: String,
 }
 
-/// Writes down what is about to run: a specification that differs from the last one is a new revision.
+/// A revision as it is kept.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Revision {
+    /// Its number.
+    pub revision: u64,
+    /// The specification.
+    pub specification: Specification,
+    /// When it was recorded.
+    pub recorded_at: jiff::Timestamp,
+    /// Who recorded it: user and host.
+    pub recorded_by: String,
+}
+
+impl PipelineRecord {
+    /// The first record of a pipeline.
+    #[must_use]
+    pub fn first(specification: Specification, desired: Desired) -> Self {
+        Self {
+            desired,
+            revision: 1,
+            incarnation: 1,
+            last_incarnation: 1,
+            attempt: 1,
+            specification,
+            changed_at: jiff::Timestamp::now(),
+            changed_by: whoever(),
+        }
+    }
+
+    /// The same pipeline with another specification; the same revision if it is none.
+    #[must_use]
+    pub fn respecified(&self, specification: Specification) -> Self {
+        let changed = specification.digest != self.specification.digest;
+        Self { revision: self.revision + u64::from(changed), specification, ..self.clone() }
+    }
+
+    /// With state that is new, or comes from a savepoint.
+    #[must_use]
+    pub fn in_new_incarnation(&self) -> Self {
+        let next = self.last_incarnation + 1;
+        Self { incarnation: next, last_incarnation: next, ..self.clone() }
+    }
+}
+
+/// A record with its version.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Known {
+    /// The record.
+    pub record: PipelineRecord,
+    /// Its version.
+    pub version: Version,
+}
+
+/// Reads a pipeline's record.
 ///
 /// # Errors
-/// Those of the store; safe to repeat.
-pub async fn record(
+/// Those of the store.
+pub async fn read(store: &dyn MetaStore, name: &Segment) -> Result<Option<Known>, MetaError> {
+    let path = layout::pipeline(name);
+    let Some(node) = store.get(&path).await? else { return Ok(None) };
+    Ok(Some(Known { record: decode(&path, &node.data)?, version: node.version }))
+}
+
+/// Changes a pipeline's record: `change` gets what there is, and says what there is to be, or that nothing changes; it is asked
+/// again when somebody else was faster. Returns what there is then.
+///
+/// # Errors
+/// Those of `change` and of the store.
+pub async fn change<E: From<MetaError>>(
     store: &dyn MetaStore,
     name: &Segment,
-    spec: &str,
-    digest: &str,
-    plugins: &[String],
-) -> Result<PipelineRecord, MetaError> {
+    mut change: impl FnMut(Option<&PipelineRecord>) -> Result<Option<PipelineRecord>, E>,
+) -> Result<Option<PipelineRecord>, E> {
     let path = layout::pipeline(name);
     loop {
-        let known = match store.get(&path).await? {
-            Some(node) => Some((decode(&path, &node.data)?, node.version)),
-            None => None,
-        };
-        let (revision, incarnation) = match &known {
-            Some((record, _)) if record.digest == digest => return Ok(record.clone()),
-            Some((record, _)) => (record.revision + 1, record.incarnation),
-            None => (1, 1),
-        };
-        let (digest, spec, plugins) = (digest.to_owned(), spec.to_owned(), plugins.to_vec());
-        let record =
-            PipelineRecord { revision, incarnation, digest, spec, plugins, recorded_at: jiff::Timestamp::now() };
-        let data = Bytes::from(serde_json::to_vec(&record).expect("a record has string keys only"));
-        let write = match known {
-            Some((_, version)) => Write::Set { path: path.clone(), data, version },
+        let known = read(store, name).await?;
+        let before = known.as_ref().map(|known| &known.record);
+        let wanted = change(before)?.filter(|wanted| before != Some(wanted));
+        let Some(wanted) = wanted else { return Ok(known.map(|known| known.record)) };
+        let wanted = PipelineRecord { changed_at: jiff::Timestamp::now(), changed_by: whoever(), ..wanted };
+        let data = encode(&wanted);
+        let mut writes = vec![match &known {
+            Some(known) => Write::Set { path: path.clone(), data, version: known.version },
             None => {
                 store.ensure(layout::PIPELINES).await?;
                 Write::Create { path: path.clone(), data, ephemeral: false }
             }
-        };
-        match store.multi(vec![write]).await {
-            Ok(_) => return Ok(record),
+        }];
+        if known.is_none() {
+            for path in [layout::revisions(name), layout::pipeline_nodes(name)] {
+                writes.push(Write::Create { path, data: Bytes::new(), ephemeral: false });
+            }
+        }
+        if before.is_none_or(|before| before.revision != wanted.revision) {
+            let path = layout::revision(name, wanted.revision);
+            writes.push(Write::Create { path, data: encode(&kept(&wanted)), ephemeral: false });
+        }
+        match store.multi(writes).await {
+            Ok(_) => {
+                forget_old_revisions(store, name, wanted.revision).await;
+                return Ok(Some(wanted));
+            }
             // Somebody else was faster, or an answer was lost: the next look tells.
             Err(MetaError::Exists { .. } | MetaError::BadVersion { .. } | MetaError::AnswerLost { .. }) => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
     }
+}
+
+fn kept(record: &PipelineRecord) -> Revision {
+    Revision {
+        revision: record.revision,
+        specification: record.specification.clone(),
+        recorded_at: record.changed_at,
+        recorded_by: record.changed_by.clone(),
+    }
+}
+
+/// Best effort: one that stays is deleted with a later change.
+async fn forget_old_revisions(store: &dyn MetaStore, name: &Segment, now: u64) {
+    let Ok(names) = store.children(&layout::revisions(name)).await else { return };
+    for old in names.iter().filter_map(|name| name.parse::<u64>().ok()).filter(|old| old + REVISIONS_MAX <= now) {
+        let _ = store.multi(vec![Write::Delete { path: layout::revision(name, old), version: None }]).await;
+    }
+}
+
+/// The revisions that are kept, the oldest first.
+///
+/// # Errors
+/// Those of the store.
+pub async fn revisions(store: &dyn MetaStore, name: &Segment) -> Result<Vec<Revision>, MetaError> {
+    let names = store.children(&layout::revisions(name)).await?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    numbers.sort_unstable();
+    let mut revisions = Vec::with_capacity(numbers.len());
+    for number in numbers {
+        let path = layout::revision(name, number);
+        if let Some(node) = store.get(&path).await? {
+            revisions.push(decode(&path, &node.data)?);
+        }
+    }
+    Ok(revisions)
 }
 
 /// All pipelines, by name.
 ///
 /// # Errors
 /// Those of the store.
-pub async fn list(store: &dyn MetaStore) -> Result<Vec<(String, PipelineRecord)>, MetaError> {
+pub async fn list(store: &dyn MetaStore) -> Result<Vec<(Segment, PipelineRecord)>, MetaError> {
     let mut pipelines = Vec::new();
     for name in store.children(layout::PIPELINES).await? {
-        let Ok(segment) = Segment::new(&name) else { continue };
-        let path = layout::pipeline(&segment);
-        if let Some(node) = store.get(&path).await? {
-            pipelines.push((name, decode(&path, &node.data)?));
+        let Ok(name) = Segment::new(&name) else { continue };
+        if let Some(known) = read(store, &name).await? {
+            pipelines.push((name, known.record));
         }
     }
     Ok(pipelines)
 }
 
-fn decode(path: &str, data: &[u8]) -> Result<PipelineRecord, MetaError> {
+fn encode(value: &impl Serialize) -> Bytes {
+    Bytes::from(serde_json::to_vec(value).expect("it has string keys only"))
+}
+
+/// Reads what stands at `path`.
+///
+/// # Errors
+/// It is damaged.
+pub fn decode<T: for<'de> Deserialize<'de>>(path: &str, data: &[u8]) -> Result<T, MetaError> {
     serde_json::from_slice(data).map_err(|error| MetaError::Failed {
         path: path.to_owned(),
-        reason: format!("the pipeline's record is damaged: {error}"),
+        reason: format!("what stands there is damaged, or of another version: {error}"),
     })
+}
+
+/// Who does it: user and host.
+pub(super) fn whoever() -> String {
+    let user = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+    let host = gethostname::gethostname();
+    format!("{}@{}", user.as_deref().unwrap_or("unknown"), host.to_string_lossy())
 }
 
 #[cfg(test)]
@@ -94,17 +262,73 @@ mod tests {
     use super::*;
     use crate::meta::local::LocalStore;
 
-    #[tokio::test]
-    async fn a_changed_specification_is_a_new_revision_and_the_same_one_is_not() {
+    async fn store() -> (tempfile::TempDir, LocalStore, Segment) {
         let dir = tempfile::tempdir().unwrap();
         let store = LocalStore::open(dir.path()).await.unwrap();
-        let name = Segment::new("orders").unwrap();
-        let plugins = vec!["d".repeat(64)];
-        let first = record(&store, &name, "{}", "a", &plugins).await.unwrap();
+        (dir, store, Segment::new("orders").unwrap())
+    }
+
+    fn specification(text: &str) -> Specification {
+        Specification {
+            file: text.to_owned(),
+            canonical: text.to_owned(),
+            digest: text.to_owned(),
+            plugins: vec!["d".repeat(64)],
+            partitions: 4,
+        }
+    }
+
+    async fn specify(store: &LocalStore, name: &Segment, text: &str) -> PipelineRecord {
+        let specified = change(store, name, |known| {
+            let specification = specification(text);
+            Ok::<_, MetaError>(Some(match known {
+                Some(known) => known.respecified(specification),
+                None => PipelineRecord::first(specification, Desired::Running),
+            }))
+        });
+        specified.await.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_changed_specification_is_a_new_revision_and_the_same_one_is_not() {
+        let (_dir, store, name) = store().await;
+        let first = specify(&store, &name, "a").await;
         assert_eq!((first.revision, first.incarnation), (1, 1));
-        assert_eq!(record(&store, &name, "{}", "a", &plugins).await.unwrap(), first);
-        let second = record(&store, &name, "{1}", "b", &plugins).await.unwrap();
+        assert_eq!(specify(&store, &name, "a").await, first);
+        let second = specify(&store, &name, "b").await;
         assert_eq!((second.revision, second.incarnation), (2, 1));
-        assert_eq!(list(&store).await.unwrap(), [("orders".to_owned(), second)]);
+        assert_eq!(list(&store).await.unwrap(), [(name.clone(), second)]);
+        let kept = revisions(&store, &name).await.unwrap();
+        let kept: Vec<_> = kept.iter().map(|kept| (kept.revision, kept.specification.file.as_str())).collect();
+        assert_eq!(kept, [(1, "a"), (2, "b")]);
+    }
+
+    #[tokio::test]
+    async fn an_incarnation_is_never_given_again() {
+        let (_dir, store, name) = store().await;
+        let first = specify(&store, &name, "a").await;
+        let reserved = PipelineRecord { last_incarnation: 5, ..first };
+        assert_eq!(reserved.in_new_incarnation().incarnation, 6);
+        assert_eq!(reserved.in_new_incarnation().in_new_incarnation().last_incarnation, 7);
+    }
+
+    #[tokio::test]
+    async fn old_revisions_are_forgotten() {
+        let (_dir, store, name) = store().await;
+        for at in 0..REVISIONS_MAX + 3 {
+            specify(&store, &name, &at.to_string()).await;
+        }
+        let kept = revisions(&store, &name).await.unwrap();
+        assert_eq!((kept.len() as u64, kept[0].revision), (REVISIONS_MAX, 4));
+    }
+
+    #[tokio::test]
+    async fn a_change_that_is_refused_changes_nothing() {
+        let (_dir, store, name) = store().await;
+        let first = specify(&store, &name, "a").await;
+        let refused = MetaError::Failed { path: "/".into(), reason: "no".into() };
+        let result = change(&store, &name, |_| Err::<Option<PipelineRecord>, _>(refused.clone())).await;
+        assert_eq!(result, Err(refused));
+        assert_eq!(read(&store, &name).await.unwrap().unwrap().record, first);
     }
 }

@@ -6,6 +6,7 @@
 
 mod agreement;
 mod bind;
+mod difference;
 mod identity;
 mod read;
 
@@ -23,6 +24,7 @@ use super::text::{Step, Text};
 use crate::digest::Digest;
 
 pub use bind::{Bound, BoundTransform, Outlet};
+pub use difference::{Difference, differences};
 #[cfg(test)]
 pub(super) use read::SHAPES;
 

@@ -36,7 +36,7 @@ pub struct ProducerOptions {
 }
 
 /// What a producer with transactions is made with.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Transactions {
     /// The same over restarts, so that the successor of a producer that was killed ends its transaction.
     pub id: String,

@@ -5,7 +5,13 @@
 //! /nodes/<node>                                                 ephemeral
 //! /plugins/<name>/<version>
 //! /blobs/<digest>/<i>
-//! /pipelines/<name>
+//! /leader                                                       ephemeral: the node that leads
+//! /pipelines/<name>                                             what is wanted of it
+//! /pipelines/<name>/revisions/<n>
+//! /pipelines/<name>/nodes/<node>                                ephemeral: how it is there
+//! /placement/<name>                                             worker threads by node; the leader's
+//! /savepoints/<pipeline>/<name>                                 what it is of; and its chunks below
+//! /savepoints/<pipeline>/<name>/<partition>/<i>
 //! /state/<pipeline>/<incarnation>/<stage>/<task>/head
 //! /state/<pipeline>/<incarnation>/<stage>/<task>/chunks/<id>
 //! /state/<pipeline>/<incarnation>/<stage>/<task>/started        instead of these, for a task without state
@@ -74,6 +80,12 @@ pub const PLUGINS: &str = "/plugins";
 pub const BLOBS: &str = "/blobs";
 /// Parent of all pipelines.
 pub const PIPELINES: &str = "/pipelines";
+/// The node that leads.
+pub const LEADER: &str = "/leader";
+/// Parent of all placements.
+pub const PLACEMENT: &str = "/placement";
+/// Parent of all savepoints.
+pub const SAVEPOINTS: &str = "/savepoints";
 /// Parent of all state.
 pub const STATE: &str = "/state";
 const FORMAT_PATH: &str = "/format";
@@ -112,6 +124,54 @@ pub fn blob_chunk(digest: &Digest, index: usize) -> String {
 #[must_use]
 pub fn pipeline(name: &Segment) -> String {
     format!("{PIPELINES}/{name}")
+}
+
+/// Parent of a pipeline's revisions.
+#[must_use]
+pub fn revisions(pipeline: &Segment) -> String {
+    format!("{PIPELINES}/{pipeline}/revisions")
+}
+
+/// A revision of a pipeline.
+#[must_use]
+pub fn revision(pipeline: &Segment, revision: u64) -> String {
+    format!("{PIPELINES}/{pipeline}/revisions/{revision}")
+}
+
+/// Parent of the nodes that have to do with a pipeline.
+#[must_use]
+pub fn pipeline_nodes(pipeline: &Segment) -> String {
+    format!("{PIPELINES}/{pipeline}/nodes")
+}
+
+/// How a pipeline is on a node.
+#[must_use]
+pub fn pipeline_node(pipeline: &Segment, node: &Segment) -> String {
+    format!("{PIPELINES}/{pipeline}/nodes/{node}")
+}
+
+/// Worker threads of a pipeline, by node.
+#[must_use]
+pub fn placement(pipeline: &Segment) -> String {
+    format!("{PLACEMENT}/{pipeline}")
+}
+
+/// Parent of a pipeline's incarnations of state.
+#[must_use]
+pub fn pipeline_state(pipeline: &Segment) -> String {
+    format!("{STATE}/{pipeline}")
+}
+
+/// Parent of a pipeline's savepoints.
+#[must_use]
+pub fn savepoints(pipeline: &Segment) -> String {
+    format!("{SAVEPOINTS}/{pipeline}")
+}
+
+/// A savepoint.
+#[must_use]
+pub fn savepoint(pipeline: &Segment, name: &Segment) -> String {
+    format!("{SAVEPOINTS}/{pipeline}/{name}")
 }
 
 /// Where a task's state lives.

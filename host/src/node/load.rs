@@ -1,22 +1,24 @@
 //! From a pipeline's configuration to its plan: plugins fetched, compiled and opened once, topics found, revision recorded.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 use tracing::info;
 use tracing::level_filters::LevelFilter;
 
-use super::{NodeError, Parts};
+use super::NodeError;
 use crate::checkpoint::head::TransformIdentity;
-use crate::cluster::pipelines;
+use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
 use crate::cluster::registry::{Registry, RegistryError, RegistryReference};
 use crate::config::{Bound, Cluster, Grant, KafkaProperties, Pipeline, PluginReference, Transform};
 use crate::digest::{self, Digest};
 use crate::engine::{Engine, Grants, Limits, OpenError, Plugin};
 use crate::kafka::settings::KafkaSettings;
 use crate::kafka::topics::{TopicsError, wait_for_topics};
-use crate::meta::layout::{self, Segment};
+use crate::meta::layout;
 use crate::meta::{MetaError, MetaStore};
 use crate::worker::control::Control;
 use crate::worker::plan::{OutletPlan, Plan, SinkPlan, SourcePlan, TransformPlan};
@@ -56,101 +58,154 @@ impl LoadError {
     }
 }
 
-/// Makes the plan. `None` when `control` drains before everything is there.
-///
-/// # Errors
-/// What is wrong, at the line of the pipeline file where that is known.
-pub(super) async fn plan(
-    cluster: &Cluster,
-    pipeline: &Pipeline,
-    parts: &Parts,
-    engine: &Arc<Engine>,
-    control: &Arc<Control>,
-) -> Result<Option<Plan>, NodeError> {
-    let mut plugins = Vec::with_capacity(pipeline.transforms.len());
-    for at in 0..pipeline.transforms.len() {
-        plugins.push(loop {
-            match load(cluster, pipeline, at, parts, engine).await {
-                Err(NodeError::Load(LoadError::Registry { source: RegistryError::Meta(error), .. }))
-                    if error.is_outage() && !control.is_draining() =>
-                {
-                    waiting(&error).await;
+/// What loading works with.
+#[derive(Clone)]
+pub(super) struct Loader {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) kafka: KafkaSettings,
+    pub(super) store: Arc<dyn MetaStore>,
+    pub(super) engine: Arc<Engine>,
+}
+
+/// A pipeline with its plugins, and with topics that exist.
+pub(super) struct Loaded {
+    pipeline: Pipeline,
+    bound: Bound,
+    plugins: Vec<Arc<Plugin>>,
+    topics: BTreeMap<String, u32>,
+}
+
+impl Loader {
+    /// Fetches and compiles the plugins, checks that everything fits, and waits for the topics, for `patience` at most, if that is
+    /// given. `None` when `control` drains before everything is there.
+    ///
+    /// # Errors
+    /// What is wrong, at the line of the pipeline file where that is known.
+    pub(super) async fn load(
+        &self,
+        pipeline: Pipeline,
+        patience: Option<Duration>,
+        control: &Arc<Control>,
+    ) -> Result<Option<Loaded>, NodeError> {
+        let mut plugins = Vec::with_capacity(pipeline.transforms.len());
+        for at in 0..pipeline.transforms.len() {
+            plugins.push(loop {
+                match self.plugin(&pipeline, at).await {
+                    Err(NodeError::Load(LoadError::Registry { source: RegistryError::Meta(error), .. }))
+                        if error.is_outage() && patience.is_none() && !control.is_draining() =>
+                    {
+                        waiting(&error).await;
+                    }
+                    loaded => break loaded?,
                 }
-                loaded => break loaded?,
-            }
-        });
-    }
-    let manifests: Vec<_> = plugins.iter().map(|plugin| plugin.manifest().clone()).collect();
-    let bound = pipeline.bind(&manifests).map_err(NodeError::Config)?;
-
-    let Some(partitions) = topics(pipeline, parts, control).await? else { return Ok(None) };
-    let digests: Vec<String> = plugins.iter().map(|plugin| plugin.digest().to_owned()).collect();
-    let name = Segment::new(pipeline.name.as_str())?;
-    let (spec, digest) = (pipeline.canonical_json(&digests), pipeline.digest(&digests));
-    let record = loop {
-        match pipelines::record(&*parts.store as &dyn MetaStore, &name, &spec, &digest, &digests).await {
-            Err(error) if error.is_outage() && !control.is_draining() => waiting(&error).await,
-            result => break result?,
+            });
         }
-    };
-    info!(pipeline = %pipeline.name, revision = record.revision, incarnation = record.incarnation, "recorded");
+        let manifests: Vec<_> = plugins.iter().map(|plugin| plugin.manifest().clone()).collect();
+        let bound = pipeline.bind(&manifests).map_err(NodeError::Config)?;
+        let topics = topics(&pipeline, &self.kafka, patience, control).await?;
+        Ok(topics.map(|topics| Loaded { pipeline, bound, plugins, topics }))
+    }
 
-    let plan = assemble(cluster, pipeline, &bound, plugins, &partitions, record.incarnation);
-    open_once(pipeline, plan).await.map(Some)
+    /// Loads what is recorded.
+    ///
+    /// # Errors
+    /// See [`Loader::load`].
+    pub(super) async fn load_recorded(
+        &self,
+        record: &PipelineRecord,
+        control: &Arc<Control>,
+    ) -> Result<Option<Loaded>, NodeError> {
+        let origin = format!("revision {} of the pipeline", record.revision);
+        let mut pipeline =
+            Pipeline::parse(Path::new(&origin), &record.specification.file).map_err(NodeError::Config)?;
+        for (transform, hex) in pipeline.transforms.iter_mut().zip(&record.specification.plugins) {
+            transform.plugin = PluginReference::Digest(of_record(hex)?);
+        }
+        self.load(pipeline, None, control).await
+    }
+
+    async fn plugin(&self, pipeline: &Pipeline, at: usize) -> Result<Arc<Plugin>, NodeError> {
+        let transform = &pipeline.transforms[at];
+        let registry = Registry::new(Arc::clone(&self.store));
+        let failed = |source| LoadError::Registry {
+            transform: transform.name.clone(),
+            reference: transform.plugin.to_string(),
+            source,
+        };
+        let wrong = |message: &str, help: &str| NodeError::Config(pipeline.plugin_error(at, message, help));
+        let bytes = match reference(&transform.plugin) {
+            Err(path) => {
+                let read = tokio::fs::read(path).await;
+                read.map_err(|error| {
+                    wrong(&format!("cannot read the plugin: {error}"), "build it, or correct the path")
+                })?
+            }
+            Ok(reference) => {
+                let resolved = match registry.resolve(&reference).await {
+                    Err(error @ RegistryError::Unknown { .. }) => {
+                        return Err(wrong(
+                            &error.to_string(),
+                            "`sluicegate plugin list` shows what there is, `sluicegate plugin push FILE` adds one",
+                        ));
+                    }
+                    resolved => resolved.map_err(failed)?,
+                };
+                registry.fetch(&resolved).await.map_err(failed)?
+            }
+        };
+        let limit = self.cluster.limits.plugin_size;
+        if bytes.len() as u64 > limit {
+            let message = format!("the plugin has {} bytes, more than the {limit} that are allowed", bytes.len());
+            return Err(wrong(&message, "make it smaller, or raise `plugin-size` under [limits] of the cluster file"));
+        }
+        let (engine, plugin) = (Arc::clone(&self.engine), bytes.clone());
+        let loaded = tokio::task::spawn_blocking(move || engine.load(&plugin)).await;
+        let loaded = loaded.map_err(|error| wrong(&format!("the plugin could not be compiled: {error}"), ""))?;
+        let plugin =
+            loaded.map_err(|error| wrong(&error.to_string(), "build the plugin with the SDK of this version"))?;
+        if matches!(transform.plugin, PluginReference::Path(_)) {
+            let digest = registry.store_blob(&bytes).await.map_err(failed)?;
+            info!(transform = transform.name, %digest, "stored the plugin in the registry");
+        }
+        Ok(plugin)
+    }
+
+    /// The plan of a pipeline that is recorded. Every plugin is opened once before anything runs, so that a wrong configuration is
+    /// found here and shown at its line.
+    ///
+    /// # Errors
+    /// A plugin does not start.
+    pub(super) async fn plan(&self, loaded: Loaded, revision: u64, incarnation: u64) -> Result<Plan, NodeError> {
+        let Loaded { pipeline, bound, plugins, topics } = loaded;
+        let plan = assemble(&self.cluster, &pipeline, &bound, plugins, &topics, (revision, incarnation));
+        open_once(&pipeline, plan).await
+    }
+}
+
+impl Loaded {
+    /// As it is written down.
+    pub(super) fn specification(&self) -> Specification {
+        let plugins: Vec<String> = self.plugins.iter().map(|plugin| plugin.digest().to_owned()).collect();
+        Specification {
+            file: self.pipeline.text().to_owned(),
+            canonical: self.pipeline.canonical_json(&plugins),
+            digest: self.pipeline.digest(&plugins),
+            plugins,
+            partitions: self.pipeline.sources.first().map_or(0, |source| self.topics[&source.topic]),
+        }
+    }
+}
+
+fn of_record(hex: &str) -> Result<Digest, MetaError> {
+    format!("{}{hex}", digest::PREFIX).parse().map_err(|error| MetaError::Failed {
+        path: layout::PIPELINES.to_owned(),
+        reason: format!("the record of a pipeline is damaged: {error}"),
+    })
 }
 
 async fn waiting(error: &MetaError) {
     tracing::warn!("waiting: {error}");
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-}
-
-async fn load(
-    cluster: &Cluster,
-    pipeline: &Pipeline,
-    at: usize,
-    parts: &Parts,
-    engine: &Arc<Engine>,
-) -> Result<Arc<Plugin>, NodeError> {
-    let transform = &pipeline.transforms[at];
-    let registry = Registry::new(Arc::clone(&parts.store) as Arc<dyn MetaStore>);
-    let failed = |source| LoadError::Registry {
-        transform: transform.name.clone(),
-        reference: transform.plugin.to_string(),
-        source,
-    };
-    let wrong = |message: &str, help: &str| NodeError::Config(pipeline.plugin_error(at, message, help));
-    let bytes = match reference(&transform.plugin) {
-        Err(path) => {
-            let read = tokio::fs::read(path).await;
-            read.map_err(|error| wrong(&format!("cannot read the plugin: {error}"), "build it, or correct the path"))?
-        }
-        Ok(reference) => {
-            let resolved = match registry.resolve(&reference).await {
-                Err(error @ RegistryError::Unknown { .. }) => {
-                    return Err(wrong(
-                        &error.to_string(),
-                        "`sluicegate plugin list` shows what there is, `sluicegate plugin push FILE` adds one",
-                    ));
-                }
-                resolved => resolved.map_err(failed)?,
-            };
-            registry.fetch(&resolved).await.map_err(failed)?
-        }
-    };
-    let limit = cluster.limits.plugin_size;
-    if bytes.len() as u64 > limit {
-        let message = format!("the plugin has {} bytes, more than the {limit} that are allowed", bytes.len());
-        return Err(wrong(&message, "make it smaller, or raise `plugin-size` under [limits] of the cluster file"));
-    }
-    let (engine, plugin) = (Arc::clone(engine), bytes.clone());
-    let loaded = tokio::task::spawn_blocking(move || engine.load(&plugin)).await;
-    let loaded = loaded.map_err(|error| wrong(&format!("the plugin could not be compiled: {error}"), ""))?;
-    let plugin = loaded.map_err(|error| wrong(&error.to_string(), "build the plugin with the SDK of this version"))?;
-    if matches!(transform.plugin, PluginReference::Path(_)) {
-        let digest = registry.store_blob(&bytes).await.map_err(failed)?;
-        info!(transform = transform.name, %digest, "stored the plugin in the registry");
-    }
-    Ok(plugin)
 }
 
 fn reference(plugin: &PluginReference) -> Result<RegistryReference, &std::path::Path> {
@@ -174,13 +229,14 @@ pub fn kafka_settings(cluster: &Cluster) -> KafkaSettings {
 /// Waits for the topics and returns their partition counts.
 async fn topics(
     pipeline: &Pipeline,
-    parts: &Parts,
+    kafka: &KafkaSettings,
+    patience: Option<Duration>,
     control: &Arc<Control>,
 ) -> Result<Option<BTreeMap<String, u32>>, NodeError> {
     let sources = pipeline.sources.iter().map(|source| source.topic.clone());
     let names: Vec<String> = sources.chain(pipeline.sinks.iter().map(|sink| sink.topic.clone())).collect();
-    let (kafka, stop) = (parts.kafka.clone(), Arc::clone(control));
-    let wait = move || wait_for_topics(&kafka, &names, None, || stop.is_draining());
+    let (kafka, stop) = (kafka.clone(), Arc::clone(control));
+    let wait = move || wait_for_topics(&kafka, &names, patience, || stop.is_draining());
     let found = match tokio::task::spawn_blocking(wait).await {
         Ok(Ok(found)) => found,
         Ok(Err(TopicsError::Cancelled)) | Err(_) => return Ok(None),
@@ -203,7 +259,7 @@ fn assemble(
     bound: &Bound,
     plugins: Vec<Arc<Plugin>>,
     partitions: &BTreeMap<String, u32>,
-    incarnation: u64,
+    (revision, incarnation): (u64, u64),
 ) -> Plan {
     // Sources in the order of the inputs that they feed: a topic's index is its input's.
     let mut sources: Vec<(usize, SourcePlan)> = pipeline
@@ -213,7 +269,6 @@ fn assemble(
         .map(|(source, &input)| (input, SourcePlan { topic: source.topic.clone(), start: source.start }))
         .collect();
     sources.sort_by_key(|(input, _)| *input);
-    let namespace = cluster.zookeeper.as_ref().map_or("local", |zookeeper| zookeeper.namespace.trim_matches('/'));
     let transforms = plugins.into_iter().enumerate().map(|(at, plugin)| {
         let transform = &pipeline.transforms[at];
         let connections = &bound.transforms[at];
@@ -242,7 +297,8 @@ fn assemble(
     let sinks =
         pipeline.sinks.iter().map(|sink| SinkPlan { topic: sink.topic.clone(), partitions: partitions[&sink.topic] });
     Plan {
-        group: format!("{namespace}/{}/{incarnation}", pipeline.name),
+        group: group(cluster, pipeline.name.as_str(), incarnation),
+        revision,
         pipeline: pipeline.name.as_str().to_owned(),
         incarnation,
         partitions: partitions[&sources[0].1.topic],
@@ -255,6 +311,13 @@ fn assemble(
         batch_records: pipeline.batches.records,
         batch_bytes: usize::try_from(pipeline.batches.bytes).unwrap_or(usize::MAX),
     }
+}
+
+/// The consumer group of an incarnation of a pipeline.
+#[must_use]
+pub(super) fn group(cluster: &Cluster, pipeline: &str, incarnation: u64) -> String {
+    let namespace = cluster.zookeeper.as_ref().map_or("local", |zookeeper| zookeeper.namespace.trim_matches('/'));
+    format!("{namespace}/{pipeline}/{incarnation}")
 }
 
 fn limits(transform: &Transform) -> Limits {
@@ -279,7 +342,6 @@ fn grants(transform: &Transform) -> Grants {
     grants
 }
 
-/// Opens every plugin once before anything runs, so that a wrong configuration is found here and shown at its line.
 async fn open_once(pipeline: &Pipeline, plan: Plan) -> Result<Plan, NodeError> {
     let opened = tokio::task::spawn_blocking(move || {
         let opened = task::instantiate(&plan, 0).map(drop);
@@ -302,12 +364,11 @@ async fn open_once(pipeline: &Pipeline, plan: Plan) -> Result<Plan, NodeError> {
 pub async fn digests_in_use(store: &dyn MetaStore) -> Result<BTreeMap<Digest, String>, MetaError> {
     let mut users = BTreeMap::new();
     for (name, record) in pipelines::list(store).await? {
-        for hex in &record.plugins {
-            let digest: Digest = format!("{}{hex}", digest::PREFIX).parse().map_err(|error| MetaError::Failed {
-                path: format!("{}/{name}", layout::PIPELINES),
-                reason: format!("the pipeline's record is damaged: {error}"),
-            })?;
-            users.insert(digest, format!("pipeline `{name}`, revision {}", record.revision));
+        if record.desired == Desired::Gone {
+            continue;
+        }
+        for hex in &record.specification.plugins {
+            users.insert(of_record(hex)?, format!("pipeline `{name}`, revision {}", record.revision));
         }
     }
     Ok(users)

@@ -104,6 +104,11 @@ impl Committer {
         Self { plan, meta, runtime, budget, metrics, under_way: None, last_took: None }
     }
 
+    /// Goes on by another plan.
+    pub fn change(&mut self, plan: Arc<Plan>) {
+        self.plan = plan;
+    }
+
     /// Whether a commit has begun and not ended.
     #[must_use]
     pub fn is_under_way(&self) -> bool {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::permit::CommitPermit;
-use super::plan::Plan;
+use super::plan::{Plan, SinkPlan};
 use super::throttle::Throttle;
 use crate::config::Guarantee;
 use crate::kafka::consumer::CommitOffset;
@@ -47,14 +47,20 @@ impl Outbox {
     pub fn new(settings: &KafkaSettings, plan: &Plan, name: String) -> Result<Self, ClientError> {
         let transactions = (plan.guarantee == Guarantee::ExactlyOnce).then(|| plan.transactions(&name));
         let mut producer = Producer::new(settings, &ProducerOptions { client_id: name, transactions })?;
-        let mut sinks = Vec::with_capacity(plan.sinks.len());
-        for sink in &plan.sinks {
-            let partitions = i32::try_from(sink.partitions).unwrap_or(i32::MAX);
-            sinks.push(Sink { topic: producer.topic(&sink.topic)?, partitions });
-        }
+        let sinks = sinks(&mut producer, plan)?;
         let sent = vec![0; sinks.len()];
         let sources = plan.sources.iter().map(|source| source.topic.clone()).collect();
         Ok(Self { producer, sources, sinks, sent, in_transaction: false, brokers_down: Throttle::default() })
+    }
+
+    /// Sends to the sinks of another plan from now on.
+    ///
+    /// # Errors
+    /// A topic that cannot be used.
+    pub fn change(&mut self, plan: &Plan) -> Result<(), ClientError> {
+        self.sinks = sinks(&mut self.producer, plan)?;
+        self.sent = vec![0; self.sinks.len()];
+        Ok(())
     }
 
     /// Under exactly-once: ends what an earlier producer of this name has left open. Before anything else.
@@ -192,4 +198,12 @@ impl Outbox {
     pub fn take_sent(&mut self) -> impl Iterator<Item = (usize, u64)> {
         self.sent.iter_mut().map(std::mem::take).enumerate()
     }
+}
+
+fn sinks(producer: &mut Producer, plan: &Plan) -> Result<Vec<Sink>, ClientError> {
+    let mut sink = |sink: &SinkPlan| {
+        let partitions = i32::try_from(sink.partitions).unwrap_or(i32::MAX);
+        Ok(Sink { topic: producer.topic(&sink.topic)?, partitions })
+    };
+    plan.sinks.iter().map(&mut sink).collect()
 }

@@ -21,7 +21,9 @@ const TRANSACTION_SLACK: Duration = Duration::from_secs(10);
 pub struct Plan {
     /// Its name.
     pub pipeline: String,
-    /// Counts the deployments that did not keep state.
+    /// Counts the changes of its specification.
+    pub revision: u64,
+    /// Counts the lives of its state.
     pub incarnation: u64,
     /// The consumer group of its threads.
     pub group: String,
@@ -101,6 +103,31 @@ impl Plan {
     #[must_use]
     pub fn is_stateful(&self) -> bool {
         self.transforms.iter().any(|transform| !transform.identity.stores.is_empty())
+    }
+
+    /// Whether threads that work by this plan can go over to `next` without leaving their group: the group, what is read, and how it
+    /// is committed are the same.
+    #[must_use]
+    pub fn may_become(&self, next: &Self) -> bool {
+        let topics = |plan: &Self| plan.sources.iter().map(|source| source.topic.clone()).collect::<Vec<_>>();
+        self.group == next.group
+            && topics(self) == topics(next)
+            && self.partitions == next.partitions
+            && self.guarantee == next.guarantee
+            && self.is_stateful() == next.is_stateful()
+    }
+
+    /// Whether tasks of this plan have the stores that `next` wants, so that their state stays where it is.
+    #[must_use]
+    pub fn has_stores_of(&self, next: &Self) -> bool {
+        let stores = |plan: &Self| {
+            let of = |transform: &TransformPlan| (transform.name.clone(), transform.identity.stores.clone());
+            let declared = |transform: &TransformPlan| {
+                transform.plugin.manifest().stores.iter().map(|store| store.name.clone()).collect::<Vec<_>>()
+            };
+            plan.transforms.iter().map(|transform| (of(transform), declared(transform))).collect::<Vec<_>>()
+        };
+        stores(self) == stores(next)
     }
 
     /// What a thread called `name` makes its producer with under exactly-once. The time-out is what readers of the sinks wait at

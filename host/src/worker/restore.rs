@@ -13,11 +13,12 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::{debug, info, warn};
 
+use super::compatible;
 use super::failure::Failure;
 use super::orphans::Orphans;
-use super::plan::{Plan, SourcePlan};
+use super::plan::Plan;
 use super::task::{self, Durable, Task};
-use crate::checkpoint::head::{Head, Manifest};
+use crate::checkpoint::head::Head;
 use crate::checkpoint::protocol;
 use crate::checkpoint::resolve::{self, GroupOffset, GroupOffsets, StatelessStart};
 use crate::checkpoint::store::{Claim, StateError, TaskStore};
@@ -143,6 +144,11 @@ impl Restorer {
         Self { plan, meta, runtime, owner, orphans, last_attempt: 0, reports, inbox }
     }
 
+    /// Goes on by another plan.
+    pub fn change(&mut self, plan: Arc<Plan>) {
+        self.plan = plan;
+    }
+
     /// Begins to bring a task up.
     pub fn begin(&mut self, partition: u32) -> Attempt {
         self.last_attempt += 1;
@@ -266,24 +272,12 @@ impl Restorer {
         kafka: &GroupOffsets,
     ) -> Result<(), Failure> {
         let id = self.plan.task(partition);
-        for (topic, &now) in &self.plan.source_partitions() {
-            if let Some(&before) = claim.head().partitions.get(topic).filter(|&&before| before != now) {
-                return Err(Failure::Repartitioned { topic: topic.clone(), before, now });
-            }
-        }
         let manifest = resolve::resolve(claim.head(), kafka)
             .map_err(|disagreement| Failure::Disagreement { task: id.clone(), disagreement })?
             .clone();
-        self.check_schemas(&id, &manifest)?;
+        let offsets = compatible::offsets(&self.plan, &id, claim.head(), &manifest)?;
         // Under exactly-once Kafka gets to know what the task goes on from, even if no record comes.
         let dirty = self.plan.guarantee == Guarantee::ExactlyOnce && !resolve::names(kafka, &manifest);
-        let mut offsets = Vec::with_capacity(self.plan.sources.len());
-        for SourcePlan { topic, .. } in &self.plan.sources {
-            let Some(&offset) = manifest.offsets.get(topic) else {
-                return Err(Failure::NewSource { topic: topic.clone(), manifest: manifest.id });
-            };
-            offsets.push(offset);
-        }
         let plan = Arc::clone(&self.plan);
         let store = TaskStore::new(Arc::clone(&self.meta), id.clone());
         self.spawn(partition, attempt, async move {
@@ -320,28 +314,6 @@ impl Restorer {
             }
             progress
         });
-        Ok(())
-    }
-
-    /// Refuses state that the plugins of this plan would misread.
-    fn check_schemas(&self, task: &crate::ids::TaskId, manifest: &Manifest) -> Result<(), Failure> {
-        for declared in self.plan.identities() {
-            let Some(written) = manifest.transforms.iter().find(|written| written.name == declared.name) else {
-                continue;
-            };
-            for (store, &version) in &declared.stores {
-                if let Some(&found) = written.stores.get(store).filter(|&&found| found != version) {
-                    return Err(Failure::Schema {
-                        task: task.clone(),
-                        transform: declared.name.clone(),
-                        store: store.clone(),
-                        found,
-                        plugin: declared.plugin.clone(),
-                        declared: version,
-                    });
-                }
-            }
-        }
         Ok(())
     }
 

@@ -33,6 +33,8 @@ pub struct Observed {
     pub committing: bool,
     /// Whether any task can take records.
     pub running: bool,
+    /// Whether there is another plan to go over to, when everything is committed.
+    pub changing: bool,
     /// Whether the thread is to stop after a last commit.
     pub draining: bool,
 }
@@ -52,6 +54,8 @@ pub enum Step {
         /// How long.
         wait: Duration,
     },
+    /// Everything is durable: go over to the newest plan.
+    Change,
     /// Everything is durable and the thread is to stop.
     Finish,
 }
@@ -64,6 +68,9 @@ pub fn next(observed: &Observed) -> Step {
     }
     if observed.draining {
         return if observed.dirty { Step::Commit } else { Step::Finish };
+    }
+    if observed.changing {
+        return if observed.dirty { Step::Commit } else { Step::Change };
     }
     if !observed.dirty && observed.budget_delay > observed.stretch_max {
         return Step::Idle { wait: FETCH_WAIT_MAX };
@@ -103,6 +110,7 @@ mod tests {
             dirty: true,
             committing: false,
             running: true,
+            changing: false,
             draining: false,
         }
     }
@@ -168,6 +176,15 @@ mod tests {
         let seen = Observed { draining: true, ..observed() };
         assert_eq!(next(&seen), Step::Commit);
         assert_eq!(next(&Observed { dirty: false, ..seen }), Step::Finish);
+    }
+
+    #[test]
+    fn another_plan_is_gone_over_to_when_everything_is_committed() {
+        let seen = Observed { changing: true, ..observed() };
+        assert_eq!(next(&seen), Step::Commit);
+        assert_eq!(next(&Observed { dirty: false, ..seen }), Step::Change);
+        assert_eq!(next(&Observed { dirty: false, draining: true, ..seen }), Step::Finish);
+        assert_eq!(next(&Observed { committing: true, ..seen }), Step::Commit);
     }
 
     #[test]

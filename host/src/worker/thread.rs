@@ -18,6 +18,7 @@ use super::gathering::Gathering;
 use super::orphans::Orphans;
 use super::outbox::Outbox;
 use super::plan::Plan;
+use super::plans::Plans;
 use super::restore::{Asked, Attempt, Restorer};
 use super::step::{self, Observed, Step};
 use super::task::{self, Task};
@@ -66,7 +67,7 @@ const METRICS_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Equipment {
     /// The pipeline.
-    pub plan: Arc<Plan>,
+    pub plans: Arc<Plans>,
     /// Where Kafka is.
     pub kafka: KafkaSettings,
     /// Where state is kept.
@@ -107,6 +108,10 @@ struct Patience {
 /// A worker thread.
 pub struct Thread {
     equipment: Equipment,
+    number: usize,
+    plan: Arc<Plan>,
+    /// For [`Plans::newer`].
+    plan_seen: u64,
     /// Client id, transactional id, and owner of claims.
     name: String,
     consumer: Consumer,
@@ -133,7 +138,10 @@ impl Thread {
     /// # Errors
     /// The clients could not be made.
     pub fn join(equipment: Equipment, number: usize) -> Result<Self, Failure> {
-        let Equipment { plan, kafka, meta, runtime, budget, metrics, orphans, node, .. } = equipment.clone();
+        let Equipment { plans, kafka, meta, runtime, budget, metrics, orphans, node, .. } = equipment.clone();
+        let mut plan_seen = 0;
+        let plan = plans.newer(&mut plan_seen).expect("the first plan is newer than none");
+        plans.adopted(number, plan.revision);
         let name = format!("{}/{node}/{number}", plan.group);
         let options = ConsumerOptions {
             group_id: plan.group.clone(),
@@ -141,7 +149,7 @@ impl Thread {
             topics: plan.sources.iter().map(|source| source.topic.clone()).collect(),
         };
         // The producer first: it asks for its id half a second after it was made.
-        let outbox = open_outbox(&equipment, &name, || Ok(()))?;
+        let outbox = open_outbox(&equipment, &plan, &name, || Ok(()))?;
         let consumer = Consumer::new(&kafka, &options)?;
         consumer.meet_coordinator(GATHERING_WAIT);
         equipment.gathering.arrive(GATHERING_WAIT);
@@ -164,6 +172,9 @@ impl Thread {
             joined: false,
             brokers_down: Throttle::default(),
             group_offsets_at: None,
+            number,
+            plan,
+            plan_seen,
             equipment,
         })
     }
@@ -180,6 +191,7 @@ impl Thread {
         }
         let control = Arc::clone(&self.equipment.control);
         control.tasks(self.counted, (0, 0));
+        self.counters.tasks(self.counted, (0, 0));
         self.counters.forget(&self.tasks);
         // Instances and attempts end before the consumer does.
         self.slots.clear();
@@ -198,7 +210,12 @@ impl Thread {
             self.repeat_group_offsets();
             self.report();
             match step::next(&self.observe()) {
-                Step::Commit => self.commit()?,
+                Step::Commit => {
+                    let began = Instant::now();
+                    self.commit()?;
+                    self.equipment.control.worked(began.elapsed());
+                }
+                Step::Change => self.change()?,
                 Step::Fetch { wait } => self.fetch(wait)?,
                 Step::Idle { wait } => {
                     self.consumer.fetch(0, 0, wait, |_| {})?;
@@ -215,7 +232,7 @@ impl Thread {
     }
 
     fn is_exactly_once(&self) -> bool {
-        self.equipment.plan.guarantee == Guarantee::ExactlyOnce
+        self.plan.guarantee == Guarantee::ExactlyOnce
     }
 
     fn observe(&self) -> Observed {
@@ -223,7 +240,7 @@ impl Thread {
         Observed {
             now: Instant::now(),
             last_commit: self.last_commit,
-            commit_interval: self.equipment.plan.commit_interval,
+            commit_interval: self.plan.commit_interval,
             budget_delay: self.committer.budget_delay(),
             stretch_max: if self.is_exactly_once() { TRANSACTION_STRETCH } else { Duration::MAX },
             last_took: self.committer.last_took().filter(|_| self.is_exactly_once()),
@@ -231,6 +248,7 @@ impl Thread {
             dirty,
             committing: self.committer.is_under_way(),
             running: self.tasks.iter().any(Option::is_some) && self.may_begin(),
+            changing: self.equipment.plans.is_newer(self.plan_seen),
             draining: self.equipment.control.is_draining(),
         }
     }
@@ -267,7 +285,7 @@ impl Thread {
     }
 
     fn partition_failed(&self, at: TopicPartition, fault: PartitionFault, text: String) -> Result<(), Failure> {
-        let topic = self.equipment.plan.sources[at.input as usize].topic.clone();
+        let topic = self.plan.sources[at.input as usize].topic.clone();
         if matches!(fault, PartitionFault::OffsetOutOfRange | PartitionFault::NotAuthorized) {
             let expired = fault == PartitionFault::OffsetOutOfRange;
             return Err(Failure::Source { topic, partition: at.partition, text, expired });
@@ -278,14 +296,14 @@ impl Thread {
 
     fn assigned(&mut self, partitions: &[TopicPartition]) -> Result<(), Failure> {
         if !std::mem::replace(&mut self.joined, true) {
-            self.equipment.control.has_joined();
+            self.equipment.control.has_come();
         }
         self.consumer.accept(partitions)?;
         self.counters.rebalanced();
         for at in partitions {
             let Ok(partition) = u32::try_from(at.partition) else { continue };
-            if partition >= self.equipment.plan.partitions {
-                let topic = &self.equipment.plan.sources[at.input as usize].topic;
+            if partition >= self.plan.partitions {
+                let topic = &self.plan.sources[at.input as usize].topic;
                 warn!(
                     topic,
                     partition,
@@ -295,16 +313,16 @@ impl Thread {
             }
             let slot = self.slots.entry(partition).or_default();
             slot.assigned.insert(at.input);
-            if slot.assigned.len() == self.equipment.plan.sources.len() {
+            if slot.assigned.len() == self.plan.sources.len() {
                 slot.attempt = Some(self.restorer.begin(partition));
             }
         }
-        info!(pipeline = self.equipment.plan.pipeline, partitions = ?numbers(partitions), "assigned");
+        info!(pipeline = self.plan.pipeline, partitions = ?numbers(partitions), "assigned");
         Ok(())
     }
 
     fn revoked(&mut self, partitions: &[TopicPartition], lost: bool) -> Result<(), Failure> {
-        info!(pipeline = self.equipment.plan.pipeline, partitions = ?numbers(partitions), lost, "revoked");
+        info!(pipeline = self.plan.pipeline, partitions = ?numbers(partitions), lost, "revoked");
         if lost && self.outbox.is_in_transaction() {
             self.abort_now("partitions were lost")?;
         } else if !lost {
@@ -413,10 +431,7 @@ impl Thread {
     /// The transaction was aborted: takes every task that took part back to its last commit, and claims those again whose heads
     /// are not what this thread knows.
     fn go_back(&mut self, lost: &[u32], reason: &str) -> Result<(), Failure> {
-        warn!(
-            pipeline = self.equipment.plan.pipeline,
-            "the transaction was aborted, its records are processed again: {reason}"
-        );
+        warn!(pipeline = self.plan.pipeline, "the transaction was aborted, its records are processed again: {reason}");
         self.counters.aborted();
         self.last_commit = Instant::now();
         let took_part = |task: &Task| task.dirty || task.inbox.iter().any(|inbox| !inbox.is_empty());
@@ -436,8 +451,8 @@ impl Thread {
         let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::as_mut) else { return Ok(Vec::new()) };
         let partitions: Vec<TopicPartition> = task.partitions().collect();
         self.consumer.halt(&partitions)?;
-        let instances = task::instantiate(&self.equipment.plan, partition).map_err(|(at, error)| {
-            let transform = self.equipment.plan.transforms[at].name.clone();
+        let instances = task::instantiate(&self.plan, partition).map_err(|(at, error)| {
+            let transform = self.plan.transforms[at].name.clone();
             Failure::Open { transform, error }
         })?;
         task.roll_back(instances);
@@ -449,7 +464,7 @@ impl Thread {
     /// Nothing that this thread holds can be believed: takes its transactional id over again, which settles what was open, and
     /// brings its tasks up from what Kafka says.
     fn recover(&mut self, reason: &str) -> Result<(), Failure> {
-        warn!(pipeline = self.equipment.plan.pipeline, "asking kafka what was committed: {reason}");
+        warn!(pipeline = self.plan.pipeline, "asking kafka what was committed: {reason}");
         self.counters.aborted();
         self.committer.drop_under_way();
         let held: Vec<(u32, Vec<TopicPartition>)> = self
@@ -465,12 +480,12 @@ impl Thread {
             self.drop_task(*number);
         }
         let consumer = &mut self.consumer;
-        self.outbox = open_outbox(&self.equipment, &self.name, || {
+        self.outbox = open_outbox(&self.equipment, &self.plan, &self.name, || {
             consumer.fetch(0, 0, Duration::ZERO, |_| {}).map(|_| ()).map_err(Failure::from)
         })?;
         for (number, slot) in &mut self.slots {
             slot.patience = None;
-            if slot.assigned.len() == self.equipment.plan.sources.len() {
+            if slot.assigned.len() == self.plan.sources.len() {
                 slot.attempt = Some(self.restorer.begin(*number));
             }
         }
@@ -490,12 +505,49 @@ impl Thread {
             match self.committer.begin(&mut self.tasks) {
                 Err(Failure::Flush { transform, partition, error }) if error.is_transient() => {
                     warn!(transform, partition, "waiting: the plugin fails to flush and asks for patience: {error}");
-                    let at = self.equipment.plan.transforms.iter().position(|known| known.name == transform);
+                    let at = self.plan.transforms.iter().position(|known| known.name == transform);
                     self.wait_for_plugin(partition as usize, at.unwrap_or(0))?;
                 }
                 result => return result,
             }
         }
+    }
+
+    /// Goes over to the newest plan: everything is committed. State stays where it is, unless the stores are other ones: then the
+    /// tasks are brought up anew.
+    fn change(&mut self) -> Result<(), Failure> {
+        let Some(plan) = self.equipment.plans.newer(&mut self.plan_seen) else { return Ok(()) };
+        let keeps_stores = self.plan.has_stores_of(&plan);
+        let new_producer =
+            self.is_exactly_once() && self.plan.transactions(&self.name) != plan.transactions(&self.name);
+        self.counters = Counters::new(&plan, &self.equipment.metrics);
+        self.restorer.change(Arc::clone(&plan));
+        self.committer.change(Arc::clone(&plan));
+        self.plan = Arc::clone(&plan);
+        if new_producer {
+            let consumer = &mut self.consumer;
+            self.outbox = open_outbox(&self.equipment, &self.plan, &self.name, || {
+                consumer.fetch(0, 0, Duration::ZERO, |_| {}).map(|_| ()).map_err(Failure::from)
+            })?;
+        } else {
+            self.outbox.change(&plan)?;
+        }
+        let mut positions = Vec::new();
+        for number in self.slots.keys().copied().collect::<Vec<_>>() {
+            if self.tasks[number as usize].is_some() && keeps_stores {
+                positions.extend(self.roll_back(number)?);
+            } else if self.slots[&number].assigned.len() == plan.sources.len() {
+                let partitions: Vec<_> = task::partitions(number, plan.sources.len()).collect();
+                self.consumer.halt(&partitions)?;
+                self.drop_task(number);
+                let attempt = self.restorer.begin(number);
+                self.slots.entry(number).or_default().attempt = Some(attempt);
+            }
+        }
+        self.consumer.start(&positions, START_WAIT)?;
+        self.equipment.plans.adopted(self.number, plan.revision);
+        info!(pipeline = plan.pipeline, revision = plan.revision, "goes on with the changed pipeline");
+        Ok(())
     }
 
     fn commit(&mut self) -> Result<(), Failure> {
@@ -527,9 +579,9 @@ impl Thread {
 
     /// Somebody else claimed a task that Kafka still assigns to this thread: whoever it was, Kafka decides.
     fn claim_again(&mut self, partition: u32) -> Result<(), Failure> {
-        let task = self.equipment.plan.task(partition);
+        let task = self.plan.task(partition);
         warn!(%task, "the head is not what this thread wrote last; the task is assigned here: claiming it again");
-        let partitions: Vec<TopicPartition> = task::partitions(partition, self.equipment.plan.sources.len()).collect();
+        let partitions: Vec<TopicPartition> = task::partitions(partition, self.plan.sources.len()).collect();
         self.consumer.halt(&partitions)?;
         self.drop_task(partition);
         if let Some(slot) = self.slots.get_mut(&partition) {
@@ -549,8 +601,8 @@ impl Thread {
                 self.counters.restored(attempt.age());
                 slot.attempt = None;
                 positions.extend(task.positions());
-                debug!(task = %self.equipment.plan.task(partition), offsets = ?task.next, "running");
-                if task.durable.is_some() && self.equipment.plan.guarantee == Guarantee::AtLeastOnce {
+                debug!(task = %self.plan.task(partition), offsets = ?task.next, "running");
+                if task.durable.is_some() && self.plan.guarantee == Guarantee::AtLeastOnce {
                     // Its last owner may have ended between its commit and the group's.
                     self.group_offsets_at = Some(Instant::now());
                 }
@@ -625,8 +677,8 @@ impl Thread {
     }
 
     fn fetch(&mut self, wait: Duration) -> Result<(), Failure> {
-        let Self { tasks, consumer, equipment, .. } = self;
-        let plan = Arc::clone(&equipment.plan);
+        let Self { tasks, consumer, .. } = self;
+        let plan = Arc::clone(&self.plan);
         let fetched = consumer.fetch(plan.batch_records, plan.batch_bytes, wait, |record| {
             let task = usize::try_from(record.partition).ok().and_then(|at| tasks.get_mut(at)).and_then(Option::as_mut);
             if let Some(inbox) = task.and_then(|task| task.inbox.get_mut(record.input as usize)) {
@@ -635,6 +687,7 @@ impl Thread {
             }
         })?;
         self.caught_up = fetched.records < plan.batch_records && fetched.bytes < plan.batch_bytes;
+        let began = (fetched.records > 0).then(Instant::now);
         for partition in 0..self.tasks.len() {
             // A transaction that is being aborted takes no more.
             if self.committer.is_under_way() {
@@ -650,6 +703,9 @@ impl Thread {
                 return self.transaction_failed(error);
             }
             self.process(partition)?;
+        }
+        if let Some(began) = began {
+            self.equipment.control.worked(began.elapsed());
         }
         Ok(())
     }
@@ -667,7 +723,7 @@ impl Thread {
     }
 
     fn process(&mut self, partition: usize) -> Result<(), Failure> {
-        let plan = Arc::clone(&self.equipment.plan);
+        let plan = Arc::clone(&self.plan);
         let Some(task) = &mut self.tasks[partition] else { return Ok(()) };
         let mut batch = task.take_batch();
         task.advance(&batch);
@@ -737,10 +793,10 @@ impl Thread {
             self.metrics_at = Instant::now();
             let delay = self.committer.budget_delay();
             self.counters.delay(delay.min(METRICS_EVERY));
-            if delay > self.equipment.plan.commit_interval && self.budget_said.elapsed() >= BUDGET_MESSAGE {
+            if delay > self.plan.commit_interval && self.budget_said.elapsed() >= BUDGET_MESSAGE {
                 self.budget_said = Instant::now();
                 warn!(
-                    pipeline = self.equipment.plan.pipeline,
+                    pipeline = self.plan.pipeline,
                     ?delay,
                     "commits wait for the byte budget of the metadata store (`zookeeper-bytes-per-second` under [limits])"
                 );
@@ -761,13 +817,14 @@ fn numbers(partitions: &[TopicPartition]) -> Vec<String> {
 /// an earlier transaction end, calls `meanwhile`; a drain is not waited out.
 fn open_outbox(
     equipment: &Equipment,
+    plan: &Plan,
     name: &str,
     mut meanwhile: impl FnMut() -> Result<(), Failure>,
 ) -> Result<Outbox, Failure> {
-    let open = || Outbox::new(&equipment.kafka, &equipment.plan, name.to_owned());
+    let open = || Outbox::new(&equipment.kafka, plan, name.to_owned());
     let mut outbox = open()?;
     let mut said = Instant::now();
-    while equipment.plan.guarantee == Guarantee::ExactlyOnce && !equipment.control.is_draining() {
+    while plan.guarantee == Guarantee::ExactlyOnce && !equipment.control.is_draining() {
         let text = match outbox.init_transactions(INIT_WAIT) {
             Ok(()) => break,
             Err(error @ TransactionError::Refused { .. }) => return Err(error.into()),
@@ -780,10 +837,7 @@ fn open_outbox(
         };
         if said.elapsed() >= INIT_MESSAGE {
             said = Instant::now();
-            warn!(
-                pipeline = equipment.plan.pipeline,
-                "waiting for kafka to take the transactional id `{name}`: {text}"
-            );
+            warn!(pipeline = plan.pipeline, "waiting for kafka to take the transactional id `{name}`: {text}");
         }
         meanwhile()?;
     }

@@ -8,7 +8,8 @@ use bytesize::ByteSize;
 use clap::Args;
 use serde::Serialize;
 
-use super::{BadInput, Outline, Surroundings, write_json};
+use super::{BadInput, Outline, Surroundings};
+use crate::cli::table;
 use crate::cluster::registry::{Registry, RegistryReference};
 use crate::digest::Digest;
 
@@ -36,7 +37,7 @@ pub(super) async fn run(args: InspectArgs, around: Surroundings<'_>, out: &mut (
     let outline =
         (around.inspect)(&bytes).with_context(|| BadInput(format!("{} is no plugin for this host", args.plugin)))?;
     let report = Report { digest: Digest::of(&bytes), size: bytes.len() as u64, outline };
-    if args.json { write_json(out, &report) } else { write_text(out, &report) }
+    if args.json { Ok(table::json(out, &report)?) } else { write_text(out, &report) }
 }
 
 async fn read(plugin: &str, around: Surroundings<'_>) -> Result<Vec<u8>> {

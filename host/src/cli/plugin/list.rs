@@ -6,7 +6,8 @@ use anyhow::Result;
 use bytesize::ByteSize;
 use clap::Args;
 
-use super::{Surroundings, write_json};
+use super::Surroundings;
+use crate::cli::table;
 use crate::cluster::registry::{PluginEntry, Registry};
 
 /// Arguments of `plugin list`.
@@ -24,19 +25,13 @@ const DIGEST_CHARACTERS: usize = 19;
 pub(super) async fn run(args: ListArgs, around: Surroundings<'_>, out: &mut (impl Write + Send)) -> Result<()> {
     let entries = Registry::new((around.store)().await?).list().await?;
     if args.json {
-        return write_json(out, &entries);
+        return Ok(table::json(out, &entries)?);
     }
     if entries.is_empty() {
         return Ok(writeln!(out, "no plugins: `sluicegate plugin push FILE` adds one")?);
     }
-    let rows: Vec<[String; 6]> = std::iter::once(HEADINGS.map(str::to_owned)).chain(entries.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 6] = std::array::from_fn(width);
-    for row in &rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        writeln!(out, "{}", cells.join("  ").trim_end())?;
-    }
-    Ok(())
+    let rows: Vec<[String; 6]> = entries.iter().map(row).collect();
+    Ok(table::print(out, HEADINGS, &rows)?)
 }
 
 fn row(entry: &PluginEntry) -> [String; 6] {

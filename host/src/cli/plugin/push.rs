@@ -10,7 +10,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use semver::Version;
 use serde::Serialize;
 
-use super::{BadInput, Surroundings, write_json};
+use super::{BadInput, Surroundings};
+use crate::cli::table;
 use crate::cluster::registry::{Description, PluginEntry, Pushed, Registry};
 
 /// Arguments of `plugin push`.
@@ -51,7 +52,7 @@ pub(super) async fn run(args: PushArgs, around: Surroundings<'_>, out: &mut (imp
     bar.finish_and_clear();
     let Pushed { entry, was_there } = pushed?;
     if args.json {
-        return write_json(out, &Report { entry: &entry, was_there });
+        return Ok(table::json(out, &Report { entry: &entry, was_there })?);
     }
     let PluginEntry { name, version, record } = entry;
     let done = if was_there { "is in the registry already, with the same contents:" } else { "pushed:" };

@@ -5,7 +5,8 @@ use std::io::Write;
 use anyhow::{Context, Result};
 use clap::Args;
 
-use super::{BadInput, Surroundings, write_json};
+use super::{BadInput, Surroundings};
+use crate::cli::table;
 use crate::cluster::registry::{Registry, RegistryReference, VersionPattern};
 
 /// Arguments of `plugin remove`.
@@ -28,5 +29,5 @@ pub(super) async fn run(args: RemoveArgs, around: Surroundings<'_>, out: &mut (i
     let store = (around.store)().await?;
     let users = (around.users)(store.clone()).await?;
     let entry = Registry::new(store).remove(&name, &version, |digest| users.get(digest).cloned()).await?;
-    if args.json { write_json(out, &entry) } else { Ok(writeln!(out, "removed {name}@{version}")?) }
+    if args.json { Ok(table::json(out, &entry)?) } else { Ok(writeln!(out, "removed {name}@{version}")?) }
 }

@@ -1,0 +1,41 @@
+//! What commands about a cluster begin with: its configuration and its store.
+
+use std::sync::Arc;
+
+use super::CommandError;
+use crate::config::{Cluster, ClusterArgs};
+use crate::meta::MetaStore;
+use crate::meta::layout::Segment;
+use crate::node;
+
+/// A cluster, connected.
+pub(super) struct Connection {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) store: Arc<dyn MetaStore>,
+}
+
+impl Connection {
+    pub(super) async fn open(arguments: &ClusterArgs) -> Result<Self, CommandError> {
+        let cluster = Arc::new(Cluster::load(arguments)?);
+        let store = node::open_for_commands(&cluster).await;
+        let store = store.map_err(|error| CommandError::Failed(error.to_string()))?;
+        Ok(Self { cluster, store })
+    }
+}
+
+/// A name as somebody typed it.
+pub(super) fn name(text: &str) -> Result<Segment, CommandError> {
+    Segment::new(text).map_err(|error| CommandError::BadInput(error.to_string()))
+}
+
+impl From<crate::meta::MetaError> for CommandError {
+    fn from(error: crate::meta::MetaError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl From<std::io::Error> for CommandError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Failed(format!("cannot print: {error}"))
+    }
+}

@@ -1,0 +1,266 @@
+//! `sluicegate state`: what to do where recovery stops rather than guess.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::sync::Arc;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::connection::{self, Connection};
+use super::{CommandError, table};
+use crate::checkpoint::head::Head;
+use crate::checkpoint::repair;
+use crate::checkpoint::resolve::{self, GroupOffsets};
+use crate::checkpoint::store::TaskStore;
+use crate::cluster::pipelines::PipelineRecord;
+use crate::cluster::presence::{self, Activity};
+use crate::cluster::savepoints::Offsets;
+use crate::config::ClusterArgs;
+use crate::ids::TaskId;
+use crate::meta::layout::{Segment, TaskPath};
+use crate::meta::{MetaError, Version, Write as MetaWrite};
+use crate::node::deploy;
+use crate::node::group::{Group, Place};
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(super) enum StateCommand {
+    /// Show what the heads and Kafka say, and decide which side is right
+    Accept(AcceptArgs),
+    /// Let tasks begin again, without state, from offsets that are named
+    Reset(ResetArgs),
+}
+
+/// Arguments of `state accept`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Without --head or --kafka it shows both sides and changes nothing.
+
+Examples:
+  sluicegate state accept orders
+  sluicegate state accept orders --task 3 --head
+  sluicegate state accept orders --task 3 --kafka")]
+pub(super) struct AcceptArgs {
+    /// Name of the pipeline
+    pipeline: String,
+    /// Only this task; all that disagree otherwise
+    #[arg(long, value_name = "PARTITION")]
+    task: Vec<u32>,
+    /// The head is right: go on from the state and the offsets that it has as committed
+    #[arg(long, conflicts_with = "kafka")]
+    head: bool,
+    /// Kafka is right: go on from its offsets, with the state that it names if that is still there
+    #[arg(long)]
+    kafka: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// Arguments of `state reset`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  sluicegate state reset orders --task 3 --from earliest
+  sluicegate state reset orders --from start --keep-state")]
+pub(super) struct ResetArgs {
+    /// Name of the pipeline
+    pipeline: String,
+    /// Only this task; all of them otherwise
+    #[arg(long, value_name = "PARTITION")]
+    task: Vec<u32>,
+    /// From where the tasks go on
+    #[arg(long, value_enum)]
+    from: From,
+    /// Change the offsets only
+    #[arg(long)]
+    keep_state: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// Where a task goes on.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum From {
+    /// At the oldest record that there is
+    Earliest,
+    /// Behind the newest
+    Latest,
+    /// Where the pipeline file says
+    Start,
+}
+
+/// Both sides of a task.
+struct Sides {
+    task: TaskId,
+    head: Option<(Head, Version)>,
+    kafka: GroupOffsets,
+}
+
+pub(super) async fn run(command: StateCommand, out: &mut impl Write) -> Result<(), CommandError> {
+    match command {
+        StateCommand::Accept(args) => accept(args, out).await,
+        StateCommand::Reset(args) => reset(args, out).await,
+    }
+}
+
+/// A pipeline that nobody runs, as far as its tasks are concerned.
+struct Stopped {
+    connection: Connection,
+    name: Segment,
+    record: PipelineRecord,
+    group: Group,
+}
+
+impl Stopped {
+    async fn open(name: &str, cluster: &ClusterArgs) -> Result<Self, CommandError> {
+        let name = connection::name(name)?;
+        let connection = Connection::open(cluster).await?;
+        let (record, group) = deploy::known(&connection.cluster, &*connection.store, &name).await?;
+        Ok(Self { connection, name, record, group })
+    }
+
+    /// Refuses while a node has the pipeline: it would go on from what it has in memory.
+    async fn must_be(&self) -> Result<(), CommandError> {
+        let nodes = presence::list(&*self.connection.store, &self.name).await?;
+        let stands = |activity| matches!(activity, Activity::Failed | Activity::Retrying);
+        let running: Vec<String> =
+            nodes.into_iter().filter(|(_, presence)| !stands(presence.activity)).map(|(node, _)| node).collect();
+        if running.is_empty() {
+            return Ok(());
+        }
+        Err(CommandError::BadInput(format!(
+            "pipeline `{0}` runs on {1}: stop it first, with `sluicegate pause {0}` or by ending its process",
+            self.name,
+            running.join(", ")
+        )))
+    }
+
+    fn tasks(&self, wanted: &[u32]) -> Result<Vec<u32>, CommandError> {
+        let partitions = self.record.specification.partitions;
+        if let Some(unknown) = wanted.iter().find(|task| **task >= partitions) {
+            let last = partitions.saturating_sub(1);
+            return Err(CommandError::BadInput(format!("there is no task {unknown}: they go from 0 to {last}")));
+        }
+        Ok(if wanted.is_empty() { (0..partitions).collect() } else { wanted.to_vec() })
+    }
+
+    async fn sides(&self, partition: u32) -> Result<Sides, CommandError> {
+        let incarnation = self.record.incarnation;
+        let task = TaskId { pipeline: self.name.to_string(), incarnation, stage: 0, partition };
+        let head = TaskStore::new(Arc::clone(&self.connection.store), task.clone()).read().await;
+        let head = head.map_err(|error| CommandError::Failed(error.to_string()))?;
+        let kafka = self.group.committed(incarnation, partition).await.map_err(CommandError::Failed)?;
+        Ok(Sides { task, head, kafka })
+    }
+
+    async fn write(&self, task: &TaskId, head: &Head, version: Version) -> Result<(), CommandError> {
+        let path = TaskPath::new(task).head();
+        let set = MetaWrite::Set { path, data: head.encode().into(), version };
+        match self.connection.store.multi(vec![set]).await {
+            Ok(_) => Ok(()),
+            Err(MetaError::BadVersion { .. }) => {
+                Err(CommandError::Failed(format!("task {task} has been claimed meanwhile: is the pipeline running?")))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl Sides {
+    fn disagree(&self) -> Option<&'static str> {
+        let (head, _) = self.head.as_ref()?;
+        resolve::resolve(head, &self.kafka).err().map(|disagreement| disagreement.reason)
+    }
+
+    fn row(&self) -> [String; 4] {
+        let head = self.head.as_ref().map_or_else(
+            || "none".to_owned(),
+            |(head, _)| {
+                let offsets: Vec<String> = head.committed.offsets.iter().map(|(_, at)| at.to_string()).collect();
+                format!("{} at {}", head.committed.id, offsets.join(", "))
+            },
+        );
+        let of = |group: &resolve::GroupOffset| {
+            let id = group.manifest().map_or_else(|| "no manifest".to_owned(), |id| id.to_string());
+            group.offset.map_or_else(|| "no offset".to_owned(), |offset| format!("{id} at {offset}"))
+        };
+        let kafka: Vec<String> = self.kafka.values().map(of).collect();
+        let verdict = self.disagree().unwrap_or("they agree");
+        [self.task.partition.to_string(), head, kafka.join("; "), verdict.to_owned()]
+    }
+}
+
+async fn accept(args: AcceptArgs, out: &mut impl Write) -> Result<(), CommandError> {
+    let pipeline = Stopped::open(&args.pipeline, &args.cluster).await?;
+    let mut all = Vec::new();
+    for partition in pipeline.tasks(&args.task)? {
+        all.push(pipeline.sides(partition).await?);
+    }
+    table::print(out, ["TASK", "HEAD", "KAFKA", ""], &all.iter().map(Sides::row).collect::<Vec<_>>())?;
+    let disagreeing: Vec<&Sides> = all.iter().filter(|sides| sides.disagree().is_some()).collect();
+    if !args.head && !args.kafka {
+        if !disagreeing.is_empty() {
+            writeln!(out, "\n--head or --kafka says which side is right")?;
+        }
+        return Ok(());
+    }
+    pipeline.must_be().await?;
+    if disagreeing.is_empty() {
+        return Ok(writeln!(out, "\nnothing has to be decided")?);
+    }
+    writeln!(out)?;
+    for sides in disagreeing {
+        let Some((head, version)) = &sides.head else { continue };
+        let repaired = if args.head {
+            repair::accept_head(head, &sides.kafka, rand::random())
+        } else {
+            let accepted = repair::accept_kafka(head, &sides.kafka, rand::random());
+            accepted.map_err(|error| CommandError::BadInput(error.to_string()))?
+        };
+        pipeline.write(&sides.task, &repaired, *version).await?;
+        let offsets: Vec<String> =
+            repaired.committed.offsets.iter().map(|(topic, at)| format!("{topic} from offset {at}")).collect();
+        let state = match repair::named_by(head, &sides.kafka) {
+            Some(manifest) if args.kafka => manifest.id,
+            _ => head.committed.id,
+        };
+        writeln!(out, "task {} goes on with the state of {state}, {}", sides.task.partition, offsets.join(", "))?;
+    }
+    Ok(writeln!(out, "`sluicegate resume {0}` or `sluicegate run` goes on", pipeline.name)?)
+}
+
+async fn reset(args: ResetArgs, out: &mut impl Write) -> Result<(), CommandError> {
+    let pipeline = Stopped::open(&args.pipeline, &args.cluster).await?;
+    pipeline.must_be().await?;
+    let place = match args.from {
+        From::Earliest => Place::Earliest,
+        From::Latest => Place::Latest,
+        From::Start => Place::Start,
+    };
+    let mut stateless = BTreeMap::new();
+    for partition in pipeline.tasks(&args.task)? {
+        let sides = pipeline.sides(partition).await?;
+        let place = pipeline.group.place(pipeline.record.incarnation, partition, place);
+        let offsets = place.await.map_err(CommandError::Failed)?;
+        let shown: Vec<String> = offsets.iter().map(|(topic, at)| format!("{topic} from offset {at}")).collect();
+        let mut what = "";
+        match &sides.head {
+            Some((head, version)) => {
+                let repaired = if args.keep_state {
+                    repair::moved(head, &sides.kafka, rand::random(), offsets)
+                } else {
+                    what = ", without state";
+                    repair::reset(head, &sides.kafka, rand::random(), offsets)
+                };
+                pipeline.write(&sides.task, &repaired, *version).await?;
+            }
+            None => drop(stateless.insert(partition, offsets)),
+        }
+        writeln!(out, "task {partition} goes on with {}{what}", shown.join(", "))?;
+    }
+    if !stateless.is_empty() {
+        let commit = pipeline.group.commit(pipeline.record.incarnation, &stateless);
+        commit.await.map_err(CommandError::Failed)?;
+    }
+    Ok(())
+}

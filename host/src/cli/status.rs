@@ -1,0 +1,396 @@
+//! `sluicegate status` and `sluicegate nodes`: what the cluster does.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use super::connection::{self, Connection};
+use super::{CommandError, table};
+use crate::checkpoint::store::TaskStore;
+use crate::cluster::election;
+use crate::cluster::membership;
+use crate::cluster::pipelines::{self, Desired, PipelineRecord};
+use crate::cluster::placement::Placement;
+use crate::cluster::presence::{self, Activity, Presence};
+use crate::config::ClusterArgs;
+use crate::ids::TaskId;
+use crate::meta::layout::{self, Segment};
+use crate::node::deploy;
+use crate::node::group::Progress;
+
+/// `--watch` looks again after this long.
+const WATCH: Duration = Duration::from_secs(1);
+/// Clears the screen and goes to its top.
+const CLEAR: &str = "\x1b[2J\x1b[H";
+
+/// Arguments of `status`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  sluicegate status
+  sluicegate status orders
+  sluicegate status orders --watch
+  sluicegate status --json")]
+pub(super) struct StatusArgs {
+    /// Show the tasks of this pipeline
+    pipeline: Option<String>,
+    /// Show it again every second
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// How a pipeline is.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct PipelineStatus {
+    pipeline: String,
+    /// In one word.
+    state: &'static str,
+    desired: Desired,
+    revision: u64,
+    incarnation: u64,
+    /// Tasks that take records.
+    running: usize,
+    /// Partitions of its topics.
+    tasks: u32,
+    /// Worker threads.
+    threads: usize,
+    /// Records that are not committed yet; `None` when Kafka does not say.
+    lag: Option<u64>,
+    /// Where it runs.
+    nodes: BTreeMap<String, Presence>,
+    /// What the leader has decided.
+    placement: Placement,
+    /// Why it does not run as it should, by node.
+    problems: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task_status: Option<Vec<TaskStatus>>,
+}
+
+/// How a task is.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct TaskStatus {
+    task: u32,
+    /// Which node claimed its state last.
+    node: Option<String>,
+    /// Which thread of that.
+    thread: Option<String>,
+    /// The number of the last commit of its state.
+    epoch: Option<u64>,
+    /// Bytes of state in the metadata store.
+    state_bytes: Option<u64>,
+    /// By source topic: what is committed, and how much is left.
+    sources: Vec<SourceStatus>,
+}
+
+#[derive(Serialize)]
+struct SourceStatus {
+    topic: String,
+    committed: Option<i64>,
+    lag: u64,
+}
+
+pub(super) async fn run(args: StatusArgs, out: &mut impl Write) -> Result<(), CommandError> {
+    let only = args.pipeline.as_deref().map(connection::name).transpose()?;
+    let connection = Connection::open(&args.cluster).await?;
+    loop {
+        let statuses = statuses(&connection, only.as_ref()).await?;
+        if args.json {
+            return Ok(table::json(out, &statuses)?);
+        }
+        if args.watch && std::io::stdout().is_terminal() {
+            write!(out, "{CLEAR}")?;
+        }
+        show(out, &statuses)?;
+        if !args.watch {
+            return Ok(());
+        }
+        out.flush()?;
+        tokio::time::sleep(WATCH).await;
+        if !std::io::stdout().is_terminal() {
+            writeln!(out)?;
+        }
+    }
+}
+
+async fn statuses(connection: &Connection, only: Option<&Segment>) -> Result<Vec<PipelineStatus>, CommandError> {
+    let store = &*connection.store;
+    let mut statuses = Vec::new();
+    match only {
+        Some(name) => {
+            let (record, _) = deploy::known(&connection.cluster, store, name).await?;
+            statuses.push(status(connection, name, record, true).await?);
+        }
+        None => {
+            for (name, record) in pipelines::list(store).await? {
+                if record.desired != Desired::Gone {
+                    statuses.push(status(connection, &name, record, false).await?);
+                }
+            }
+        }
+    }
+    Ok(statuses)
+}
+
+async fn status(
+    connection: &Connection,
+    name: &Segment,
+    record: PipelineRecord,
+    with_tasks: bool,
+) -> Result<PipelineStatus, CommandError> {
+    let store = &connection.store;
+    let nodes: BTreeMap<String, Presence> = presence::list(&**store, name).await?.into_iter().collect();
+    let path = layout::placement(name);
+    let placement = match store.get(&path).await? {
+        Some(node) => pipelines::decode(&path, &node.data)?,
+        None => Placement::new(),
+    };
+    let tasks = record.specification.partitions;
+    let progress = match deploy::known(&connection.cluster, &**store, name).await {
+        Ok((_, group)) => group.progress(record.incarnation, tasks).await,
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(error) = &progress {
+        eprintln!("warning: kafka does not say how far `{name}` is: {error}");
+    }
+    let task_status = match with_tasks {
+        true => Some(task_statuses(connection, name, &record, progress.as_deref().unwrap_or_default()).await?),
+        false => None,
+    };
+    let problem = |(node, presence): (&String, &Presence)| Some((node.clone(), presence.problem.clone()?));
+    Ok(PipelineStatus {
+        pipeline: name.to_string(),
+        state: state(&record, &placement, &nodes),
+        desired: record.desired,
+        revision: record.revision,
+        incarnation: record.incarnation,
+        running: nodes.values().map(|presence| presence.running).sum(),
+        tasks,
+        threads: nodes.values().map(|presence| presence.threads).sum(),
+        lag: progress.ok().map(|progress| progress.iter().flatten().map(Progress::lag).sum()),
+        problems: nodes.iter().filter_map(problem).collect(),
+        nodes,
+        placement,
+        task_status,
+    })
+}
+
+/// In one word, the worst first.
+fn state(record: &PipelineRecord, placement: &Placement, nodes: &BTreeMap<String, Presence>) -> &'static str {
+    let any = |activity| nodes.values().any(|presence| presence.activity == activity);
+    let running: usize = nodes.values().map(|presence| presence.running).sum();
+    match record.desired {
+        Desired::Gone | Desired::StateKept => {
+            if nodes.is_empty() {
+                "undeployed"
+            } else {
+                "stopping"
+            }
+        }
+        Desired::Paused => {
+            if nodes.is_empty() {
+                "paused"
+            } else {
+                "stopping"
+            }
+        }
+        Desired::ByItself if nodes.is_empty() => "stopped",
+        _ if any(Activity::Failed) => "failed",
+        _ if any(Activity::Retrying) => "retrying",
+        Desired::Running if placement.is_empty() => "no-worker",
+        _ if nodes.is_empty() || any(Activity::Starting) => "starting",
+        _ if running < record.specification.partitions as usize => "restoring",
+        _ if nodes.values().any(|presence| presence.revision != record.revision) => "changing",
+        _ => "running",
+    }
+}
+
+async fn task_statuses(
+    connection: &Connection,
+    name: &Segment,
+    record: &PipelineRecord,
+    progress: &[Vec<Progress>],
+) -> Result<Vec<TaskStatus>, CommandError> {
+    let mut tasks = Vec::new();
+    for partition in 0..record.specification.partitions {
+        let task = TaskId { pipeline: name.to_string(), incarnation: record.incarnation, stage: 0, partition };
+        let head = TaskStore::new(Arc::clone(&connection.store), task).read().await;
+        let head = head.map_err(|error| CommandError::Failed(error.to_string()))?.map(|(head, _)| head);
+        let owner = head.as_ref().and_then(|head| owner(&head.owner));
+        let newest = head.as_ref().map(|head| head.prepared.last().unwrap_or(&head.committed));
+        let of = |progress: &Progress| SourceStatus {
+            topic: progress.topic.clone(),
+            committed: progress.committed,
+            lag: progress.lag(),
+        };
+        tasks.push(TaskStatus {
+            task: partition,
+            node: owner.map(|(node, _)| node.to_owned()),
+            thread: owner.map(|(_, thread)| thread.to_owned()),
+            epoch: newest.map(|manifest| manifest.id.epoch.0),
+            state_bytes: head.as_ref().zip(newest).map(|(head, newest)| {
+                newest
+                    .chunks
+                    .iter()
+                    .filter_map(|chunk| head.chunks.get(chunk))
+                    .map(|facts| u64::from(facts.bytes))
+                    .sum()
+            }),
+            sources: progress.get(partition as usize).map_or_else(Vec::new, |all| all.iter().map(of).collect()),
+        });
+    }
+    Ok(tasks)
+}
+
+/// Node and thread in an owner's name, `<group>/<node>/<thread>`.
+fn owner(name: &str) -> Option<(&str, &str)> {
+    let (front, thread) = name.rsplit_once('/')?;
+    Some((front.rsplit_once('/')?.1, thread))
+}
+
+const PIPELINES: [&str; 7] = ["PIPELINE", "STATE", "REVISION", "TASKS", "THREADS", "LAG", "NODES"];
+const TASKS: [&str; 7] = ["TASK", "NODE", "THREAD", "EPOCH", "STATE", "OFFSET", "LAG"];
+
+fn show(out: &mut impl Write, statuses: &[PipelineStatus]) -> Result<(), CommandError> {
+    if statuses.is_empty() {
+        return Ok(writeln!(out, "no pipelines: `sluicegate deploy FILE` deploys one")?);
+    }
+    let row = |status: &PipelineStatus| {
+        let nodes: Vec<String> =
+            status.nodes.iter().map(|(node, presence)| format!("{node}:{}", presence.threads)).collect();
+        [
+            status.pipeline.clone(),
+            status.state.to_owned(),
+            status.revision.to_string(),
+            format!("{}/{}", status.running, status.tasks),
+            status.threads.to_string(),
+            status.lag.map_or_else(|| "?".to_owned(), |lag| lag.to_string()),
+            if nodes.is_empty() { "-".to_owned() } else { nodes.join(" ") },
+        ]
+    };
+    table::print(out, PIPELINES, &statuses.iter().map(row).collect::<Vec<_>>())?;
+    for status in statuses {
+        if let Some(tasks) = &status.task_status {
+            writeln!(out)?;
+            let rows: Vec<_> = tasks.iter().flat_map(task_rows).collect();
+            table::print(out, TASKS, &rows)?;
+        }
+    }
+    for (status, (node, problem)) in statuses.iter().flat_map(|it| it.problems.iter().map(move |problem| (it, problem)))
+    {
+        writeln!(out, "\n{} on {node}: {problem}", status.pipeline)?;
+    }
+    Ok(())
+}
+
+/// One for each source topic.
+fn task_rows(task: &TaskStatus) -> Vec<[String; 7]> {
+    let dash = || "-".to_owned();
+    let row = |offset: String, lag: String| {
+        [
+            task.task.to_string(),
+            task.node.clone().unwrap_or_else(dash),
+            task.thread.clone().unwrap_or_else(dash),
+            task.epoch.map_or_else(dash, |epoch| epoch.to_string()),
+            task.state_bytes.map_or_else(dash, |bytes| bytesize::ByteSize(bytes).to_string()),
+            offset,
+            lag,
+        ]
+    };
+    let of = |source: &SourceStatus| {
+        let several = task.sources.len() > 1;
+        let offset = source.committed.map_or_else(dash, |offset| offset.to_string());
+        row(if several { format!("{} {offset}", source.topic) } else { offset }, source.lag.to_string())
+    };
+    match task.sources.is_empty() {
+        true => vec![row("?".to_owned(), "?".to_owned())],
+        false => task.sources.iter().map(of).collect(),
+    }
+}
+
+/// Arguments of `nodes`.
+#[derive(Args, Debug)]
+pub(super) struct NodesArgs {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// A node of the cluster.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct NodeStatus {
+    node: String,
+    leads: bool,
+    /// Of which pipelines it runs threads.
+    pipelines: BTreeMap<String, usize>,
+    #[serde(flatten)]
+    record: membership::NodeRecord,
+}
+
+pub(super) async fn nodes(args: NodesArgs, out: &mut impl Write) -> Result<(), CommandError> {
+    let Connection { store, .. } = Connection::open(&args.cluster).await?;
+    let leader = election::leader(&*store).await?;
+    let mut running: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+    for (name, _) in pipelines::list(&*store).await? {
+        for (node, presence) in presence::list(&*store, &name).await? {
+            running.entry(node).or_default().insert(name.to_string(), presence.threads);
+        }
+    }
+    let status = |(node, record): (String, membership::NodeRecord)| NodeStatus {
+        leads: leader.as_ref().is_some_and(|leader| leader.node == node && leader.instance == record.instance),
+        pipelines: running.remove(&node).unwrap_or_default(),
+        node,
+        record,
+    };
+    let nodes: Vec<NodeStatus> = membership::list(&*store).await?.into_iter().map(status).collect();
+    if args.json {
+        return Ok(table::json(out, &nodes)?);
+    }
+    if nodes.is_empty() {
+        return Ok(writeln!(out, "no nodes: `sluicegate worker` starts one")?);
+    }
+    let row = |status: &NodeStatus| {
+        let pipelines: Vec<String> =
+            status.pipelines.iter().map(|(pipeline, threads)| format!("{pipeline}:{threads}")).collect();
+        let role = match (status.record.threads, status.leads) {
+            (None, _) => "by-itself",
+            (Some(_), true) => "leader",
+            (Some(_), false) => "worker",
+        };
+        [
+            status.node.clone(),
+            role.to_owned(),
+            status.record.cores.to_string(),
+            status.record.threads.map_or_else(|| "-".to_owned(), |threads| threads.to_string()),
+            if pipelines.is_empty() { "-".to_owned() } else { pipelines.join(" ") },
+            status.record.http.clone().unwrap_or_else(|| "-".to_owned()),
+            status.record.version.clone(),
+        ]
+    };
+    let headings = ["NODE", "ROLE", "CORES", "THREADS", "RUNS", "HTTP", "VERSION"];
+    Ok(table::print(out, headings, &nodes.iter().map(row).collect::<Vec<_>>())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_node_and_thread_of_an_owner_are_in_its_name() {
+        assert_eq!(owner("sluicegate/orders/1/host-3.example.org/0"), Some(("host-3.example.org", "0")));
+        assert_eq!(owner(""), None);
+    }
+}

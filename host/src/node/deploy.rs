@@ -1,0 +1,158 @@
+//! What a deployment checks before anything is changed, and what it changes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::load::{Loaded, Loader, kafka_settings};
+use super::{NodeError, group::Group};
+use crate::checkpoint::store::{StateError, TaskStore};
+use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
+use crate::cluster::presence;
+use crate::config::{Cluster, Pipeline};
+use crate::engine::{Engine, EngineOptions};
+use crate::meta::layout::Segment;
+use crate::meta::{MetaError, MetaStore};
+use crate::worker::compatible;
+use crate::worker::control::Control;
+use crate::worker::plan::Plan;
+
+/// How long topics that are not there yet are waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A pipeline that could be deployed.
+pub struct Deployable {
+    store: Arc<dyn MetaStore>,
+    name: Segment,
+    /// What is recorded of it now.
+    pub known: Option<PipelineRecord>,
+    /// What it is to be.
+    pub specification: Specification,
+    /// Whether it begins without state, and where it says that it starts.
+    pub discards_state: bool,
+}
+
+/// Checks everything that can be checked: the file, the plugins and their configuration, topics, and whether the state that there
+/// is can be gone on from.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub async fn check(
+    cluster: &Arc<Cluster>,
+    store: Arc<dyn MetaStore>,
+    pipeline: Pipeline,
+    discard_state: bool,
+) -> Result<Deployable, NodeError> {
+    let name = Segment::new(pipeline.name.as_str())?;
+    let engine = Arc::new(Engine::new(EngineOptions { cache_dir: Some(cluster.cache_path.clone()) })?);
+    let kafka = kafka_settings(cluster);
+    let loader = Loader { cluster: Arc::clone(cluster), kafka, store: Arc::clone(&store), engine };
+    let never = Arc::new(Control::default());
+    let loaded = loader.load(pipeline, Some(PATIENCE), &never).await?;
+    let loaded: Loaded = loaded.expect("nobody drains it");
+    let specification = loaded.specification();
+    let known = pipelines::read(&*store, &name).await?.map(|known| known.record);
+    let discards_state = discard_state || known.as_ref().is_some_and(|known| known.desired == Desired::Gone);
+    let incarnation = known.as_ref().map_or(1, |known| known.incarnation);
+    let plan = loader.plan(loaded, known.as_ref().map_or(0, |known| known.revision) + 1, incarnation).await?;
+    by_itself_nowhere(&*store, &name).await?;
+    if known.is_some() && !discards_state {
+        goes_on(&store, &plan).await?;
+    }
+    Ok(Deployable { store, name, known, specification, discards_state })
+}
+
+async fn by_itself_nowhere(store: &dyn MetaStore, name: &Segment) -> Result<(), NodeError> {
+    let nodes = presence::list(store, name).await?;
+    let by_itself: Vec<String> =
+        nodes.into_iter().filter(|(_, presence)| presence.by_itself).map(|(node, _)| node).collect();
+    if by_itself.is_empty() {
+        return Ok(());
+    }
+    Err(NodeError::ByItself { pipeline: name.to_string(), nodes: by_itself.join(", ") })
+}
+
+/// Whether the tasks could go on by this plan.
+async fn goes_on(store: &Arc<dyn MetaStore>, plan: &Plan) -> Result<(), NodeError> {
+    let failed = |error: StateError| NodeError::Incompatible { reason: error.to_string() };
+    for partition in 0..plan.partitions {
+        let task = plan.task(partition);
+        let head = TaskStore::new(Arc::clone(store), task.clone()).read().await.map_err(failed)?;
+        let Some((head, _)) = head else { continue };
+        if !plan.is_stateful() {
+            let reason = "it has kept state, and would not any more; its offsets are with its state".to_owned();
+            return Err(NodeError::Incompatible { reason });
+        }
+        compatible::offsets(plan, &task, &head, &head.committed)
+            .map_err(|failure| NodeError::Incompatible { reason: failure.to_string() })?;
+    }
+    Ok(())
+}
+
+impl Deployable {
+    /// Whether deploying it changes anything.
+    #[must_use]
+    pub fn changes_something(&self) -> bool {
+        self.next(self.known.as_ref()) != self.known
+    }
+
+    fn next(&self, known: Option<&PipelineRecord>) -> Option<PipelineRecord> {
+        let specification = self.specification.clone();
+        let Some(known) = known else { return Some(PipelineRecord::first(specification, Desired::Running)) };
+        let next = known.respecified(specification);
+        let next = if self.discards_state { next.in_new_incarnation() } else { next };
+        let desired = if known.desired == Desired::Paused { Desired::Paused } else { Desired::Running };
+        Some(PipelineRecord { desired, ..next })
+    }
+
+    /// Writes it down; the nodes of the cluster do the rest.
+    ///
+    /// # Errors
+    /// Somebody else has changed it since it was checked; those of the store.
+    pub async fn deploy(&self) -> Result<PipelineRecord, NodeError> {
+        let change = |known: Option<&PipelineRecord>| {
+            if known != self.known.as_ref() {
+                // A lost answer, or somebody else.
+                if known.is_some_and(|known| known.specification == self.specification && known.desired.is_deployed()) {
+                    return Ok(known.cloned());
+                }
+                return Err(NodeError::ChangedMeanwhile { pipeline: self.name.to_string() });
+            }
+            Ok(self.next(known))
+        };
+        let record = pipelines::change(&*self.store, &self.name, change).await?;
+        Ok(record.expect("a change makes the record"))
+    }
+}
+
+/// Changes what is wanted of a pipeline.
+///
+/// # Errors
+/// There is no such pipeline, or `change` refuses; those of the store.
+pub async fn want(
+    store: &dyn MetaStore,
+    name: &Segment,
+    change: impl Fn(&PipelineRecord) -> Result<PipelineRecord, NodeError>,
+) -> Result<PipelineRecord, NodeError> {
+    let unknown = || NodeError::UnknownPipeline { pipeline: name.to_string() };
+    let changed = pipelines::change(store, name, |known| match known {
+        Some(known) if known.desired != Desired::Gone => change(known).map(Some),
+        _ => Err(unknown()),
+    });
+    changed.await?.ok_or_else(unknown)
+}
+
+/// The record of a pipeline, and its consumer group.
+///
+/// # Errors
+/// There is no such pipeline; those of the store.
+pub async fn known(
+    cluster: &Arc<Cluster>,
+    store: &dyn MetaStore,
+    name: &Segment,
+) -> Result<(PipelineRecord, Group), NodeError> {
+    let unknown = || NodeError::UnknownPipeline { pipeline: name.to_string() };
+    let known = pipelines::read(store, name).await?.ok_or_else(unknown)?;
+    let failed = |reason| MetaError::Failed { path: name.to_string(), reason };
+    let group = Group::new(cluster, &known.record).map_err(failed)?;
+    Ok((known.record, group))
+}

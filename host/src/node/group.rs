@@ -1,0 +1,174 @@
+//! The consumer group of a pipeline, for whoever looks at it from outside.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::load;
+use crate::checkpoint::resolve::{GroupOffset, GroupOffsets};
+use crate::cluster::pipelines::PipelineRecord;
+use crate::cluster::savepoints::Offsets;
+use crate::config::{self, Cluster, Pipeline};
+use crate::kafka::consumer::Start;
+use crate::kafka::groups::GroupClient;
+use crate::kafka::settings::KafkaSettings;
+
+/// How long the brokers may take to answer.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// The group of each incarnation of a pipeline.
+pub struct Group {
+    cluster: Arc<Cluster>,
+    kafka: KafkaSettings,
+    pipeline: String,
+    sources: Vec<(String, config::Start)>,
+    clients: Mutex<BTreeMap<u64, Arc<Mutex<GroupClient>>>>,
+}
+
+/// Where a task may be set to go on.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Place {
+    /// At the oldest record.
+    Earliest,
+    /// Behind the newest.
+    Latest,
+    /// Where its pipeline says that it starts.
+    Start,
+}
+
+/// How far a group is with one partition of a topic.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// The topic.
+    pub topic: String,
+    /// What the group has committed.
+    pub committed: Option<i64>,
+    /// Behind the newest record.
+    pub end: i64,
+    /// At the oldest record.
+    pub beginning: i64,
+}
+
+impl Progress {
+    /// Records that the group has not committed yet.
+    #[must_use]
+    pub fn lag(&self) -> u64 {
+        (self.end - self.committed.unwrap_or(self.beginning)).max(0).unsigned_abs()
+    }
+}
+
+impl Group {
+    /// Of the pipeline that is recorded.
+    ///
+    /// # Errors
+    /// The recorded pipeline file cannot be read, in words.
+    pub fn new(cluster: &Arc<Cluster>, record: &PipelineRecord) -> Result<Self, String> {
+        let pipeline = Pipeline::parse(Path::new("recorded"), &record.specification.file);
+        let pipeline = pipeline.map_err(|errors| errors.to_string())?;
+        let sources = pipeline.sources.iter().map(|source| (source.topic.clone(), source.start)).collect();
+        Ok(Self {
+            cluster: Arc::clone(cluster),
+            kafka: load::kafka_settings(cluster),
+            pipeline: pipeline.name.as_str().to_owned(),
+            sources,
+            clients: Mutex::default(),
+        })
+    }
+
+    /// Does what takes a client, on a thread that may block.
+    async fn with<T: Send + 'static>(
+        &self,
+        incarnation: u64,
+        work: impl FnOnce(&mut GroupClient) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        let client = {
+            let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+            match clients.get(&incarnation) {
+                Some(client) => Arc::clone(client),
+                None => {
+                    let group = load::group(&self.cluster, &self.pipeline, incarnation);
+                    let topics: Vec<String> = self.sources.iter().map(|(topic, _)| topic.clone()).collect();
+                    let client = GroupClient::new(&self.kafka, &group, &topics).map_err(|error| error.to_string())?;
+                    let client = Arc::new(Mutex::new(client));
+                    clients.insert(incarnation, Arc::clone(&client));
+                    client
+                }
+            }
+        };
+        let work = move || work(&mut client.lock().unwrap_or_else(PoisonError::into_inner));
+        tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?
+    }
+
+    /// How far it is, by partition number.
+    ///
+    /// # Errors
+    /// The brokers do not answer, or refuse.
+    pub async fn progress(&self, incarnation: u64, partitions: u32) -> Result<Vec<Vec<Progress>>, String> {
+        let topics: Vec<String> = self.sources.iter().map(|(topic, _)| topic.clone()).collect();
+        let work = move |client: &mut GroupClient| {
+            let numbers: Vec<u32> = (0..partitions).collect();
+            let committed = client.committed(&numbers, WAIT).map_err(|error| error.to_string())?;
+            let mut progress = Vec::with_capacity(committed.len());
+            for (partition, committed) in numbers.into_iter().zip(committed) {
+                let offsets = |at| client.offsets(partition, at, WAIT).map_err(|error| error.to_string());
+                let (ends, beginnings) = (offsets(Start::Latest)?, offsets(Start::Earliest)?);
+                let of = |(((topic, committed), end), beginning): (((&String, _), _), _)| {
+                    let committed: crate::kafka::consumer::Committed = committed;
+                    Progress { topic: topic.clone(), committed: committed.offset, end, beginning }
+                };
+                progress.push(topics.iter().zip(committed).zip(ends).zip(beginnings).map(of).collect());
+            }
+            Ok(progress)
+        };
+        self.with(incarnation, work).await
+    }
+
+    /// The offsets of a place, by topic.
+    ///
+    /// # Errors
+    /// The brokers do not answer, or refuse.
+    pub async fn place(&self, incarnation: u64, partition: u32, place: Place) -> Result<BTreeMap<String, i64>, String> {
+        let mut offsets = BTreeMap::new();
+        for (input, (topic, start)) in self.sources.iter().enumerate() {
+            let at = match (place, start) {
+                (Place::Earliest, _) | (Place::Start, config::Start::Earliest) => Start::Earliest,
+                (Place::Latest, _) | (Place::Start, config::Start::Latest) => Start::Latest,
+                (Place::Start, config::Start::Timestamp(timestamp)) => Start::Timestamp(*timestamp),
+            };
+            let work =
+                move |client: &mut GroupClient| client.offsets(partition, at, WAIT).map_err(|error| error.to_string());
+            let found = self.with(incarnation, work).await?;
+            if let Some(offset) = found.get(input) {
+                offsets.insert(topic.clone(), *offset);
+            }
+        }
+        Ok(offsets)
+    }
+}
+
+#[async_trait]
+impl Offsets for Group {
+    async fn committed(&self, incarnation: u64, partition: u32) -> Result<GroupOffsets, String> {
+        let work =
+            move |client: &mut GroupClient| client.committed(&[partition], WAIT).map_err(|error| error.to_string());
+        let found = self.with(incarnation, work).await?;
+        let found = found.into_iter().flatten();
+        let of = |((topic, _), found): (&(String, _), crate::kafka::consumer::Committed)| {
+            (topic.clone(), GroupOffset { offset: found.offset, metadata: found.metadata })
+        };
+        Ok(self.sources.iter().zip(found).map(of).collect())
+    }
+
+    async fn commit(&self, incarnation: u64, offsets: &BTreeMap<u32, BTreeMap<String, i64>>) -> Result<(), String> {
+        let in_order = |of: &BTreeMap<String, i64>| {
+            self.sources.iter().map(|(topic, _)| of.get(topic).copied()).collect::<Option<Vec<i64>>>()
+        };
+        let offsets: Option<Vec<(u32, Vec<i64>)>> =
+            offsets.iter().map(|(partition, of)| Some((*partition, in_order(of)?))).collect();
+        let offsets = offsets.ok_or("the offsets are of other topics than the pipeline reads")?;
+        self.with(incarnation, move |client| client.commit(&offsets, WAIT).map_err(|error| error.to_string())).await
+    }
+}

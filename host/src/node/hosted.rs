@@ -1,0 +1,323 @@
+//! One pipeline on this node, from what is wanted of it to threads: started, changed, stopped, tried again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::{BoxFuture, OptionFuture};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use super::crew::Crew;
+use super::{NodeError, Services};
+use crate::cluster::pipelines::PipelineRecord;
+use crate::cluster::presence::{Activity, Presence, Publisher};
+use crate::meta::layout::Segment;
+use crate::worker::control::Control;
+use crate::worker::plan::Plan;
+
+/// How it is goes into the presence this often.
+const TICK: Duration = Duration::from_millis(500);
+/// The load is measured over so long.
+const BUSY_OVER: Duration = Duration::from_secs(10);
+/// A pipeline that has run this long before it failed has not failed again.
+const RECOVERED: Duration = Duration::from_secs(60);
+/// Pauses before a pipeline that failed is tried again; after the last of them it stays as it is.
+const RETRIES: [Duration; 5] = [
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(4),
+    Duration::from_secs(8),
+    Duration::from_secs(16),
+];
+/// How often is looked whether the node drains.
+const DRAIN_LOOK: Duration = Duration::from_millis(50);
+
+/// What a node is to do with a pipeline.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Wanted {
+    pub(super) record: PipelineRecord,
+    pub(super) threads: usize,
+}
+
+impl Wanted {
+    /// Whether this is worth another try when `before` has failed.
+    fn is_new(&self, before: &Self) -> bool {
+        let of = |wanted: &Self| (wanted.record.revision, wanted.record.incarnation, wanted.record.attempt);
+        of(self) != of(before)
+    }
+}
+
+/// What happens when it fails.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum OnFailure {
+    /// It ends with the error.
+    End,
+    /// It is tried again a few times, and then when something has changed.
+    Retry,
+}
+
+/// One pipeline on this node.
+pub(super) struct Hosted {
+    services: Arc<Services>,
+    control: Arc<Control>,
+    wanted: watch::Receiver<Option<Wanted>>,
+    on_failure: OnFailure,
+    pipeline: Segment,
+    publisher: Option<Publisher>,
+    failures: usize,
+}
+
+/// Resolves when `control` drains.
+pub(super) async fn draining(control: &Control) {
+    while !control.is_draining() {
+        tokio::time::sleep(DRAIN_LOOK).await;
+    }
+}
+
+impl Hosted {
+    /// Of `pipeline`, which is recorded; does what `wanted` says until its sender is gone, or `control` drains.
+    pub(super) fn new(
+        services: Arc<Services>,
+        pipeline: &Segment,
+        control: Arc<Control>,
+        wanted: watch::Receiver<Option<Wanted>>,
+        on_failure: OnFailure,
+    ) -> Self {
+        Self { services, control, wanted, on_failure, pipeline: pipeline.clone(), publisher: None, failures: 0 }
+    }
+
+    fn publish(&mut self, change: impl FnOnce(&mut Presence)) {
+        let Self { services, pipeline, on_failure, publisher, .. } = self;
+        let publisher = publisher.get_or_insert_with(|| {
+            let first = Presence::starting(*on_failure == OnFailure::End);
+            Publisher::new(Arc::clone(&services.store), pipeline, &services.node, first)
+        });
+        publisher.update(change);
+    }
+
+    async fn withdraw(&mut self) {
+        if let Some(publisher) = self.publisher.take() {
+            publisher.withdraw().await;
+        }
+    }
+
+    /// Runs it, with `plan` to begin with if there is one.
+    ///
+    /// # Errors
+    /// Why it failed, with [`OnFailure::End`].
+    pub(super) async fn run(mut self, mut plan: Option<Plan>) -> Result<(), NodeError> {
+        let result = loop {
+            if self.control.is_draining() {
+                break Ok(());
+            }
+            let Some(wanted) = self.wanted.borrow_and_update().clone() else {
+                self.withdraw().await;
+                tokio::select! {
+                    changed = self.wanted.changed() => if changed.is_err() { break Ok(()) },
+                    () = draining(&self.control) => {}
+                }
+                continue;
+            };
+            let begin = Instant::now();
+            let control = Control::below(&self.control);
+            control.awaits();
+            let lived = self.live(wanted.clone(), plan.take(), &control).await;
+            control.has_come();
+            match lived {
+                Ok(()) => self.failures = 0,
+                Err(error) if self.on_failure == OnFailure::End => break Err(error),
+                Err(error) => {
+                    if begin.elapsed() >= RECOVERED {
+                        self.failures = 0;
+                    }
+                    self.failed(&wanted, &error).await;
+                }
+            }
+        };
+        self.withdraw().await;
+        result
+    }
+
+    /// From loading to the end of all threads. `Ok` when they ended because something else is wanted.
+    async fn live(&mut self, mut now: Wanted, plan: Option<Plan>, control: &Arc<Control>) -> Result<(), NodeError> {
+        let begin = Instant::now();
+        self.publish(|presence| {
+            let by_itself = presence.by_itself;
+            *presence =
+                Presence { since: presence.since, activity: presence.activity, ..Presence::starting(by_itself) };
+            presence.activity = Activity::Starting;
+            presence.revision = now.record.revision;
+            presence.incarnation = now.record.incarnation;
+        });
+        let plan = match plan {
+            Some(plan) => plan,
+            None => match self.load(&now, control).await? {
+                Some(plan) => plan,
+                None => return Ok(()),
+            },
+        };
+        let threads = now.threads.min(plan.partitions.max(1) as usize);
+        let mut crew = Crew::start(&self.services, plan, threads, Arc::clone(control))?;
+        control.has_come();
+        let plan = crew.plan();
+        info!(
+            pipeline = plan.pipeline,
+            revision = plan.revision,
+            threads,
+            partitions = plan.partitions,
+            state = if plan.is_stateful() { "kept" } else { "none" },
+            guarantee = %plan.guarantee,
+            took = ?begin.elapsed(),
+            "started"
+        );
+        let mut loading: Option<BoxFuture<'_, Result<Option<Plan>, NodeError>>> = None;
+        let mut busy = Busy::new();
+        loop {
+            let services = Arc::clone(&self.services);
+            tokio::select! {
+                ended = crew.ended() => {
+                    if ended.is_ok() {
+                        info!(pipeline = plan.pipeline, "stopped; everything is committed");
+                    }
+                    return ended;
+                }
+                changed = self.wanted.changed() => {
+                    let wanted = self.wanted.borrow_and_update().clone();
+                    match wanted.filter(|wanted| changed.is_ok() && wanted.record.incarnation == now.record.incarnation) {
+                        None => {
+                            self.publish(|presence| presence.activity = Activity::Stopping);
+                            crew.drain();
+                            // What is wanted then is looked at when they have ended.
+                            loading = None;
+                            now.record.incarnation = 0;
+                            if changed.is_err() {
+                                return crew.ended().await;
+                            }
+                        }
+                        Some(wanted) => {
+                            if wanted.record.revision != now.record.revision {
+                                let (record, control) = (wanted.record.clone(), Arc::clone(control));
+                                loading = Some(Box::pin(async move { services.plan(&record, &control).await }));
+                            }
+                            if wanted.threads != now.threads {
+                                crew.resize(wanted.threads.min(plan.partitions.max(1) as usize))?;
+                            }
+                            now = wanted;
+                        }
+                    }
+                }
+                Some(loaded) = OptionFuture::from(loading.as_mut()) => {
+                    loading = None;
+                    match loaded {
+                        Ok(None) => {}
+                        Ok(Some(next)) => {
+                            self.publish(|presence| presence.problem = None);
+                            let revision = next.revision;
+                            if crew.plan().may_become(&next) {
+                                info!(pipeline = plan.pipeline, revision, "changed; applied at the next commit");
+                                crew.follow(next);
+                            } else {
+                                info!(pipeline = plan.pipeline, revision, "changed; the threads commit and begin anew");
+                                crew.drain();
+                            }
+                        }
+                        Err(error) => {
+                            let revision = now.record.revision;
+                            error!(pipeline = plan.pipeline, "revision {revision} cannot be used, the one before goes on: {error}");
+                            let problem = format!("revision {revision} cannot be used: {error}");
+                            self.publish(|presence| presence.problem = Some(problem));
+                        }
+                    }
+                }
+                () = tokio::time::sleep(TICK) => {
+                    let (assigned, running) = control.task_counts();
+                    let measured = busy.measure(control.busy(), crew.threads());
+                    self.publish(|presence| {
+                        presence.activity = if control.is_draining() { Activity::Stopping } else { Activity::Running };
+                        presence.threads = crew.threads();
+                        presence.revision = crew.revision().unwrap_or(presence.revision);
+                        (presence.assigned, presence.running) = (assigned, running);
+                        presence.busy = measured.unwrap_or(presence.busy);
+                    });
+                }
+            }
+        }
+    }
+
+    /// `None` when something else is wanted before it is loaded.
+    async fn load(&mut self, wanted: &Wanted, control: &Arc<Control>) -> Result<Option<Plan>, NodeError> {
+        let mut changes = self.wanted.clone();
+        let loaded = tokio::select! {
+            loaded = self.services.plan(&wanted.record, control) => loaded,
+            _ = changes.changed() => Ok(None),
+        };
+        if matches!(loaded, Ok(None)) {
+            // What still waits for topics ends.
+            control.drain(Duration::ZERO);
+        }
+        loaded
+    }
+
+    /// Waits for the next try.
+    async fn failed(&mut self, before: &Wanted, error: &NodeError) {
+        let pause = RETRIES.get(self.failures).filter(|_| !error.is_bad_input());
+        self.failures += 1;
+        let name = &self.services.node;
+        match pause {
+            Some(pause) => warn!(node = %name, "{error}\ntrying again in {pause:?}"),
+            None => error!(
+                "{error}\nit stays stopped here; change it with `sluicegate deploy`, or try again with `sluicegate resume`"
+            ),
+        }
+        self.publish(|presence| {
+            presence.activity = if pause.is_some() { Activity::Retrying } else { Activity::Failed };
+            (presence.threads, presence.assigned, presence.running, presence.busy) = (0, 0, 0, 0);
+            presence.problem = Some(error.to_string());
+        });
+        let again = async {
+            match pause {
+                Some(pause) => tokio::time::sleep(*pause).await,
+                None => std::future::pending().await,
+            }
+        };
+        let changed = async {
+            loop {
+                if self.wanted.changed().await.is_err() {
+                    return;
+                }
+                let is_new = self.wanted.borrow_and_update().as_ref().is_none_or(|wanted| wanted.is_new(before));
+                if is_new {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = again => {}
+            () = changed => self.failures = 0,
+            () = draining(&self.control) => {}
+        }
+    }
+}
+
+/// What threads were busy, measured over a while.
+struct Busy {
+    since: Instant,
+    before: Duration,
+}
+
+impl Busy {
+    fn new() -> Self {
+        Self { since: Instant::now(), before: Duration::ZERO }
+    }
+
+    /// Thousandths of the threads' time, when enough of it has passed; rounded, so that it does not change all the time.
+    fn measure(&mut self, busy: Duration, threads: usize) -> Option<u32> {
+        let over = self.since.elapsed();
+        if over < BUSY_OVER {
+            return None;
+        }
+        let share = (busy - self.before).as_secs_f64() / over.as_secs_f64() / threads.max(1) as f64;
+        *self = Self { since: Instant::now(), before: busy };
+        Some((share.min(1.0) * 20.0).round() as u32 * 50)
+    }
+}
