@@ -7,6 +7,7 @@
 //!
 //! Not here: what to do about a group event or an error; the worker decides.
 
+pub mod clients;
 pub mod consumer;
 mod context;
 pub mod embedded;

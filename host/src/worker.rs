@@ -13,6 +13,7 @@
 //! - [`commit`]: making what was done durable.
 //! - [`transaction`]: the same under exactly-once, with [`permit`] as what it needs to have.
 //! - [`settling`]: heads and chunks on their way, beside the thread.
+//! - [`runtime`]: time, chance, and what runs beside the thread.
 //! - [`gathering`]: where the threads of a node meet before they join their group.
 //! - [`control`]: how a node stops its threads.
 //! - [`failure`]: why a pipeline stops.
@@ -32,6 +33,7 @@ pub mod permit;
 pub mod plan;
 pub mod plans;
 pub mod restore;
+pub mod runtime;
 pub mod settling;
 pub mod step;
 pub mod task;

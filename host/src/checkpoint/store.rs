@@ -167,11 +167,15 @@ impl TaskStore {
         }
     }
 
-    /// Claims the task for `owner`; waits for a store that is away.
+    /// Claims the task for `owner`; waits, by `pause`, for a store that is away.
     ///
     /// # Errors
     /// When there is no head, or it is damaged, or the store refuses for good.
-    pub async fn claim(&self, owner: &str) -> Result<Claim, StateError> {
+    pub async fn claim<P: Future<Output = ()>>(
+        &self,
+        owner: &str,
+        pause: impl Fn(Duration) -> P,
+    ) -> Result<Claim, StateError> {
         let mut attempted: Option<Head> = None;
         let mut former_owner = String::new();
         loop {
@@ -179,7 +183,7 @@ impl TaskStore {
                 Ok(Some(found)) => found,
                 Ok(None) => return Err(StateError::NoHead { task: self.task.clone() }),
                 Err(error) if error.is_outage() => {
-                    tokio::time::sleep(OUTAGE_PAUSE).await;
+                    pause(OUTAGE_PAUSE).await;
                     continue;
                 }
                 Err(error) => return Err(error),

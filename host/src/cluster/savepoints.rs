@@ -471,7 +471,7 @@ mod tests {
         async fn claim(&self, incarnation: u64) -> Claim {
             let task = TaskStore::new(self.store.clone(), task_id(&self.pipeline, incarnation, 0));
             task.genesis(&protocol::tests::genesis()).await.unwrap();
-            task.claim("node-1").await.unwrap()
+            task.claim("node-1", tokio::time::sleep).await.unwrap()
         }
 
         async fn state(&self, incarnation: u64) -> (Head, TaskState) {
@@ -523,7 +523,10 @@ mod tests {
         let (head, restored) = bench.state(2).await;
         assert_eq!((head.committed.offsets["orders"], restored.store(0).get(b"key")), (110, Some(&b"before"[..])));
         // Its next owner's chunks get names that none of these has.
-        let claim = TaskStore::new(bench.store.clone(), task_id(&bench.pipeline, 2, 0)).claim("node-2").await.unwrap();
+        let claim = TaskStore::new(bench.store.clone(), task_id(&bench.pipeline, 2, 0))
+            .claim("node-2", tokio::time::sleep)
+            .await
+            .unwrap();
         assert!(head.chunks.keys().all(|chunk| chunk.generation < claim.head().generation));
         assert_eq!(bench.savepoints().list().await.unwrap(), [("s".to_owned(), made)]);
     }

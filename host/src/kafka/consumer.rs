@@ -213,6 +213,12 @@ pub struct RequestError {
 }
 
 impl RequestError {
+    /// `action` failed with `code`.
+    #[must_use]
+    pub fn new(action: &'static str, code: RDKafkaErrorCode) -> Self {
+        Self { action, source: KafkaError::Global(code) }
+    }
+
     /// Whether the same request may succeed later.
     #[must_use]
     pub fn is_retriable(&self) -> bool {

@@ -415,6 +415,14 @@ pub struct HeaderIter<'a> {
     message: PhantomData<&'a [u8]>,
 }
 
+impl HeaderIter<'_> {
+    /// Of a record without headers.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { headers: ptr::null_mut(), index: 0, message: PhantomData }
+    }
+}
+
 impl<'a> Iterator for HeaderIter<'a> {
     type Item = (&'a [u8], Option<&'a [u8]>);
 

@@ -44,9 +44,9 @@ pub struct Transactions {
     pub timeout: Duration,
 }
 
-/// A topic of one producer. Not valid for another.
+/// A topic of one producer, by the order in which it was first asked for. Not valid for another.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct TopicHandle(usize);
+pub struct TopicHandle(pub usize);
 
 /// A record was not taken.
 #[derive(Clone, Debug, Error)]
@@ -129,6 +129,15 @@ impl fmt::Display for DeliveryFailure {
 /// Everything sent has been written, and nothing sent since the producer was made has failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Flushed(());
+
+impl Flushed {
+    /// Only for what implements [`ProducerClient::flush`](super::clients::ProducerClient::flush), and only as its answer: a commit
+    /// relies on it.
+    #[must_use]
+    pub fn attested() -> Self {
+        Self(())
+    }
+}
 
 /// Not everything sent has been written.
 #[derive(Clone, Debug, Error)]
@@ -340,7 +349,7 @@ impl Producer {
                 return Err(FlushError::Refused { count: ledger.failures_count, first: first.clone() });
             }
             match written {
-                Ok(true) => return Ok(Flushed(())),
+                Ok(true) => return Ok(Flushed::attested()),
                 Ok(false) if left.is_zero() => return Err(FlushError::TimedOut { in_flight: self.in_flight() }),
                 Ok(false) => {}
                 Err(code) => return Err(FlushError::Fatal { text: code.to_string() }),

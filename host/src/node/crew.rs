@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tracing::error;
 
 use super::{NodeError, Services};
+use crate::kafka::settings::KafkaSettings;
 use crate::meta::MetaStore;
 use crate::worker::control::Control;
 use crate::worker::failure::Failure;
@@ -16,6 +17,7 @@ use crate::worker::gathering::Gathering;
 use crate::worker::orphans::Orphans;
 use crate::worker::plan::Plan;
 use crate::worker::plans::Plans;
+use crate::worker::runtime::Runtime;
 use crate::worker::thread::{Equipment, Thread};
 
 /// How a thread ended.
@@ -23,7 +25,7 @@ type Ending = (usize, std::thread::Result<Result<(), Failure>>);
 
 /// Threads that work by the same plan. When one fails, the others commit and end.
 pub(super) struct Crew {
-    equipment: Equipment,
+    equipment: Equipment<KafkaSettings>,
     drain_deadline: Duration,
     wanted: usize,
     members: BTreeMap<usize, Arc<Control>>,
@@ -46,12 +48,13 @@ impl Crew {
         let plan = Arc::new(plan);
         let meta = Arc::clone(&services.store) as Arc<dyn MetaStore>;
         let kafka = services.kafka.clone();
-        let orphans = Orphans::new(Arc::clone(&plan), Arc::clone(&meta), Handle::current(), kafka.clone());
+        let runtime: Arc<dyn Runtime> = Arc::new(Handle::current());
+        let orphans = Orphans::new(Arc::clone(&plan), Arc::clone(&meta), Arc::clone(&runtime), kafka.clone());
         let equipment = Equipment {
             plans: Arc::new(Plans::new(plan)),
             kafka,
             meta,
-            runtime: Handle::current(),
+            runtime,
             budget: Arc::clone(&services.budget),
             metrics: Arc::clone(&services.metrics),
             control,

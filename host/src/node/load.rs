@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::runtime::Handle;
 use tracing::info;
 use tracing::level_filters::LevelFilter;
 
@@ -22,6 +23,7 @@ use crate::meta::layout;
 use crate::meta::{MetaError, MetaStore};
 use crate::worker::control::Control;
 use crate::worker::plan::{OutletPlan, Plan, SinkPlan, SourcePlan, TransformPlan};
+use crate::worker::runtime::Runtime;
 use crate::worker::task;
 
 /// Why a plugin is not to be had.
@@ -343,8 +345,9 @@ fn grants(transform: &Transform) -> Grants {
 }
 
 async fn open_once(pipeline: &Pipeline, plan: Plan) -> Result<Plan, NodeError> {
+    let now_ms = Handle::current().now_ms();
     let opened = tokio::task::spawn_blocking(move || {
-        let opened = task::instantiate(&plan, 0).map(drop);
+        let opened = task::instantiate(&plan, 0, now_ms).map(drop);
         (plan, opened)
     });
     let (plan, opened) = opened.await.expect("opening a plugin neither panics nor is cancelled");

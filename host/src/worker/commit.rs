@@ -11,21 +11,22 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
 use tracing::{debug, info, warn};
 
 use super::budget::Budget;
 use super::failure::Failure;
 use super::outbox::Outbox;
 use super::plan::Plan;
+use super::runtime::Runtime;
 use super::settling::Settling;
-use super::task::{self, Durable, Task};
+use super::task::{Durable, Task};
 use super::transaction::{Outcome, Transaction};
 use crate::checkpoint::head::{Decider, Manifest};
 use crate::checkpoint::store::{PendingCommit, Settled};
 use crate::config::Guarantee;
 use crate::ids::ManifestId;
-use crate::kafka::consumer::{CommitError, CommitOffset, Consumer};
+use crate::kafka::clients::{ConsumerClient, Kafka};
+use crate::kafka::consumer::{CommitError, CommitOffset};
 use crate::kafka::producer::FlushError;
 use crate::meta::MetaStore;
 use crate::metrics::{Metrics, PipelineLabels};
@@ -84,7 +85,7 @@ pub enum Advanced {
 pub struct Committer {
     plan: Arc<Plan>,
     meta: Arc<dyn MetaStore>,
-    runtime: Handle,
+    runtime: Arc<dyn Runtime>,
     budget: Arc<Mutex<Budget>>,
     metrics: Arc<Metrics>,
     under_way: Option<UnderWay>,
@@ -97,7 +98,7 @@ impl Committer {
     pub fn new(
         plan: Arc<Plan>,
         meta: Arc<dyn MetaStore>,
-        runtime: Handle,
+        runtime: Arc<dyn Runtime>,
         budget: Arc<Mutex<Budget>>,
         metrics: Arc<Metrics>,
     ) -> Self {
@@ -124,7 +125,7 @@ impl Committer {
     /// How long the byte budget asks the next commit to wait beyond the interval.
     #[must_use]
     pub fn budget_delay(&self) -> Duration {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner).debt(Instant::now())
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).debt(self.runtime.now())
     }
 
     /// Begins a commit of everything that was done: takes what the guests hold back. Does nothing when one is under way.
@@ -134,13 +135,13 @@ impl Committer {
     pub fn begin(&mut self, tasks: &mut Tasks) -> Result<(), Failure> {
         if self.under_way.is_none() {
             for task in tasks.iter_mut().flatten().filter(|task| task.dirty) {
-                task.flush(&self.plan)?;
+                task.flush(&self.plan, self.runtime.now_ms())?;
             }
             let phase = match self.plan.guarantee {
                 Guarantee::AtLeastOnce => Phase::Flush,
                 Guarantee::ExactlyOnce => {
                     let settling = self.plan.is_stateful().then(|| self.settling(tasks));
-                    Phase::Transaction(Transaction::new(settling))
+                    Phase::Transaction(Transaction::new(Arc::clone(&self.runtime), settling))
                 }
             };
             self.go(phase);
@@ -149,7 +150,7 @@ impl Committer {
     }
 
     fn go(&mut self, phase: Phase) {
-        let now = Instant::now();
+        let now = self.runtime.now();
         self.under_way = Some(UnderWay { phase, began: now, said: now });
     }
 
@@ -157,7 +158,7 @@ impl Committer {
     pub fn abort(&mut self, tasks: &Tasks, reason: &str) {
         match &mut self.under_way {
             Some(UnderWay { phase: Phase::Transaction(transaction), .. }) => transaction.abort(tasks, reason),
-            _ => self.go(Phase::Transaction(Transaction::to_abort(reason))),
+            _ => self.go(Phase::Transaction(Transaction::to_abort(Arc::clone(&self.runtime), reason))),
         }
     }
 
@@ -177,11 +178,11 @@ impl Committer {
     ///
     /// # Errors
     /// It cannot be made, and waiting does not help.
-    pub fn advance(
+    pub fn advance<K: Kafka>(
         &mut self,
         tasks: &mut Tasks,
-        outbox: &mut Outbox,
-        consumer: &mut Consumer,
+        outbox: &mut Outbox<K>,
+        consumer: &mut K::Consumer,
         wait: Duration,
     ) -> Result<Advanced, Failure> {
         let Some(mut under_way) = self.under_way.take() else { return Ok(Advanced::Ended { lost: Vec::new() }) };
@@ -207,7 +208,7 @@ impl Committer {
                     Err(error) if error.is_outage() => {
                         debug!("commit: {error}");
                         // The store answers at once that it is away; the group has to be looked after meanwhile.
-                        std::thread::sleep(wait.min(Duration::from_millis(50)));
+                        self.runtime.sleep(wait.min(Duration::from_millis(50)));
                         "the metadata store"
                     }
                     Err(error) => return Err(error.into()),
@@ -241,13 +242,13 @@ impl Committer {
                     Outcome::Unknown { reason } => return Ok(Advanced::Unknown { reason }),
                 },
             };
-            if under_way.said.elapsed() >= WAIT_MESSAGE {
-                let waited_s = under_way.began.elapsed().as_secs();
+            if self.runtime.since(under_way.said) >= WAIT_MESSAGE {
+                let waited_s = self.runtime.since(under_way.began).as_secs();
                 warn!(
                     pipeline = self.plan.pipeline,
                     waited_s, "waiting for {waiting} to commit; no records are processed meanwhile"
                 );
-                under_way.said = Instant::now();
+                under_way.said = self.runtime.now();
                 self.metrics.commit_waits.get_or_create(&self.labels()).inc();
             }
             self.under_way = Some(under_way);
@@ -268,7 +269,7 @@ impl Committer {
             };
             let offsets = plan.sources.iter().zip(next.iter()).map(|(source, next)| (source.topic.clone(), *next));
             let make = |epoch, chunks| Manifest {
-                id: ManifestId { epoch, nonce: rand::random() },
+                id: ManifestId { epoch, nonce: self.runtime.nonce() },
                 chunks,
                 offsets: offsets.collect(),
                 watermark: None,
@@ -281,7 +282,7 @@ impl Committer {
             Some(claim.commit(decider, ledger, state, make))
         };
         let commits = tasks.iter_mut().flatten().filter(|task| task.dirty).filter_map(commit).collect();
-        Settling::new(Arc::clone(&self.meta), self.runtime.clone(), commits)
+        Settling::new(Arc::clone(&self.meta), Arc::clone(&self.runtime), commits)
     }
 
     /// After the last commit of tasks that leave, under exactly-once: lets the heads say what Kafka says, so that the pipeline goes
@@ -294,7 +295,7 @@ impl Committer {
         if commits.is_empty() {
             return;
         }
-        match Settling::new(Arc::clone(&self.meta), self.runtime.clone(), commits).wait(wait) {
+        match Settling::new(Arc::clone(&self.meta), Arc::clone(&self.runtime), commits).wait(wait) {
             Ok(Some(_)) => {}
             Ok(None) => debug!("the metadata store takes too long to note the end; kafka knows it"),
             Err(error) => debug!("the metadata store does not note the end, kafka knows it: {error}"),
@@ -302,7 +303,7 @@ impl Committer {
     }
 
     /// Takes settled commits in; returns the tasks that were lost.
-    fn settled(&self, commits: Vec<PendingCommit>, tasks: &mut Tasks, consumer: &mut Consumer) -> Vec<u32> {
+    fn settled(&self, commits: Vec<PendingCommit>, tasks: &mut Tasks, consumer: &mut impl ConsumerClient) -> Vec<u32> {
         let mut lost = Vec::new();
         let mut offsets = Vec::new();
         let mut bytes = 0;
@@ -330,14 +331,14 @@ impl Committer {
     }
 
     fn wrote(&self, bytes: u64) {
-        self.budget.lock().unwrap_or_else(PoisonError::into_inner).spend(bytes, Instant::now());
+        self.budget.lock().unwrap_or_else(PoisonError::into_inner).spend(bytes, self.runtime.now());
         self.metrics.checkpoint_bytes.get_or_create(&self.labels()).inc_by(bytes);
     }
 
     fn ended(&mut self, lost: Vec<u32>, began: Instant) -> Advanced {
-        let (labels, took) = (self.labels(), began.elapsed());
+        let (labels, took) = (self.labels(), self.runtime.since(began));
         self.metrics.commit_duration.get_or_create(&labels).observe(took.as_secs_f64());
-        self.metrics.last_commit.get_or_create(&labels).set(task::now_ms() as f64 / 1000.0);
+        self.metrics.last_commit.get_or_create(&labels).set(self.runtime.now_ms() as f64 / 1000.0);
         self.last_took = Some(took);
         Advanced::Ended { lost }
     }
@@ -348,7 +349,7 @@ pub(super) fn mark_committed(task: &mut Task) {
     task.dirty = false;
 }
 
-fn commit_offsets(tasks: &Tasks, consumer: &mut Consumer, wait: Duration) -> Result<(), CommitError> {
+fn commit_offsets(tasks: &Tasks, consumer: &mut impl ConsumerClient, wait: Duration) -> Result<(), CommitError> {
     let dirty = tasks.iter().flatten().filter(|task| task.dirty);
     let positions = dirty.flat_map(|task| task.positions());
     let commit = |(partition, offset)| CommitOffset { partition, offset, metadata: String::new() };

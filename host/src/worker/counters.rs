@@ -14,6 +14,7 @@ use super::plan::Plan;
 use super::task::Task;
 use crate::engine::Instance;
 use crate::kafka::TopicPartition;
+use crate::kafka::clients::Kafka;
 use crate::metrics::{Metrics, PartitionLabels, PipelineLabels, TaskLabels, TopicLabels, TransformLabels};
 use crate::record::Batch;
 
@@ -56,7 +57,7 @@ impl Counters {
         }
     }
 
-    pub(super) fn sent(&self, outbox: &mut Outbox) {
+    pub(super) fn sent<K: Kafka>(&self, outbox: &mut Outbox<K>) {
         outbox.take_sent().for_each(|(sink, count)| {
             self.sent[sink].inc_by(count);
         });

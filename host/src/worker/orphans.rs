@@ -6,14 +6,15 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::runtime::Handle;
+use futures::FutureExt;
 use tracing::{debug, info};
 
 use super::plan::Plan;
-use crate::kafka::producer::{Producer, ProducerOptions, Transactions};
-use crate::kafka::settings::KafkaSettings;
+use super::runtime::Runtime;
+use crate::kafka::clients::{Kafka, ProducerClient};
+use crate::kafka::producer::{ProducerOptions, Transactions};
 use crate::kafka::transaction::TransactionError;
 use crate::meta::MetaStore;
 use crate::meta::layout::{self, Segment};
@@ -26,18 +27,18 @@ const LOOK_PAUSE: Duration = Duration::from_millis(250);
 const INIT_WAIT: Duration = Duration::from_secs(1);
 
 /// Ends what dead owners left open; one for all threads of a pipeline, so that each owner is looked after once.
-pub struct Orphans {
+pub struct Orphans<K> {
     plan: Arc<Plan>,
     meta: Arc<dyn MetaStore>,
-    runtime: Handle,
-    kafka: KafkaSettings,
+    runtime: Arc<dyn Runtime>,
+    kafka: K,
     watched: Arc<Mutex<BTreeSet<String>>>,
 }
 
-impl Orphans {
+impl<K: Kafka> Orphans<K> {
     /// For the threads of a pipeline.
     #[must_use]
-    pub fn new(plan: Arc<Plan>, meta: Arc<dyn MetaStore>, runtime: Handle, kafka: KafkaSettings) -> Self {
+    pub fn new(plan: Arc<Plan>, meta: Arc<dyn MetaStore>, runtime: Arc<dyn Runtime>, kafka: K) -> Self {
         Self { plan, meta, runtime, kafka, watched: Arc::default() }
     }
 
@@ -49,22 +50,25 @@ impl Orphans {
         }
         let (meta, kafka, watched) = (Arc::clone(&self.meta), self.kafka.clone(), Arc::clone(&self.watched));
         let (owner, transactions) = (owner.to_owned(), self.plan.transactions(owner));
-        self.runtime.spawn(async move {
-            let until = Instant::now() + transactions.timeout + SLACK;
+        let runtime = Arc::clone(&self.runtime);
+        let work = async move {
+            let until = runtime.now() + transactions.timeout + SLACK;
             let path = layout::node(&node);
-            while Instant::now() < until {
+            while runtime.now() < until {
                 if matches!(meta.get(&path).await, Ok(None)) {
-                    let ended = tokio::task::spawn_blocking(move || end(&kafka, transactions, until)).await;
-                    match ended.map_err(|error| error.to_string()).flatten() {
+                    let clock = Arc::clone(&runtime);
+                    let ending = move || end(&kafka, transactions, || clock.now() < until);
+                    match runtime.blocking(Box::new(ending)).await.unwrap_or_else(|| Err("given up".to_owned())) {
                         Ok(()) => info!(%owner, "ended what a thread left open when its node died"),
                         Err(error) => debug!(%owner, "its transaction is left to its time-out: {error}"),
                     }
                     break;
                 }
-                tokio::time::sleep(LOOK_PAUSE).await;
+                runtime.pause(LOOK_PAUSE).await;
             }
             watched.lock().unwrap_or_else(PoisonError::into_inner).remove(&owner);
-        });
+        };
+        self.runtime.spawn(work.boxed());
     }
 }
 
@@ -74,14 +78,14 @@ fn node_of(owner: &str, group: &str) -> Option<Segment> {
     Segment::new(node).ok()
 }
 
-fn end(kafka: &KafkaSettings, transactions: Transactions, until: Instant) -> Result<(), String> {
+fn end<K: Kafka>(kafka: &K, transactions: Transactions, in_time: impl Fn() -> bool) -> Result<(), String> {
     let client_id = format!("{}-successor", transactions.id);
     let options = ProducerOptions { client_id, transactions: Some(transactions) };
-    let producer = Producer::new(kafka, &options).map_err(|error| error.to_string())?;
+    let producer = kafka.producer(&options).map_err(|error| error.to_string())?;
     loop {
         match producer.init_transactions(INIT_WAIT) {
             Ok(()) => return Ok(()),
-            Err(TransactionError::Again { .. }) if Instant::now() < until => {}
+            Err(TransactionError::Again { .. }) if in_time() => {}
             Err(error) => return Err(error.to_string()),
         }
     }

@@ -8,10 +8,10 @@ use super::permit::CommitPermit;
 use super::plan::{Plan, SinkPlan};
 use super::throttle::Throttle;
 use crate::config::Guarantee;
+use crate::kafka::clients::{ConsumerClient, Kafka, ProducerClient};
 use crate::kafka::consumer::CommitOffset;
-use crate::kafka::producer::{FlushError, Flushed, Producer, ProducerEvent, ProducerOptions, SendError, TopicHandle};
-use crate::kafka::settings::KafkaSettings;
-use crate::kafka::transaction::{Membership, TransactionError};
+use crate::kafka::producer::{FlushError, Flushed, ProducerEvent, ProducerOptions, SendError, TopicHandle};
+use crate::kafka::transaction::TransactionError;
 use crate::kafka::{ClientError, partition};
 use crate::record::RecordView;
 
@@ -21,8 +21,8 @@ const ROOM_WAIT: Duration = Duration::from_millis(5);
 const FULL_MESSAGE: Duration = Duration::from_secs(10);
 
 /// Sends records to sinks.
-pub struct Outbox {
-    producer: Producer,
+pub struct Outbox<K: Kafka> {
+    producer: K::Producer,
     sources: Vec<String>,
     sinks: Vec<Sink>,
     sent: Vec<u64>,
@@ -39,14 +39,14 @@ struct Sink {
     partitions: i32,
 }
 
-impl Outbox {
+impl<K: Kafka> Outbox<K> {
     /// A producer for the sinks of `plan`, under a name that is nobody else's and stays the same over restarts.
     ///
     /// # Errors
     /// Settings that cannot be used.
-    pub fn new(settings: &KafkaSettings, plan: &Plan, name: String) -> Result<Self, ClientError> {
+    pub fn new(kafka: &K, plan: &Plan, name: String) -> Result<Self, ClientError> {
         let transactions = (plan.guarantee == Guarantee::ExactlyOnce).then(|| plan.transactions(&name));
-        let mut producer = Producer::new(settings, &ProducerOptions { client_id: name, transactions })?;
+        let mut producer = kafka.producer(&ProducerOptions { client_id: name, transactions })?;
         let sinks = sinks(&mut producer, plan)?;
         let sent = vec![0; sinks.len()];
         let sources = plan.sources.iter().map(|source| source.topic.clone()).collect();
@@ -97,7 +97,7 @@ impl Outbox {
         &self,
         permit: CommitPermit,
         offsets: &[CommitOffset],
-        membership: &Membership,
+        membership: &<K::Consumer as ConsumerClient>::Membership,
         wait: Duration,
     ) -> Result<OffsetsSent, (CommitPermit, TransactionError)> {
         match self.producer.send_offsets(&self.sources, offsets, membership, wait) {
@@ -175,7 +175,7 @@ impl Outbox {
     /// # Errors
     /// It is not; see [`FlushError`].
     pub fn flush(&self, wait: Duration) -> Result<Flushed, FlushError> {
-        self.producer.flush(Instant::now() + wait)
+        self.producer.flush(wait)
     }
 
     /// Hears what the producer reports.
@@ -200,7 +200,7 @@ impl Outbox {
     }
 }
 
-fn sinks(producer: &mut Producer, plan: &Plan) -> Result<Vec<Sink>, ClientError> {
+fn sinks(producer: &mut impl ProducerClient, plan: &Plan) -> Result<Vec<Sink>, ClientError> {
     let mut sink = |sink: &SinkPlan| {
         let partitions = i32::try_from(sink.partitions).unwrap_or(i32::MAX);
         Ok(Sink { topic: producer.topic(&sink.topic)?, partitions })

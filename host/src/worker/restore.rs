@@ -8,15 +8,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
+use futures::FutureExt;
+use futures::future::AbortHandle;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 use tracing::{debug, info, warn};
 
 use super::compatible;
 use super::failure::Failure;
 use super::orphans::Orphans;
 use super::plan::Plan;
+use super::runtime::Runtime;
 use super::task::{self, Durable, Task};
 use crate::checkpoint::head::Head;
 use crate::checkpoint::protocol;
@@ -24,7 +25,8 @@ use crate::checkpoint::resolve::{self, GroupOffset, GroupOffsets, StatelessStart
 use crate::checkpoint::store::{Claim, StateError, TaskStore};
 use crate::config::{Guarantee, Start};
 use crate::kafka::TopicPartition;
-use crate::kafka::consumer::{self, CommitOffset, Consumer};
+use crate::kafka::clients::{ConsumerClient, Kafka};
+use crate::kafka::consumer::{self, CommitOffset};
 use crate::meta::layout;
 use crate::meta::{MetaError, MetaStore, Write};
 
@@ -95,17 +97,17 @@ pub enum Asked {
 }
 
 impl Attempt {
-    /// How long it has taken so far.
+    /// When it began.
     #[must_use]
-    pub fn age(&self) -> Duration {
-        self.began.elapsed()
+    pub fn began(&self) -> Instant {
+        self.began
     }
 
     /// Stays at `stage` and asks again after a pause.
-    fn wait(&mut self, partition: u32, stage: Stage, error: &dyn std::fmt::Display) -> Asked {
+    fn wait(&mut self, partition: u32, stage: Stage, now: Instant, error: &dyn std::fmt::Display) -> Asked {
         warn!(partition, "waiting: {error}");
         self.stage = stage;
-        self.not_before = Some(Instant::now() + ASK_PAUSE);
+        self.not_before = Some(now + ASK_PAUSE);
         Asked::InVain
     }
 }
@@ -119,25 +121,25 @@ impl Drop for Attempt {
 }
 
 /// Brings tasks up.
-pub struct Restorer {
+pub struct Restorer<K> {
     plan: Arc<Plan>,
     meta: Arc<dyn MetaStore>,
-    runtime: Handle,
+    runtime: Arc<dyn Runtime>,
     owner: String,
-    orphans: Arc<Orphans>,
+    orphans: Arc<Orphans<K>>,
     last_attempt: u64,
     reports: mpsc::UnboundedSender<Report>,
     inbox: mpsc::UnboundedReceiver<Report>,
 }
 
-impl Restorer {
+impl<K: Kafka> Restorer<K> {
     /// For the tasks of one thread, which claims as `owner`.
     #[must_use]
     pub fn new(
         plan: Arc<Plan>,
         meta: Arc<dyn MetaStore>,
-        runtime: Handle,
-        orphans: Arc<Orphans>,
+        runtime: Arc<dyn Runtime>,
+        orphans: Arc<Orphans<K>>,
         owner: String,
     ) -> Self {
         let (reports, inbox) = mpsc::unbounded_channel();
@@ -154,7 +156,7 @@ impl Restorer {
         self.last_attempt += 1;
         let mut attempt = Attempt {
             number: self.last_attempt,
-            began: Instant::now(),
+            began: self.runtime.now(),
             stage: Stage::Away,
             running: None,
             not_before: None,
@@ -205,9 +207,9 @@ impl Restorer {
         &mut self,
         partition: u32,
         attempt: &mut Attempt,
-        consumer: &mut Consumer,
+        consumer: &mut K::Consumer,
     ) -> Result<Asked, Failure> {
-        if attempt.not_before.is_some_and(|not_before| Instant::now() < not_before) {
+        if attempt.not_before.is_some_and(|not_before| self.runtime.now() < not_before) {
             return Ok(Asked::Answered);
         }
         attempt.not_before = None;
@@ -216,7 +218,7 @@ impl Restorer {
             Stage::Genesis => match self.genesis_offsets(partition, consumer) {
                 Ok(offsets) => {
                     let partitions = self.plan.source_partitions();
-                    let head = protocol::genesis(rand::random(), offsets, partitions, self.plan.identities());
+                    let head = protocol::genesis(self.runtime.nonce(), offsets, partitions, self.plan.identities());
                     self.claim(partition, attempt, Some(head));
                     return Ok(Asked::Answered);
                 }
@@ -232,29 +234,32 @@ impl Restorer {
             },
         };
         let (stage, error) = asked;
-        if error.is_retriable() { Ok(attempt.wait(partition, stage, &error)) } else { Err(error.into()) }
+        if error.is_retriable() {
+            Ok(attempt.wait(partition, stage, self.runtime.now(), &error))
+        } else {
+            Err(error.into())
+        }
     }
 
     fn spawn(&self, partition: u32, attempt: &mut Attempt, work: impl Future<Output = Progress> + Send + 'static) {
         let (reports, number) = (self.reports.clone(), attempt.number);
-        let running = self.runtime.spawn(async move {
+        attempt.running = Some(self.runtime.spawn_abortable(async move {
             let progress = work.await;
             // The thread is gone: nobody waits for the task any more.
             let _ = reports.send(Report { partition, attempt: number, progress });
-        });
-        attempt.running = Some(running.abort_handle());
+        }));
     }
 
     /// Claims the task, after genesis if that is given.
     fn claim(&self, partition: u32, attempt: &mut Attempt, genesis: Option<Head>) {
         let store = TaskStore::new(Arc::clone(&self.meta), self.plan.task(partition));
-        let owner = self.owner.clone();
+        let (owner, runtime) = (self.owner.clone(), Arc::clone(&self.runtime));
         self.spawn(partition, attempt, async move {
             let claimed = async {
                 if let Some(head) = genesis {
-                    through_outages(|| store.genesis(&head)).await?;
+                    through_outages(&*runtime, || store.genesis(&head)).await?;
                 }
-                store.claim(&owner).await
+                store.claim(&owner, |pause| runtime.pause(pause)).await
             };
             match claimed.await {
                 Ok(claim) => Progress::Claimed(Box::new(claim)),
@@ -278,11 +283,11 @@ impl Restorer {
         let offsets = compatible::offsets(&self.plan, &id, claim.head(), &manifest)?;
         // Under exactly-once Kafka gets to know what the task goes on from, even if no record comes.
         let dirty = self.plan.guarantee == Guarantee::ExactlyOnce && !resolve::names(kafka, &manifest);
-        let plan = Arc::clone(&self.plan);
+        let (plan, runtime) = (Arc::clone(&self.plan), Arc::clone(&self.runtime));
         let store = TaskStore::new(Arc::clone(&self.meta), id.clone());
         self.spawn(partition, attempt, async move {
-            let begin = Instant::now();
-            let restored = through_outages(|| async {
+            let begin = runtime.now();
+            let restored = through_outages(&*runtime, || async {
                 let mut state = plan.empty_state();
                 let ledger = store.restore(claim.head(), &manifest, &mut state).await?;
                 Ok((state, ledger))
@@ -291,7 +296,7 @@ impl Restorer {
                 Ok(restored) => restored,
                 Err(error) => {
                     // Chunks go when a later owner has no use for them any more.
-                    let now = through_outages(|| store.read()).await;
+                    let now = through_outages(&*runtime, || store.read()).await;
                     let superseded = |head: &Head| head.generation != claim.head().generation;
                     if matches!(&now, Ok(Some((head, _))) if superseded(head)) {
                         warn!(task = %id, "somebody else claimed the task while it was restored: claiming it again");
@@ -303,12 +308,12 @@ impl Restorer {
             if let Err(error) = claim.sweep().await {
                 debug!(task = %id, "chunks left behind stay until the next claim: {error}");
             }
-            let (keys, bytes, took) = (state.len(), state.bytes(), begin.elapsed());
+            let (keys, bytes, took) = (state.len(), state.bytes(), runtime.since(begin));
             info!(task = %id, epoch = %manifest.id.epoch, keys, bytes, ?offsets, ?took, "restored");
             let mut claim = *claim;
             claim.restored(manifest.id);
             let durable = Durable { claim, ledger };
-            let mut progress = open(plan, partition, state, Some(durable), offsets).await;
+            let mut progress = open(runtime, plan, partition, state, Some(durable), offsets).await;
             if let Progress::Ready(task) = &mut progress {
                 task.dirty = dirty;
             }
@@ -321,31 +326,33 @@ impl Restorer {
         &self,
         partition: u32,
         attempt: &mut Attempt,
-        consumer: &mut Consumer,
+        consumer: &mut K::Consumer,
         started: Option<bool>,
         kafka: &GroupOffsets,
     ) -> Result<Asked, Failure> {
         let id = self.plan.task(partition);
         let start = resolve::resolve_stateless(kafka, started.unwrap_or(false));
         let start = start.map_err(|gone| Failure::OffsetsGone { task: id.clone(), gone })?;
-        let (meta, plan) = (Arc::clone(&self.meta), Arc::clone(&self.plan));
+        let (meta, plan, runtime) = (Arc::clone(&self.meta), Arc::clone(&self.plan), Arc::clone(&self.runtime));
         match (start, started) {
             (StatelessStart::Resume(offsets), _) => {
                 if started != Some(true) {
                     // The process may have ended, or the answer been lost, between the first offsets and the mark. Beside the
                     // task, which does not wait for the metadata store.
-                    self.runtime.spawn(async move {
-                        if let Err(error) = through_outages(|| note_started(&*meta, &id)).await {
+                    let noting = Arc::clone(&runtime);
+                    let note = async move {
+                        if let Err(error) = through_outages(&*noting, || note_started(&*meta, &id)).await {
                             warn!(task = %id, "it is not noted that the task has started: {error}");
                         }
-                    });
+                    };
+                    runtime.spawn(note.boxed());
                 }
                 let offsets = plan.sources.iter().map(|source| offsets[&source.topic]).collect();
                 let state = plan.empty_state();
-                self.spawn(partition, attempt, open(plan, partition, state, None, offsets));
+                self.spawn(partition, attempt, open(runtime, plan, partition, state, None, offsets));
             }
             (StatelessStart::Genesis { .. }, None) => self.spawn(partition, attempt, async move {
-                match through_outages(|| started_once(&*meta, &id)).await {
+                match through_outages(&*runtime, || started_once(&*meta, &id)).await {
                     Ok(started) => Progress::Started(started),
                     Err(error) => Progress::Failed(error.into()),
                 }
@@ -355,7 +362,7 @@ impl Restorer {
                 let commits = match chosen {
                     Ok(chosen) => chosen,
                     Err(error) if error.is_retriable() => {
-                        return Ok(attempt.wait(partition, Stage::Stateless { started }, &error));
+                        return Ok(attempt.wait(partition, Stage::Stateless { started }, runtime.now(), &error));
                     }
                     Err(error) => return Err(error.into()),
                 };
@@ -363,10 +370,10 @@ impl Restorer {
                 let commits: Vec<CommitOffset> = commits.into_iter().map(commit).collect();
                 if let Err(error) = consumer.commit(&commits, KAFKA_WAIT) {
                     // Not its owner any more, or no answer: the group says what comes next.
-                    return Ok(attempt.wait(partition, Stage::Stateless { started }, &error));
+                    return Ok(attempt.wait(partition, Stage::Stateless { started }, runtime.now(), &error));
                 }
                 self.spawn(partition, attempt, async move {
-                    match through_outages(|| note_started(&*meta, &id)).await {
+                    match through_outages(&*runtime, || note_started(&*meta, &id)).await {
                         Ok(()) => Progress::Started(true),
                         Err(error) => Progress::Failed(error.into()),
                     }
@@ -377,7 +384,7 @@ impl Restorer {
     }
 
     /// What the group has committed for the inputs of a task, in one request.
-    fn committed(&self, partition: u32, consumer: &Consumer) -> Result<GroupOffsets, consumer::RequestError> {
+    fn committed(&self, partition: u32, consumer: &K::Consumer) -> Result<GroupOffsets, consumer::RequestError> {
         let partitions: Vec<TopicPartition> = task::partitions(partition, self.plan.sources.len()).collect();
         let committed = consumer.committed(&partitions, KAFKA_WAIT)?;
         let by_topic = self.plan.sources.iter().zip(committed);
@@ -392,7 +399,7 @@ impl Restorer {
     fn start_offsets(
         &self,
         partition: u32,
-        consumer: &Consumer,
+        consumer: &K::Consumer,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<Vec<(TopicPartition, i64)>, consumer::RequestError> {
         let inputs = task::partitions(partition, self.plan.sources.len()).zip(&self.plan.sources);
@@ -414,7 +421,7 @@ impl Restorer {
     fn genesis_offsets(
         &self,
         partition: u32,
-        consumer: &Consumer,
+        consumer: &K::Consumer,
     ) -> Result<BTreeMap<String, i64>, consumer::RequestError> {
         let kafka = self.committed(partition, consumer)?;
         let known: BTreeMap<String, i64> =
@@ -429,6 +436,7 @@ impl Restorer {
 
 /// Opens the instances; the last step. A plugin that says it failed is opened again a few times.
 async fn open(
+    runtime: Arc<dyn Runtime>,
     plan: Arc<Plan>,
     partition: u32,
     state: crate::state::TaskState,
@@ -437,14 +445,14 @@ async fn open(
 ) -> Progress {
     let mut pause = Duration::from_millis(100);
     for attempt in 1.. {
-        let opening = Arc::clone(&plan);
+        let (opening, now_ms) = (Arc::clone(&plan), runtime.now_ms());
         // Guests run on a thread that may block.
-        let opened = tokio::task::spawn_blocking(move || task::instantiate(&opening, partition)).await;
+        let opened = runtime.blocking(Box::new(move || task::instantiate(&opening, partition, now_ms))).await;
         match opened {
-            Ok(Ok(instances)) => {
+            Some(Ok(instances)) => {
                 return Progress::Ready(Box::new(Task::new(partition, instances, state, durable, offsets)));
             }
-            Ok(Err((at, error))) => {
+            Some(Err((at, error))) => {
                 let transform = plan.transforms[at].name.clone();
                 if !error.is_transient() || attempt == OPEN_ATTEMPTS {
                     return Progress::Failed(Failure::Open { transform, error });
@@ -452,9 +460,9 @@ async fn open(
                 warn!(partition, transform, attempt, "a plugin does not start, trying again: {error}");
             }
             // The runtime is being shut down.
-            Err(_) => break,
+            None => break,
         }
-        tokio::time::sleep(pause).await;
+        runtime.pause(pause).await;
         pause *= 2;
     }
     std::future::pending().await
@@ -462,6 +470,7 @@ async fn open(
 
 /// Repeats what is safe to repeat while the metadata store is away.
 async fn through_outages<T, F: Future<Output = Result<T, StateError>>>(
+    runtime: &dyn Runtime,
     mut work: impl FnMut() -> F,
 ) -> Result<T, StateError> {
     let mut said = false;
@@ -471,7 +480,7 @@ async fn through_outages<T, F: Future<Output = Result<T, StateError>>>(
                 if !std::mem::replace(&mut said, true) {
                     warn!("waiting: {error}");
                 }
-                tokio::time::sleep(OUTAGE_PAUSE).await;
+                runtime.pause(OUTAGE_PAUSE).await;
             }
             result => return result,
         }

@@ -8,29 +8,42 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
+use futures::future::AbortHandle;
+use tokio::sync::oneshot;
 
+use super::runtime::Runtime;
 use crate::checkpoint::store::{self, PendingCommit, StateError};
 use crate::meta::MetaStore;
 
 /// The commits, and how writing them went.
 type Written = (Vec<PendingCommit>, Result<(), StateError>);
 
+/// Commits on their way; whoever drops this gives them up.
+struct Writing {
+    written: oneshot::Receiver<Written>,
+    running: AbortHandle,
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
 /// Some commits, until each is settled.
 pub struct Settling {
     meta: Arc<dyn MetaStore>,
-    runtime: Handle,
+    runtime: Arc<dyn Runtime>,
     /// Those that nobody is writing at the moment.
     resting: Vec<PendingCommit>,
-    writing: Option<JoinHandle<Written>>,
+    writing: Option<Writing>,
     forgotten: BTreeSet<u32>,
 }
 
 impl Settling {
     /// Nothing is sent before [`Settling::wait`].
     #[must_use]
-    pub fn new(meta: Arc<dyn MetaStore>, runtime: Handle, commits: Vec<PendingCommit>) -> Self {
+    pub fn new(meta: Arc<dyn MetaStore>, runtime: Arc<dyn Runtime>, commits: Vec<PendingCommit>) -> Self {
         Self { meta, runtime, resting: commits, writing: None, forgotten: BTreeSet::new() }
     }
 
@@ -49,13 +62,16 @@ impl Settling {
         let mut writing = self.writing.take().unwrap_or_else(|| {
             let (meta, mut commits) = (Arc::clone(&self.meta), std::mem::take(&mut self.resting));
             commits.retain(|commit| !self.forgotten.contains(&commit.partition()));
-            self.runtime.spawn(async move {
+            let (done, written) = oneshot::channel();
+            let running = self.runtime.spawn_abortable(async move {
                 let result = store::settle(&*meta, &mut commits).await;
-                (commits, result)
-            })
+                // Nobody may want to know any more.
+                drop(done.send((commits, result)));
+            });
+            Writing { written, running }
         });
-        match self.runtime.block_on(async { tokio::time::timeout(wait, &mut writing).await }) {
-            Ok(Ok((mut commits, result))) => {
+        match self.runtime.output_of(&mut writing.written, wait) {
+            Some(Ok((mut commits, result))) => {
                 commits.retain(|commit| !self.forgotten.contains(&commit.partition()));
                 match result {
                     Ok(()) => Ok(Some(commits)),
@@ -66,19 +82,11 @@ impl Settling {
                 }
             }
             // A defect, whose message is out already, or the runtime's end: as a panic on the thread itself would.
-            Ok(Err(stopped)) => std::panic::resume_unwind(Box::new(stopped.to_string())),
-            Err(_) => {
+            Some(Err(stopped)) => std::panic::resume_unwind(Box::new(stopped.to_string())),
+            None => {
                 self.writing = Some(writing);
                 Ok(None)
             }
-        }
-    }
-}
-
-impl Drop for Settling {
-    fn drop(&mut self) {
-        if let Some(writing) = &self.writing {
-            writing.abort();
         }
     }
 }
@@ -153,14 +161,14 @@ mod tests {
             let store = TaskStore::new(self.meta.clone(), task);
             self.runtime.block_on(async {
                 store.genesis(&protocol::tests::genesis()).await.unwrap();
-                store.claim("node-1").await.unwrap()
+                store.claim("node-1", tokio::time::sleep).await.unwrap()
             })
         }
 
         fn settling(&self, commits: Vec<PendingCommit>) -> Settling {
             *self.meta.delay.lock().unwrap() = Duration::from_millis(60);
             *self.meta.writes.lock().unwrap() = 0;
-            Settling::new(self.meta.clone(), self.runtime.handle().clone(), commits)
+            Settling::new(self.meta.clone(), Arc::new(self.runtime.handle().clone()), commits)
         }
     }
 

@@ -1,7 +1,5 @@
 //! One task: a partition number, its state, its instances, and how far it has got.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use super::failure::{Failure, Origin, Span};
 use super::plan::Plan;
 use crate::checkpoint::ledger::Ledger;
@@ -120,12 +118,11 @@ impl Task {
     ///
     /// # Errors
     /// A plugin failed; the task has to go back to its last commit.
-    pub fn flush(&mut self, plan: &Plan) -> Result<(), Failure> {
-        let now = now_ms();
+    pub fn flush(&mut self, plan: &Plan, now_ms: i64) -> Result<(), Failure> {
         for ((instance, state), transform) in
             self.instances.iter_mut().zip(&mut self.state.transforms).zip(&plan.transforms)
         {
-            instance.flush(state, now).map_err(|error| Failure::Flush {
+            instance.flush(state, now_ms).map_err(|error| Failure::Flush {
                 transform: transform.name.clone(),
                 partition: self.partition,
                 error: Box::new(error),
@@ -145,10 +142,9 @@ pub fn partitions(partition: u32, inputs: usize) -> impl Iterator<Item = TopicPa
 ///
 /// # Errors
 /// One of them does not start: its index and why.
-pub fn instantiate(plan: &Plan, partition: u32) -> Result<Vec<Instance>, (usize, OpenError)> {
-    let now = now_ms();
+pub fn instantiate(plan: &Plan, partition: u32, now_ms: i64) -> Result<Vec<Instance>, (usize, OpenError)> {
     let open = |(at, transform): (usize, &super::plan::TransformPlan)| {
-        let options = transform.instance_options(&plan.pipeline, partition, now);
+        let options = transform.instance_options(&plan.pipeline, partition, now_ms);
         transform.plugin.instantiate(options).map_err(|error| (at, error))
     };
     plan.transforms.iter().enumerate().map(open).collect()
@@ -167,10 +163,4 @@ pub fn origin(plan: &Plan, batch: &Batch, index: u32) -> Origin {
 pub fn span(plan: &Plan, batch: &Batch) -> Span {
     let last_offset = batch.offsets.last().copied().unwrap_or(-1);
     Span { first: origin(plan, batch, 0), last_offset, records: batch.len() }
-}
-
-/// Milliseconds since 1970.
-#[must_use]
-pub fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

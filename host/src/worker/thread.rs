@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
 use tracing::{debug, error, info, warn};
 
 use super::budget::Budget;
@@ -20,14 +19,15 @@ use super::outbox::Outbox;
 use super::plan::Plan;
 use super::plans::Plans;
 use super::restore::{Asked, Attempt, Restorer};
+use super::runtime::Runtime;
 use super::step::{self, Observed, Step};
 use super::task::{self, Task};
 use super::throttle::Throttle;
 use crate::config::{Guarantee, OnError};
 use crate::kafka::TopicPartition;
-use crate::kafka::consumer::{Closed, Consumer, ConsumerEvent, ConsumerOptions, PartitionFault};
+use crate::kafka::clients::{ConsumerClient, Kafka};
+use crate::kafka::consumer::{Closed, ConsumerEvent, ConsumerOptions, PartitionFault};
 use crate::kafka::producer::SendError;
-use crate::kafka::settings::KafkaSettings;
 use crate::kafka::transaction::TransactionError;
 use crate::meta::MetaStore;
 use crate::metrics::Metrics;
@@ -65,15 +65,15 @@ const METRICS_EVERY: Duration = Duration::from_secs(1);
 
 /// What a thread is made with.
 #[derive(Clone)]
-pub struct Equipment {
+pub struct Equipment<K> {
     /// The pipeline.
     pub plans: Arc<Plans>,
     /// Where Kafka is.
-    pub kafka: KafkaSettings,
+    pub kafka: K,
     /// Where state is kept.
     pub meta: Arc<dyn MetaStore>,
-    /// For what waits for the metadata store.
-    pub runtime: Handle,
+    /// Time, chance, and what waits for the metadata store.
+    pub runtime: Arc<dyn Runtime>,
     /// The node's byte budget.
     pub budget: Arc<Mutex<Budget>>,
     /// The node's metrics.
@@ -81,7 +81,7 @@ pub struct Equipment {
     /// Stop and progress.
     pub control: Arc<Control>,
     /// Transactions of threads that have died.
-    pub orphans: Arc<Orphans>,
+    pub orphans: Arc<Orphans<K>>,
     /// Where the node's threads meet.
     pub gathering: Arc<Gathering>,
     /// The node's name.
@@ -106,17 +106,17 @@ struct Patience {
 }
 
 /// A worker thread.
-pub struct Thread {
-    equipment: Equipment,
+pub struct Thread<K: Kafka> {
+    equipment: Equipment<K>,
     number: usize,
     plan: Arc<Plan>,
     /// For [`Plans::newer`].
     plan_seen: u64,
     /// Client id, transactional id, and owner of claims.
     name: String,
-    consumer: Consumer,
-    outbox: Outbox,
-    restorer: Restorer,
+    consumer: K::Consumer,
+    outbox: Outbox<K>,
+    restorer: Restorer<K>,
     committer: Committer,
     slots: BTreeMap<u32, Slot>,
     tasks: Tasks,
@@ -132,12 +132,12 @@ pub struct Thread {
     group_offsets_at: Option<Instant>,
 }
 
-impl Thread {
+impl<K: Kafka> Thread<K> {
     /// Joins the group as thread `number` of its node.
     ///
     /// # Errors
     /// The clients could not be made.
-    pub fn join(equipment: Equipment, number: usize) -> Result<Self, Failure> {
+    pub fn join(equipment: Equipment<K>, number: usize) -> Result<Self, Failure> {
         let Equipment { plans, kafka, meta, runtime, budget, metrics, orphans, node, .. } = equipment.clone();
         let mut plan_seen = 0;
         let plan = plans.newer(&mut plan_seen).expect("the first plan is newer than none");
@@ -150,15 +150,15 @@ impl Thread {
         };
         // The producer first: it asks for its id half a second after it was made.
         let outbox = open_outbox(&equipment, &plan, &name, || Ok(()))?;
-        let consumer = Consumer::new(&kafka, &options)?;
+        let consumer = kafka.consumer(&options)?;
         consumer.meet_coordinator(GATHERING_WAIT);
         equipment.gathering.arrive(GATHERING_WAIT);
         consumer.join()?;
-        let now = Instant::now();
+        let now = runtime.now();
         Ok(Self {
             consumer,
             outbox,
-            restorer: Restorer::new(Arc::clone(&plan), Arc::clone(&meta), runtime.clone(), orphans, name.clone()),
+            restorer: Restorer::new(Arc::clone(&plan), Arc::clone(&meta), Arc::clone(&runtime), orphans, name.clone()),
             name,
             committer: Committer::new(Arc::clone(&plan), meta, runtime, budget, Arc::clone(&metrics)),
             slots: BTreeMap::new(),
@@ -211,9 +211,9 @@ impl Thread {
             self.report();
             match step::next(&self.observe()) {
                 Step::Commit => {
-                    let began = Instant::now();
+                    let began = self.equipment.runtime.now();
                     self.commit()?;
-                    self.equipment.control.worked(began.elapsed());
+                    self.equipment.control.worked(self.equipment.runtime.since(began));
                 }
                 Step::Change => self.change()?,
                 Step::Fetch { wait } => self.fetch(wait)?,
@@ -238,7 +238,7 @@ impl Thread {
     fn observe(&self) -> Observed {
         let dirty = self.tasks.iter().flatten().any(|task| task.dirty);
         Observed {
-            now: Instant::now(),
+            now: self.equipment.runtime.now(),
             last_commit: self.last_commit,
             commit_interval: self.plan.commit_interval,
             budget_delay: self.committer.budget_delay(),
@@ -266,7 +266,7 @@ impl Thread {
                 ConsumerEvent::Committed(Ok(())) => {}
                 ConsumerEvent::Committed(Err(error)) => {
                     debug!("group offsets: {error}");
-                    self.group_offsets_at = Some(Instant::now() + GROUP_OFFSETS_AGAIN);
+                    self.group_offsets_at = Some(self.equipment.runtime.now() + GROUP_OFFSETS_AGAIN);
                 }
                 ConsumerEvent::PartitionFailed { partition, fault, text } => {
                     self.partition_failed(partition, fault, text)?
@@ -375,16 +375,16 @@ impl Thread {
     /// Commits while the group waits. What cannot be committed in time is done again by the next owner. Returns the tasks that
     /// somebody else has claimed.
     fn commit_before_release(&mut self) -> Result<Vec<u32>, Failure> {
-        let until = Instant::now() + REVOKE_WAIT;
+        let until = self.equipment.runtime.now() + REVOKE_WAIT;
         if !self.committer.is_under_way() && !self.tasks.iter().flatten().any(|task| task.dirty) {
             return Ok(Vec::new());
         }
         self.begin_commit()?;
-        while Instant::now() < until && !self.equipment.control.is_overdue() {
+        while self.equipment.runtime.now() < until && !self.equipment.control.is_overdue() {
             match self.advance(COMMIT_WAIT)? {
                 Advanced::Waiting(_) => {}
                 Advanced::Ended { lost } => {
-                    self.last_commit = Instant::now();
+                    self.last_commit = self.equipment.runtime.now();
                     return Ok(lost);
                 }
                 Advanced::Aborted { lost, reason } => {
@@ -412,13 +412,13 @@ impl Thread {
 
     /// Aborts the transaction before anything else happens, or waits for the end of one that is being committed.
     fn abort_now(&mut self, reason: &str) -> Result<(), Failure> {
-        let until = Instant::now() + ABORT_WAIT;
+        let until = self.equipment.runtime.now() + ABORT_WAIT;
         self.committer.abort(&self.tasks, reason);
-        while Instant::now() < until {
+        while self.equipment.runtime.now() < until {
             match self.advance(COMMIT_WAIT)? {
                 Advanced::Waiting(_) => {}
                 Advanced::Ended { .. } => {
-                    self.last_commit = Instant::now();
+                    self.last_commit = self.equipment.runtime.now();
                     return Ok(());
                 }
                 Advanced::Aborted { lost, reason } => return self.go_back(&lost, &reason),
@@ -433,7 +433,7 @@ impl Thread {
     fn go_back(&mut self, lost: &[u32], reason: &str) -> Result<(), Failure> {
         warn!(pipeline = self.plan.pipeline, "the transaction was aborted, its records are processed again: {reason}");
         self.counters.aborted();
-        self.last_commit = Instant::now();
+        self.last_commit = self.equipment.runtime.now();
         let took_part = |task: &Task| task.dirty || task.inbox.iter().any(|inbox| !inbox.is_empty());
         let tasks = self.tasks.iter().flatten();
         let numbers: Vec<u32> = tasks.filter(|task| took_part(task)).map(|task| task.partition).collect();
@@ -451,10 +451,11 @@ impl Thread {
         let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::as_mut) else { return Ok(Vec::new()) };
         let partitions: Vec<TopicPartition> = task.partitions().collect();
         self.consumer.halt(&partitions)?;
-        let instances = task::instantiate(&self.plan, partition).map_err(|(at, error)| {
-            let transform = self.plan.transforms[at].name.clone();
-            Failure::Open { transform, error }
-        })?;
+        let instances =
+            task::instantiate(&self.plan, partition, self.equipment.runtime.now_ms()).map_err(|(at, error)| {
+                let transform = self.plan.transforms[at].name.clone();
+                Failure::Open { transform, error }
+            })?;
         task.roll_back(instances);
         let patience = self.slots.get(&partition).and_then(|slot| slot.patience.as_ref());
         let starts = patience.is_none_or(|patience| patience.resumed);
@@ -489,7 +490,7 @@ impl Thread {
                 slot.attempt = Some(self.restorer.begin(*number));
             }
         }
-        self.last_commit = Instant::now();
+        self.last_commit = self.equipment.runtime.now();
         Ok(())
     }
 
@@ -557,7 +558,7 @@ impl Thread {
             Advanced::Aborted { lost, reason } => self.go_back(&lost, &reason)?,
             Advanced::Unknown { reason } => self.recover(&reason)?,
             Advanced::Ended { lost } => {
-                self.last_commit = Instant::now();
+                self.last_commit = self.equipment.runtime.now();
                 for partition in lost {
                     self.claim_again(partition)?;
                 }
@@ -598,13 +599,13 @@ impl Thread {
             let Some(slot) = self.slots.get_mut(&partition) else { continue };
             let Some(attempt) = slot.attempt.as_mut() else { continue };
             if let Some(task) = self.restorer.report(attempt, report)? {
-                self.counters.restored(attempt.age());
+                self.counters.restored(self.equipment.runtime.since(attempt.began()));
                 slot.attempt = None;
                 positions.extend(task.positions());
                 debug!(task = %self.plan.task(partition), offsets = ?task.next, "running");
                 if task.durable.is_some() && self.plan.guarantee == Guarantee::AtLeastOnce {
                     // Its last owner may have ended between its commit and the group's.
-                    self.group_offsets_at = Some(Instant::now());
+                    self.group_offsets_at = Some(self.equipment.runtime.now());
                 }
                 self.tasks[partition as usize] = Some(Box::new(task));
             }
@@ -630,10 +631,10 @@ impl Thread {
             return Ok(());
         }
         let wait = self.equipment.control.left().map_or(LAST_OFFSETS_WAIT, |left| left.min(LAST_OFFSETS_WAIT));
-        let until = Instant::now() + wait;
+        let until = self.equipment.runtime.now() + wait;
         loop {
             let offsets: Vec<_> = self.tasks.iter().flatten().flat_map(|task| task.group_offsets()).collect();
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.saturating_duration_since(self.equipment.runtime.now());
             if offsets.is_empty() || left.is_zero() {
                 return Ok(());
             }
@@ -648,7 +649,7 @@ impl Thread {
 
     /// Tells the group again what the heads say. A topic without new records has no next commit that would.
     fn repeat_group_offsets(&mut self) {
-        if self.committer.is_under_way() || self.group_offsets_at.is_none_or(|at| Instant::now() < at) {
+        if self.committer.is_under_way() || self.group_offsets_at.is_none_or(|at| self.equipment.runtime.now() < at) {
             return;
         }
         self.group_offsets_at = None;
@@ -657,13 +658,13 @@ impl Thread {
             && let Err(error) = self.consumer.commit_later(&offsets)
         {
             debug!("group offsets: {error}");
-            self.group_offsets_at = Some(Instant::now() + GROUP_OFFSETS_AGAIN);
+            self.group_offsets_at = Some(self.equipment.runtime.now() + GROUP_OFFSETS_AGAIN);
         }
     }
 
     /// Resumes tasks whose plugin asked for patience.
     fn patience(&mut self) -> Result<(), Failure> {
-        let now = Instant::now();
+        let now = self.equipment.runtime.now();
         for (&partition, slot) in &mut self.slots {
             let (Some(patience), Some(Some(task))) = (&mut slot.patience, self.tasks.get(partition as usize)) else {
                 continue;
@@ -687,7 +688,7 @@ impl Thread {
             }
         })?;
         self.caught_up = fetched.records < plan.batch_records && fetched.bytes < plan.batch_bytes;
-        let began = (fetched.records > 0).then(Instant::now);
+        let began = (fetched.records > 0).then(|| self.equipment.runtime.now());
         for partition in 0..self.tasks.len() {
             // A transaction that is being aborted takes no more.
             if self.committer.is_under_way() {
@@ -705,7 +706,7 @@ impl Thread {
             self.process(partition)?;
         }
         if let Some(began) = began {
-            self.equipment.control.worked(began.elapsed());
+            self.equipment.control.worked(self.equipment.runtime.since(began));
         }
         Ok(())
     }
@@ -730,13 +731,14 @@ impl Thread {
         self.counters.taken(&batch);
         let mut sending = Sending {
             plan: &plan,
+            runtime: &*self.equipment.runtime,
             outbox: &mut self.outbox,
             consumer: &mut self.consumer,
             control: &self.equipment.control,
             counters: &mut self.counters,
-            served: Instant::now(),
+            served: self.equipment.runtime.now(),
         };
-        let now = task::now_ms();
+        let now = self.equipment.runtime.now_ms();
         match chain::run(&plan, &mut task.instances, &mut task.state, &mut batch, now, &mut sending) {
             Ok(()) => {
                 task.recycle(batch);
@@ -773,7 +775,7 @@ impl Thread {
         let (number, behind) = (task.partition, task.next.clone());
         let Some(slot) = self.slots.get_mut(&number) else { return Ok(()) };
         let pause = slot.patience.take().map_or(PATIENCE.0, |before| (before.pause * 2).min(PATIENCE.1));
-        slot.patience = Some(Patience { until: Instant::now() + pause, pause, resumed: false, behind });
+        slot.patience = Some(Patience { until: self.equipment.runtime.now() + pause, pause, resumed: false, behind });
         if self.is_exactly_once() {
             // The other tasks' outputs are in the same transaction.
             self.committer.abort(&self.tasks, "a plugin asks for patience");
@@ -789,12 +791,12 @@ impl Thread {
             self.counters.tasks(self.counted, now);
             self.counted = now;
         }
-        if self.metrics_at.elapsed() >= METRICS_EVERY {
-            self.metrics_at = Instant::now();
+        if self.equipment.runtime.since(self.metrics_at) >= METRICS_EVERY {
+            self.metrics_at = self.equipment.runtime.now();
             let delay = self.committer.budget_delay();
             self.counters.delay(delay.min(METRICS_EVERY));
-            if delay > self.plan.commit_interval && self.budget_said.elapsed() >= BUDGET_MESSAGE {
-                self.budget_said = Instant::now();
+            if delay > self.plan.commit_interval && self.equipment.runtime.since(self.budget_said) >= BUDGET_MESSAGE {
+                self.budget_said = self.equipment.runtime.now();
                 warn!(
                     pipeline = self.plan.pipeline,
                     ?delay,
@@ -815,28 +817,28 @@ fn numbers(partitions: &[TopicPartition]) -> Vec<String> {
 
 /// A producer that may send: under exactly-once one that has taken its transactional id over. While Kafka is away, or lets
 /// an earlier transaction end, calls `meanwhile`; a drain is not waited out.
-fn open_outbox(
-    equipment: &Equipment,
+fn open_outbox<K: Kafka>(
+    equipment: &Equipment<K>,
     plan: &Plan,
     name: &str,
     mut meanwhile: impl FnMut() -> Result<(), Failure>,
-) -> Result<Outbox, Failure> {
+) -> Result<Outbox<K>, Failure> {
     let open = || Outbox::new(&equipment.kafka, plan, name.to_owned());
     let mut outbox = open()?;
-    let mut said = Instant::now();
+    let mut said = equipment.runtime.now();
     while plan.guarantee == Guarantee::ExactlyOnce && !equipment.control.is_draining() {
         let text = match outbox.init_transactions(INIT_WAIT) {
             Ok(()) => break,
             Err(error @ TransactionError::Refused { .. }) => return Err(error.into()),
             Err(TransactionError::Again { text } | TransactionError::Abort { text }) => text,
             Err(TransactionError::Rebuild { text }) => {
-                std::thread::sleep(INIT_WAIT);
+                equipment.runtime.sleep(INIT_WAIT);
                 outbox = open()?;
                 text
             }
         };
-        if said.elapsed() >= INIT_MESSAGE {
-            said = Instant::now();
+        if equipment.runtime.since(said) >= INIT_MESSAGE {
+            said = equipment.runtime.now();
             warn!(pipeline = plan.pipeline, "waiting for kafka to take the transactional id `{name}`: {text}");
         }
         meanwhile()?;
@@ -845,26 +847,27 @@ fn open_outbox(
 }
 
 /// The destination of a chain: the outbox, and what happens to rejected records.
-struct Sending<'a> {
+struct Sending<'a, K: Kafka> {
     plan: &'a Plan,
-    outbox: &'a mut Outbox,
-    consumer: &'a mut Consumer,
+    runtime: &'a dyn Runtime,
+    outbox: &'a mut Outbox<K>,
+    consumer: &'a mut K::Consumer,
     control: &'a Control,
     counters: &'a mut Counters,
     served: Instant,
 }
 
-impl Destination for Sending<'_> {
+impl<K: Kafka> Destination for Sending<'_, K> {
     type Error = Box<Failure>;
 
     fn send(&mut self, sink: usize, batch: &Batch, emission: &Emission) -> Result<(), Box<Failure>> {
         let partition = batch.runs.first().map_or(0, |run| run.partition);
-        let Self { outbox, consumer, control, served, .. } = self;
+        let Self { runtime, outbox, consumer, control, served, .. } = self;
         let mut fatal = None;
         let mut meanwhile = || {
             // The membership is kept alive; what the group wants is done when the batch is through.
-            if served.elapsed() >= Duration::from_millis(100) {
-                *served = Instant::now();
+            if runtime.since(*served) >= Duration::from_millis(100) {
+                *served = runtime.now();
                 fatal = consumer.fetch(0, 0, Duration::ZERO, |_| {}).err();
             }
             fatal.is_none() && !control.is_overdue()

@@ -5,6 +5,7 @@
 //! commit is asked for is aborted, and every task goes back to its last commit in memory. Afterwards nothing is assumed:
 //! recovery asks Kafka.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::debug;
@@ -13,10 +14,12 @@ use super::commit::{Tasks, mark_committed};
 use super::failure::Failure;
 use super::outbox::{OffsetsSent, Outbox};
 use super::permit::{CommitPermit, Prepared};
+use super::runtime::Runtime;
 use super::settling::Settling;
 use super::task::{Durable, Task};
 use crate::checkpoint::store::Settled;
-use crate::kafka::consumer::{CommitOffset, Consumer};
+use crate::kafka::clients::{ConsumerClient, Kafka};
+use crate::kafka::consumer::CommitOffset;
 use crate::kafka::producer::{FlushError, Flushed};
 use crate::kafka::transaction::TransactionError;
 
@@ -27,6 +30,7 @@ const AWAY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A transaction on its way to its end.
 pub struct Transaction {
+    runtime: Arc<dyn Runtime>,
     stage: Stage,
     bytes: u64,
 }
@@ -62,15 +66,15 @@ pub enum Outcome {
 impl Transaction {
     /// With the heads that have to be written first.
     #[must_use]
-    pub fn new(settling: Option<Settling>) -> Self {
+    pub fn new(runtime: Arc<dyn Runtime>, settling: Option<Settling>) -> Self {
         let prepared = if settling.is_none() { Prepared::of([]) } else { None };
-        Self { stage: Stage::Prepare { settling, prepared, flushed: None, away: None }, bytes: 0 }
+        Self { runtime, stage: Stage::Prepare { settling, prepared, flushed: None, away: None }, bytes: 0 }
     }
 
     /// One that is only aborted.
     #[must_use]
-    pub fn to_abort(reason: &str) -> Self {
-        Self { stage: abort(reason), bytes: 0 }
+    pub fn to_abort(runtime: Arc<dyn Runtime>, reason: &str) -> Self {
+        Self { runtime, stage: abort(reason), bytes: 0 }
     }
 
     /// Bytes written to the metadata store so far.
@@ -100,11 +104,11 @@ impl Transaction {
     ///
     /// # Errors
     /// Neither waiting nor doing it again helps.
-    pub fn advance(
+    pub fn advance<K: Kafka>(
         &mut self,
         tasks: &mut Tasks,
-        outbox: &mut Outbox,
-        consumer: &Consumer,
+        outbox: &mut Outbox<K>,
+        consumer: &K::Consumer,
         wait: Duration,
     ) -> Result<Outcome, Failure> {
         loop {
@@ -160,7 +164,12 @@ impl Transaction {
     }
 
     /// Writes heads and flushes outputs, both at the same time. `None`: the stage is another one now.
-    fn prepare(&mut self, tasks: &mut Tasks, outbox: &Outbox, wait: Duration) -> Result<Option<Outcome>, Failure> {
+    fn prepare<K: Kafka>(
+        &mut self,
+        tasks: &mut Tasks,
+        outbox: &Outbox<K>,
+        wait: Duration,
+    ) -> Result<Option<Outcome>, Failure> {
         let Stage::Prepare { flushed, .. } = &self.stage else { return Ok(None) };
         let Some(flushed) = *flushed else {
             // The heads are set going; they are looked at when the outputs are through.
@@ -174,7 +183,12 @@ impl Transaction {
         Ok(None)
     }
 
-    fn flush(&mut self, tasks: &Tasks, outbox: &Outbox, wait: Duration) -> Result<Option<&'static str>, Failure> {
+    fn flush<K: Kafka>(
+        &mut self,
+        tasks: &Tasks,
+        outbox: &Outbox<K>,
+        wait: Duration,
+    ) -> Result<Option<&'static str>, Failure> {
         let failed = match outbox.flush(wait) {
             Ok(done) => {
                 if let Stage::Prepare { flushed, .. } = &mut self.stage {
@@ -203,10 +217,11 @@ impl Transaction {
                 return Ok(());
             }
             Err(error) if error.is_outage() => {
-                if away.get_or_insert_with(Instant::now).elapsed() >= AWAY_MAX {
+                let since = *away.get_or_insert_with(|| self.runtime.now());
+                if self.runtime.since(since) >= AWAY_MAX {
                     self.stage = Stage::Abort { lost: self.uncertain(tasks), reason: error.to_string() };
                 } else {
-                    std::thread::sleep(wait.min(AWAY_PAUSE));
+                    self.runtime.sleep(wait.min(AWAY_PAUSE));
                 }
                 return Ok(());
             }

@@ -96,7 +96,7 @@ struct Running {
 
 impl Running {
     async fn begin(store: TaskStore) -> Self {
-        let claim = store.claim("node-1").await.unwrap();
+        let claim = store.claim("node-1", tokio::time::sleep).await.unwrap();
         let mut state = TaskState::new([("count", vec!["counts".to_owned()])]);
         let ledger = store.restore(claim.head(), &claim.head().committed, &mut state).await.unwrap();
         Self { store, claim, ledger, state, nonce: 0 }
@@ -347,7 +347,7 @@ impl Running {
 
     /// The next owner, which finds `kafka` in the group.
     async fn takes_over(store: TaskStore, kafka: Option<ManifestId>, offset: i64) -> Self {
-        let mut claim = store.claim("node-2").await.unwrap();
+        let mut claim = store.claim("node-2", tokio::time::sleep).await.unwrap();
         let metadata = kafka.map(|id| id.to_string()).unwrap_or_default();
         let group = resolve::GroupOffset { offset: kafka.map(|_| offset), metadata };
         let manifest = resolve::resolve(claim.head(), &[("orders".to_owned(), group)].into()).unwrap().clone();
