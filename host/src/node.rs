@@ -54,7 +54,7 @@ pub enum NodeError {
     Config(Errors),
     /// A plugin is not to be had.
     #[error(transparent)]
-    Load(#[from] LoadError),
+    Load(Box<LoadError>),
     /// The name of the node is taken.
     #[error(transparent)]
     Join(#[from] JoinError),
@@ -139,6 +139,12 @@ pub enum NodeError {
         /// Why.
         reason: String,
     },
+}
+
+impl From<LoadError> for NodeError {
+    fn from(error: LoadError) -> Self {
+        Self::Load(Box::new(error))
+    }
 }
 
 impl NodeError {

@@ -35,14 +35,14 @@ fn run(deployment: &Deployment, arguments: &[&str]) -> Output {
 }
 
 /// What a command prints that succeeds.
-fn done(deployment: &Deployment, arguments: &[&str]) -> String {
+pub(crate) fn done(deployment: &Deployment, arguments: &[&str]) -> String {
     let output = run(deployment, arguments);
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", text(&output.stderr));
     text(&output.stdout)
 }
 
 /// What a command says that fails.
-fn fails(deployment: &Deployment, code: i32, arguments: &[&str]) -> String {
+pub(crate) fn fails(deployment: &Deployment, code: i32, arguments: &[&str]) -> String {
     let output = run(deployment, arguments);
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output.stderr));
     assert_eq!(text(&output.stdout), "", "errors go to stderr");

@@ -2,6 +2,7 @@
 
 mod cases;
 mod chaos;
+mod cluster;
 mod commands;
 mod delivery;
 mod deployment;

@@ -10,15 +10,15 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
-use sluicegate::checkpoint::head::Decider;
 
+use crate::commands::done;
 use crate::deployment::{Deployment, Servers};
 use crate::records::Record;
 use crate::restarts::{COUNT, check_exact, per_key, records};
 use crate::state::State;
 
 /// A pipeline without state.
-const LENGTH: &str = r#"
+pub(crate) const LENGTH: &str = r#"
 name = "length"
 [[source]]
 topic = "in"
@@ -105,7 +105,7 @@ fn offsets_that_an_operator_resets_yield_to_the_head() {
 }
 
 #[test]
-fn after_a_crash_a_group_that_is_deleted_stops_the_pipeline_until_an_operator_lets_the_head_decide() {
+fn after_a_crash_a_group_that_is_deleted_stops_the_pipeline_until_an_operator_accepts_the_head() {
     let deployment = Deployment::new(COUNT);
     let mut node = deployment.start();
     for _ in 0..3 {
@@ -116,17 +116,17 @@ fn after_a_crash_a_group_that_is_deleted_stops_the_pipeline_until_an_operator_le
     deployment.wait_until_group_is_empty();
     delete_group(&deployment);
     let ended = deployment.start().wait_for_end();
-    ended.expect(1, &["kafka decides", "write `head` as the head's decider"]);
-
+    ended.expect(1, &["kafka decides", "sluicegate state accept count --task"]);
+    let shown = done(&deployment, &["state", "accept", "count"]);
+    assert!(shown.contains("no offset") && shown.contains("--head or --kafka"), "{shown}");
+    let refused = deployment.command(&["state", "accept", "count", "--kafka"]).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(64) && said.contains("kafka has no offset"), "{said}");
+    let accepted = done(&deployment, &["state", "accept", "count", "--head"]);
+    assert!(accepted.contains("goes on with the state of"), "{accepted}");
+    let shown = done(&deployment, &["state", "accept", "count"]);
+    assert!(!shown.contains("--head or --kafka"), "{shown}");
     let state = State::of(&deployment);
-    for partition in 0..3 {
-        let mut head = state.head(partition).unwrap();
-        if head.decider == Decider::Kafka {
-            head.decider = Decider::Head;
-            head.prepared.clear();
-            state.set(&state.path(partition).head(), head.encode());
-        }
-    }
     deployment.run_through();
     assert_eq!(state.counts(), per_key(&deployment.read("in")));
 }
@@ -148,9 +148,9 @@ fn without_state_a_group_that_is_deleted_stops_the_pipeline_with_the_command_to_
     deployment.wait_until_group_is_empty();
     delete_group(&deployment);
     let ended = deployment.start().wait_for_end();
-    ended.expect(1, &["has no offset any more", "kafka-consumer-groups --reset-offsets"]);
+    ended.expect(1, &["has no offset any more", "sluicegate state reset length --task"]);
     // What it says to do works.
-    reset_offsets(&deployment, 0);
+    done(&deployment, &["state", "reset", "length", "--from", "earliest"]);
     deployment.run_through();
     assert_eq!(deployment.read("out").len(), 60);
 }

@@ -37,6 +37,7 @@ fn answered<T, E: Debug>(answer: Result<T, E>, is_outage: impl Fn(&E) -> bool) -
 pub(crate) struct State {
     meta: Arc<ZooKeeper>,
     pipeline: String,
+    incarnation: u64,
 }
 
 impl State {
@@ -48,11 +49,16 @@ impl State {
     pub(crate) fn at(connect: &str, deployment: &Deployment) -> Self {
         let options = ZooKeeperOptions::new(connect, &format!("/{}", deployment.namespace));
         let meta = Arc::new(runtime().block_on(ZooKeeper::connect(options)).unwrap());
-        Self { meta, pipeline: deployment.pipeline.clone() }
+        Self { meta, pipeline: deployment.pipeline.clone(), incarnation: 1 }
+    }
+
+    /// Of a later life of the state.
+    pub(crate) fn of_incarnation(deployment: &Deployment, incarnation: u64) -> Self {
+        Self { incarnation, ..Self::of(deployment) }
     }
 
     pub(crate) fn task(&self, partition: u32) -> TaskId {
-        TaskId { pipeline: self.pipeline.clone(), incarnation: 1, stage: 0, partition }
+        TaskId { pipeline: self.pipeline.clone(), incarnation: self.incarnation, stage: 0, partition }
     }
 
     pub(crate) fn path(&self, partition: u32) -> TaskPath {

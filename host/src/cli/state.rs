@@ -176,7 +176,7 @@ impl Sides {
         let head = self.head.as_ref().map_or_else(
             || "none".to_owned(),
             |(head, _)| {
-                let offsets: Vec<String> = head.committed.offsets.iter().map(|(_, at)| at.to_string()).collect();
+                let offsets: Vec<String> = head.committed.offsets.values().map(i64::to_string).collect();
                 format!("{} at {}", head.committed.id, offsets.join(", "))
             },
         );

@@ -21,6 +21,8 @@ use crate::meta::{Coordination, MetaError, MetaStore, Write};
 
 /// Loads are looked at this often.
 const LOOK: Duration = Duration::from_secs(30);
+/// While something that should be deleted is still in use, it is looked again after so long.
+const LEFT_LOOK: Duration = Duration::from_secs(3);
 /// Pause after a failure.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Nodes deleted in one request.
@@ -45,7 +47,8 @@ pub async fn lead(store: Arc<dyn Coordination>, groups: Arc<dyn Groups>) {
     loop {
         let mut watching = Watching::new(&*store);
         match round(&mut watching, &*store, &*groups).await {
-            Ok(()) => watching.changed(LOOK).await,
+            Ok(Left::Nothing) => watching.changed(LOOK).await,
+            Ok(Left::Something) => watching.changed(LEFT_LOOK).await,
             Err(error) => {
                 debug!("leading: {error}");
                 tokio::time::sleep(AGAIN).await;
@@ -60,7 +63,14 @@ struct Known {
     presences: Vec<(String, Presence)>,
 }
 
-async fn round(watching: &mut Watching<'_>, store: &dyn Coordination, groups: &dyn Groups) -> Result<(), MetaError> {
+/// Whether something is to be deleted that cannot be yet.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Left {
+    Nothing,
+    Something,
+}
+
+async fn round(watching: &mut Watching<'_>, store: &dyn Coordination, groups: &dyn Groups) -> Result<Left, MetaError> {
     let nodes = capacities(watching, store).await?;
     let mut known = Vec::new();
     for name in watching.children(layout::PIPELINES).await? {
@@ -79,10 +89,13 @@ async fn round(watching: &mut Watching<'_>, store: &dyn Coordination, groups: &d
         }
     }
     place(store, &nodes, &known).await?;
+    let mut left = Left::Nothing;
     for pipeline in &known {
-        delete_left_over(store, groups, pipeline).await?;
+        if delete_left_over(store, groups, pipeline).await? == Left::Something {
+            left = Left::Something;
+        }
     }
-    Ok(())
+    Ok(left)
 }
 
 /// The nodes that take threads.
@@ -149,8 +162,9 @@ fn weight(presences: &[(String, Presence)]) -> u32 {
 }
 
 /// Deletes incarnations that nobody will use again and no node has to do with any more, each with its consumer group.
-async fn delete_left_over(store: &dyn MetaStore, groups: &dyn Groups, pipeline: &Known) -> Result<(), MetaError> {
+async fn delete_left_over(store: &dyn MetaStore, groups: &dyn Groups, pipeline: &Known) -> Result<Left, MetaError> {
     let Known { name, record, presences } = pipeline;
+    let mut left = Left::Nothing;
     let in_use: BTreeSet<u64> = presences.iter().map(|(_, presence)| presence.incarnation).collect();
     for child in store.children(&layout::pipeline_state(name)).await? {
         let Ok(incarnation) = child.parse::<u64>() else { continue };
@@ -160,14 +174,15 @@ async fn delete_left_over(store: &dyn MetaStore, groups: &dyn Groups, pipeline: 
         let group = groups.name(name.as_str(), incarnation);
         // The group goes first: as long as the state is there, somebody knows that both have to go.
         if let Err(error) = groups.delete(&group).await {
-            warn!("the consumer group `{group}` is not deleted yet: {error}");
+            info!("the consumer group `{group}` is not deleted yet: {error}");
+            left = Left::Something;
             continue;
         }
         let path = format!("{}/{incarnation}", layout::pipeline_state(name));
         delete_tree(store, &path).await?;
         info!(pipeline = %name, incarnation, "deleted state that is not used any more");
     }
-    Ok(())
+    Ok(left)
 }
 
 /// One that is being prepared has the highest number, and is not in use yet.

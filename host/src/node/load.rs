@@ -49,7 +49,15 @@ pub enum LoadError {
     },
 }
 
+/// Pause while the store is away.
+const AGAIN: Duration = Duration::from_millis(500);
+
 impl LoadError {
+    /// Whether it fails only because the store is away.
+    fn is_outage(&self) -> bool {
+        matches!(self, Self::Registry { source: RegistryError::Meta(error), .. } if error.is_outage())
+    }
+
     /// Whether the same again cannot work.
     #[must_use]
     pub fn is_bad_input(&self) -> bool {
@@ -93,10 +101,11 @@ impl Loader {
         for at in 0..pipeline.transforms.len() {
             plugins.push(loop {
                 match self.plugin(&pipeline, at).await {
-                    Err(NodeError::Load(LoadError::Registry { source: RegistryError::Meta(error), .. }))
-                        if error.is_outage() && patience.is_none() && !control.is_draining() =>
+                    Err(NodeError::Load(failed))
+                        if failed.is_outage() && patience.is_none() && !control.is_draining() =>
                     {
-                        waiting(&error).await;
+                        tracing::warn!("waiting: {failed}");
+                        tokio::time::sleep(AGAIN).await;
                     }
                     loaded => break loaded?,
                 }
@@ -203,11 +212,6 @@ fn of_record(hex: &str) -> Result<Digest, MetaError> {
         path: layout::PIPELINES.to_owned(),
         reason: format!("the record of a pipeline is damaged: {error}"),
     })
-}
-
-async fn waiting(error: &MetaError) {
-    tracing::warn!("waiting: {error}");
-    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
 }
 
 fn reference(plugin: &PluginReference) -> Result<RegistryReference, &std::path::Path> {

@@ -96,7 +96,8 @@ pub enum Failure {
     State(#[from] StateError),
     /// Kafka and a head contradict each other.
     #[error(
-        "task {task} cannot go on: {disagreement}\nto believe the head, stop all processes of this pipeline, delete its consumer group with kafka-consumer-groups and, where kafka decides, write `head` as the head's decider; to believe kafka, restore the metadata store's backup that belongs to its offsets"
+        "task {task} cannot go on: {disagreement}\n`sluicegate state accept {} --task {}` shows both sides; with --head or --kafka it says which one is right",
+        .task.pipeline, .task.partition
     )]
     Disagreement {
         /// Which task.
@@ -106,7 +107,8 @@ pub enum Failure {
     },
     /// The offsets of a pipeline without state are gone.
     #[error(
-        "task {task} cannot go on: {gone}\nset the group's offsets with kafka-consumer-groups --reset-offsets to say where to go on"
+        "task {task} cannot go on: {gone}\n`sluicegate state reset {} --task {} --from earliest` (or latest) says where to go on",
+        .task.pipeline, .task.partition
     )]
     OffsetsGone {
         /// Which task.
@@ -116,7 +118,7 @@ pub enum Failure {
     },
     /// The topic has another number of partitions than when the state was made.
     #[error(
-        "topic {topic} had {before} partitions when the state of this pipeline was made and has {now} now: keyed state belongs to partition numbers, and records of a key may now come in another one. Copy the records into a topic with {before} partitions, or give the pipeline another name to start over"
+        "topic {topic} had {before} partitions when the state of this pipeline was made and has {now} now: keyed state belongs to partition numbers, and records of a key may now come in another one. Copy the records into a topic with {before} partitions, or begin anew with `sluicegate deploy --discard-state`"
     )]
     Repartitioned {
         /// Which topic.
@@ -128,7 +130,7 @@ pub enum Failure {
     },
     /// A store has state of another schema version than the plugin declares.
     #[error(
-        "task {task}: store `{store}` of transform `{transform}` holds state of schema version {found}, and plugin {plugin} declares version {declared}: state is not converted. Run the plugin that wrote it, give the store another name, or give the pipeline another name to start over"
+        "task {task}: store `{store}` of transform `{transform}` holds state of schema version {found}, and plugin {plugin} declares version {declared}: state is not converted. Run the plugin that wrote it, give the store another name, or begin anew with `sluicegate deploy --discard-state`"
     )]
     Schema {
         /// Which task.
@@ -146,7 +148,7 @@ pub enum Failure {
     },
     /// The state was made without this topic: nothing says where to begin with it.
     #[error(
-        "the state of this pipeline ({manifest}) was made without the source topic {topic}, so that it has no offset to go on from. Give the pipeline another name to start over, or take the topic out of it again"
+        "the state of this pipeline ({manifest}) was made without the source topic {topic}, so that it has no offset to go on from. Take the topic out of it again, or begin anew with `sluicegate deploy --discard-state`"
     )]
     NewSource {
         /// Which topic.
@@ -155,7 +157,7 @@ pub enum Failure {
         manifest: ManifestId,
     },
     /// A source partition cannot be read.
-    #[error("topic {topic} partition {partition} cannot be read: {text}{}", if *.expired { "\nthe records behind the last commit are gone (retention was shorter than the outage, or the topic was made anew). Set the offset to go on from: it is not chosen silently" } else { "" })]
+    #[error("topic {topic} partition {partition} cannot be read: {text}{}", if *.expired { "\nthe records behind the last commit are gone (retention was shorter than the outage, or the topic was made anew). `sluicegate state reset` with --from earliest --keep-state goes on at the oldest record: it is not chosen silently" } else { "" })]
     Source {
         /// Which topic.
         topic: String,
