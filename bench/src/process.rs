@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -55,12 +54,19 @@ impl Measured {
         }
     }
 
+    /// What it printed.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn log(&self) -> Result<String> {
+        fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))
+    }
+
     /// The end of what it printed.
     #[must_use]
     pub fn log_tail(&self) -> String {
-        let mut text = String::new();
         // What cannot be read cannot be shown.
-        let _ = fs::File::open(&self.log).and_then(|mut file| file.read_to_string(&mut text));
+        let text = self.log().unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(30)..].join("\n")
     }

@@ -32,11 +32,20 @@ impl ServerArgs {
     /// # Errors
     /// A server does not start.
     pub fn start(&self) -> Result<Servers> {
+        self.start_with(&[])
+    }
+
+    /// Starts what is not given, a broker with these settings.
+    ///
+    /// # Errors
+    /// A server does not start.
+    pub fn start_with(&self, settings: &[(&str, &str)]) -> Result<Servers> {
         let kafka = match &self.kafka {
             Some(_) => None,
             None => {
                 // Topics of earlier rounds go at once; each holds as much as the source.
                 let options = KafkaOptions { heap_mib: 1024, full_speed: true, ..KafkaOptions::default() };
+                let options = settings.iter().fold(options, |options, (key, value)| options.with(key, value));
                 Some(Kafka::start(options.with("log.segment.delete.delay.ms", "1000"))?)
             }
         };
@@ -53,7 +62,10 @@ impl ServerArgs {
         if let Some(connect) = &self.zookeeper {
             return Ok((connect.clone(), None));
         }
-        let zookeeper = ZooKeeper::start(ZooKeeperOptions { heap_mib: 1024, ..ZooKeeperOptions::default() })?;
+        // `mntr` says how many requests there were.
+        let settings = [("4lw.commands.whitelist".to_owned(), "srvr,mntr".to_owned())].into();
+        let options = ZooKeeperOptions { heap_mib: 1024, settings, ..ZooKeeperOptions::default() };
+        let zookeeper = ZooKeeper::start(options)?;
         Ok((zookeeper.connect(), Some(zookeeper)))
     }
 }

@@ -11,7 +11,7 @@ use sluicegate_harness::jars::{Distribution, class_path};
 
 use crate::deployment::Deployment;
 use crate::records::{Record, read_all};
-use crate::restarts::COUNT;
+use crate::restarts::{COUNT, at_least_once, check_exact, commits, records};
 use crate::shared::{SOON, topic};
 
 /// Passes records on as they are, unless their value is one of its words.
@@ -175,4 +175,16 @@ fn without_state_an_offset_that_an_operator_sets_is_where_it_goes_on() {
     set_offsets(&consumer, &topic, 1, 7);
     deployment.run_through();
     assert_eq!(values(&deployment.read("out"), 0)[9..], ["7", "8"]);
+}
+
+#[test]
+fn many_bytes_are_committed_before_the_interval_is_over() {
+    let often = at_least_once(COUNT).replace("\"50ms\"", "\"60s\"\ncommit-bytes = \"4KiB\"");
+    let deployment = Deployment::new(&often);
+    deployment.produce("in", records(6_000, 30));
+    let mut node = deployment.start();
+    // By the interval they would take minutes.
+    node.wait_for("three commits", |node| (commits(node) >= 3.0).then_some(()));
+    node.stop();
+    check_exact(&deployment);
 }

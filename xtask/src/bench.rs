@@ -29,6 +29,10 @@ enum Benchmark {
     Latency,
     /// Start of `sluicegate run`, and what it costs when idle
     Start,
+    /// Restarts and crashes of nodes of a cluster
+    Failover,
+    /// What a pipeline asks of ZooKeeper
+    Zookeeper,
 }
 
 /// Runs the command.
@@ -56,6 +60,8 @@ pub(crate) fn run(arguments: &Bench) -> Result<()> {
             Benchmark::State => Command::new(programs.join("state")),
             Benchmark::Latency => Command::new(programs.join("latency")),
             Benchmark::Start => Command::new(programs.join("start")),
+            Benchmark::Failover => Command::new(programs.join("failover")),
+            Benchmark::Zookeeper => Command::new(programs.join("zookeeper_load")),
         };
         command.args(&arguments.options);
         execute(command)?;

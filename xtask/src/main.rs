@@ -21,7 +21,7 @@ struct Arguments {
 enum Command {
     /// See two pipelines at work: builds what they need and runs them on an embedded broker
     Demo(demo::DemoArgs),
-    /// Measure: engine, end-to-end, latency, state, start, or all of it
+    /// Measure: engine, end-to-end, latency, state, start, failover, zookeeper, or all of it
     Bench(bench::Bench),
     /// Let nodes and servers fail at random, and check that every record counts once
     Chaos(chaos::ChaosOptions),

@@ -200,6 +200,8 @@ pub struct Delivery {
     pub guarantee: Guarantee,
     /// Time between commits.
     pub commit_interval: Duration,
+    /// Bytes of records after which a worker thread commits sooner.
+    pub commit_bytes: u64,
 }
 
 /// What holds after a crash.

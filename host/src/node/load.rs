@@ -313,6 +313,7 @@ fn assemble(
         sinks: sinks.collect(),
         guarantee: pipeline.delivery.guarantee,
         commit_interval: pipeline.delivery.commit_interval,
+        commit_bytes: pipeline.delivery.commit_bytes,
         on_error: pipeline.on_error,
         batch_records: pipeline.batches.records,
         batch_bytes: usize::try_from(pipeline.batches.bytes).unwrap_or(usize::MAX),

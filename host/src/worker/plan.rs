@@ -39,6 +39,8 @@ pub struct Plan {
     pub guarantee: Guarantee,
     /// Time between commits.
     pub commit_interval: Duration,
+    /// Keys and values taken after which a thread commits without waiting for the interval.
+    pub commit_bytes: u64,
     /// What a rejected record does.
     pub on_error: OnError,
     /// Most records of one batch.

@@ -18,6 +18,8 @@ pub struct Observed {
     pub last_commit: Instant,
     /// The commit interval of the pipeline.
     pub commit_interval: Duration,
+    /// Whether so many bytes were taken since the last commit that the interval is not waited for.
+    pub bytes_due: bool,
     /// How long the byte budget asks commits to wait beyond the interval.
     pub budget_delay: Duration,
     /// How long a commit may wait for the budget. What the budget asks beyond that is waited before records are taken.
@@ -85,7 +87,8 @@ pub fn next(observed: &Observed) -> Step {
 
 /// How long after the last commit the next is due.
 fn pause(observed: &Observed) -> Duration {
-    let interval = observed.commit_interval + observed.budget_delay.min(observed.stretch_max);
+    let interval = if observed.bytes_due { Duration::ZERO } else { observed.commit_interval };
+    let interval = interval + observed.budget_delay.min(observed.stretch_max);
     match observed.last_took {
         // Nothing waits to be processed, so that standing still for a commit costs no throughput.
         Some(took) if observed.caught_up && observed.budget_delay.is_zero() => interval.min(EARLY_MIN.max(took)),
@@ -103,6 +106,7 @@ mod tests {
             now,
             last_commit: now,
             commit_interval: Duration::from_secs(1),
+            bytes_due: false,
             budget_delay: Duration::ZERO,
             stretch_max: Duration::MAX,
             last_took: None,
@@ -130,6 +134,15 @@ mod tests {
         let seen = observed();
         let later = seen.now + Duration::from_secs(100);
         assert_eq!(next(&Observed { dirty: false, now: later, ..seen }), Step::Fetch { wait: FETCH_WAIT_MAX });
+    }
+
+    #[test]
+    fn many_bytes_do_not_wait_for_the_interval_but_for_the_budget() {
+        let seen = Observed { bytes_due: true, ..observed() };
+        assert_eq!(next(&seen), Step::Commit);
+        let over_budget = Observed { budget_delay: Duration::from_secs(1), ..seen };
+        assert!(matches!(next(&over_budget), Step::Fetch { .. }));
+        assert_eq!(next(&Observed { now: seen.now + Duration::from_secs(1), ..over_budget }), Step::Commit);
     }
 
     #[test]

@@ -121,6 +121,8 @@ pub struct Thread<K: Kafka> {
     slots: BTreeMap<u32, Slot>,
     tasks: Tasks,
     last_commit: Instant,
+    /// Keys and values taken since the last commit.
+    bytes_since_commit: u64,
     caught_up: bool,
     metrics_at: Instant,
     budget_said: Instant,
@@ -164,6 +166,7 @@ impl<K: Kafka> Thread<K> {
             slots: BTreeMap::new(),
             tasks: (0..plan.partitions).map(|_| None).collect(),
             last_commit: now,
+            bytes_since_commit: 0,
             caught_up: false,
             metrics_at: now,
             budget_said: now,
@@ -241,6 +244,7 @@ impl<K: Kafka> Thread<K> {
             now: self.equipment.runtime.now(),
             last_commit: self.last_commit,
             commit_interval: self.plan.commit_interval,
+            bytes_due: self.bytes_since_commit >= self.plan.commit_bytes,
             budget_delay: self.committer.budget_delay(),
             stretch_max: if self.is_exactly_once() { TRANSACTION_STRETCH } else { Duration::MAX },
             last_took: self.committer.last_took().filter(|_| self.is_exactly_once()),
@@ -251,6 +255,11 @@ impl<K: Kafka> Thread<K> {
             changing: self.equipment.plans.is_newer(self.plan_seen),
             draining: self.equipment.control.is_draining(),
         }
+    }
+
+    fn begin_interval(&mut self) {
+        self.last_commit = self.equipment.runtime.now();
+        self.bytes_since_commit = 0;
     }
 
     /// A transaction of somebody who is no member of the group at the moment would be aborted.
@@ -384,7 +393,7 @@ impl<K: Kafka> Thread<K> {
             match self.advance(COMMIT_WAIT)? {
                 Advanced::Waiting(_) => {}
                 Advanced::Ended { lost } => {
-                    self.last_commit = self.equipment.runtime.now();
+                    self.begin_interval();
                     return Ok(lost);
                 }
                 Advanced::Aborted { lost, reason } => {
@@ -418,7 +427,7 @@ impl<K: Kafka> Thread<K> {
             match self.advance(COMMIT_WAIT)? {
                 Advanced::Waiting(_) => {}
                 Advanced::Ended { .. } => {
-                    self.last_commit = self.equipment.runtime.now();
+                    self.begin_interval();
                     return Ok(());
                 }
                 Advanced::Aborted { lost, reason } => return self.go_back(&lost, &reason),
@@ -433,7 +442,7 @@ impl<K: Kafka> Thread<K> {
     fn go_back(&mut self, lost: &[u32], reason: &str) -> Result<(), Failure> {
         warn!(pipeline = self.plan.pipeline, "the transaction was aborted, its records are processed again: {reason}");
         self.counters.aborted();
-        self.last_commit = self.equipment.runtime.now();
+        self.begin_interval();
         let took_part = |task: &Task| task.dirty || task.inbox.iter().any(|inbox| !inbox.is_empty());
         let tasks = self.tasks.iter().flatten();
         let numbers: Vec<u32> = tasks.filter(|task| took_part(task)).map(|task| task.partition).collect();
@@ -490,7 +499,7 @@ impl<K: Kafka> Thread<K> {
                 slot.attempt = Some(self.restorer.begin(*number));
             }
         }
-        self.last_commit = self.equipment.runtime.now();
+        self.begin_interval();
         Ok(())
     }
 
@@ -558,7 +567,7 @@ impl<K: Kafka> Thread<K> {
             Advanced::Aborted { lost, reason } => self.go_back(&lost, &reason)?,
             Advanced::Unknown { reason } => self.recover(&reason)?,
             Advanced::Ended { lost } => {
-                self.last_commit = self.equipment.runtime.now();
+                self.begin_interval();
                 for partition in lost {
                     self.claim_again(partition)?;
                 }
@@ -688,6 +697,7 @@ impl<K: Kafka> Thread<K> {
             }
         })?;
         self.caught_up = fetched.records < plan.batch_records && fetched.bytes < plan.batch_bytes;
+        self.bytes_since_commit += fetched.bytes as u64;
         let began = (fetched.records > 0).then(|| self.equipment.runtime.now());
         for partition in 0..self.tasks.len() {
             // A transaction that is being aborted takes no more.

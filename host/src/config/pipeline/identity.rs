@@ -59,6 +59,7 @@ impl Pipeline {
             "delivery": {
                 "guarantee": self.delivery.guarantee.to_string(),
                 "commit-interval-ms": milliseconds(self.delivery.commit_interval),
+                "commit-bytes": self.delivery.commit_bytes,
             },
             "errors": { "on-error": on_error },
             "limits": { "batch-records": self.batches.records, "batch-bytes": self.batches.bytes },

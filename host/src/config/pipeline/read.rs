@@ -35,7 +35,7 @@ const TRANSFORM_LIMITS: Shape = Shape {
 const SINK: Shape = Shape { heading: "[[sink]]", keys: &["topic", "transform", "output"], tables: &[], open: false };
 const DISCARD: Shape = Shape { heading: "[[discard]]", keys: &["transform", "output"], tables: &[], open: false };
 const DELIVERY: Shape =
-    Shape { heading: "[delivery]", keys: &["guarantee", "commit-interval"], tables: &[], open: false };
+    Shape { heading: "[delivery]", keys: &["guarantee", "commit-interval", "commit-bytes"], tables: &[], open: false };
 const ERRORS: Shape = Shape { heading: "[errors]", keys: &["on-error"], tables: &[], open: false };
 const LIMITS: Shape = Shape {
     heading: "[limits]",
@@ -62,6 +62,13 @@ const TRANSACTION_INTERVAL: Bounds<Duration> = Bounds {
     why_min: "each commit writes to Kafka and ZooKeeper",
     max: Duration::from_secs(10),
     why_max: "readers of the sinks wait for an open transaction",
+};
+const COMMIT_BYTES_DEFAULT: u64 = 256 * MIB;
+const COMMIT_BYTES: Bounds<u64> = Bounds {
+    min: 1 << 10,
+    why_min: "each commit writes to Kafka and ZooKeeper",
+    max: 64 << 30,
+    why_max: "everything since the last commit is repeated after a crash",
 };
 const TIME_PER_BATCH: Bounds<Duration> = Bounds {
     min: Duration::from_millis(10),
@@ -360,5 +367,8 @@ fn delivery(section: &Section<'_>) -> Option<Delivery> {
     };
     let commit_interval =
         section.value("commit-interval", interval, |field| field.parsed(|text| value::duration(text, bounds)));
-    Some(Delivery { guarantee: guarantee?, commit_interval: commit_interval? })
+    let commit_bytes = section.value("commit-bytes", COMMIT_BYTES_DEFAULT, |field| {
+        field.parsed_or_number(|text| value::size(text, &COMMIT_BYTES))
+    });
+    Some(Delivery { guarantee: guarantee?, commit_interval: commit_interval?, commit_bytes: commit_bytes? })
 }

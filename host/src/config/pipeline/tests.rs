@@ -63,6 +63,7 @@ output = "rest"
 [delivery]
 guarantee = "at-least-once"
 commit-interval = "250ms"
+commit-bytes = "8MiB"
 [errors]
 on-error = "skip"
 [limits]
@@ -79,6 +80,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(pipeline.sinks, [Sink { topic: "lengths".into(), transform: 0, output: None }]);
     assert_eq!(pipeline.delivery.commit_interval, Duration::from_millis(100));
     assert_eq!(pipeline.delivery.guarantee, Guarantee::ExactlyOnce);
+    assert_eq!(pipeline.delivery.commit_bytes, 256 << 20);
     assert_eq!(pipeline.on_error, OnError::Stop);
     assert_eq!(pipeline.batches, BatchLimits { records: 1000, bytes: 1 << 20 });
     let transform = &pipeline.transforms[0];
@@ -91,6 +93,8 @@ fn what_is_left_out_has_its_default() {
 #[test]
 fn everything_that_is_written_is_read() {
     let pipeline = parse(LARGE);
+    let (guarantee, commit_interval) = (Guarantee::AtLeastOnce, Duration::from_millis(250));
+    assert_eq!(pipeline.delivery, Delivery { guarantee, commit_interval, commit_bytes: 8 << 20 });
     assert_eq!(pipeline.sources[0].start, Start::Latest);
     assert_eq!(pipeline.sources[1].start, Start::Timestamp(1_769_860_800_000));
     let join = &pipeline.transforms[0];
@@ -189,7 +193,7 @@ fn the_digest_is_that_of_the_meaning() {
 #[test]
 fn the_canonical_form_is_frozen() {
     let json = concat!(
-        r#"{"delivery":{"commit-interval-ms":100,"guarantee":"exactly-once"},"discard":[],"errors":{"on-error"#,
+        r#"{"delivery":{"commit-bytes":268435456,"commit-interval-ms":100,"guarantee":"exactly-once"},"discard":[],"errors":{"on-error"#,
         r#"":"stop"},"limits":{"batch-bytes":1048576,"batch-records":1000},"name":"value-length","sink":[{"outp"#,
         r#"ut":null,"topic":"lengths","transform":"length"}],"source":[{"input":null,"start":"earliest","topic""#,
         r#":"test"}],"transform":[{"config":{},"digest":"d","grants":[],"limits":{"memory":67108864,"output-byt"#,

@@ -1,0 +1,203 @@
+//! How long partitions stand still when nodes of a cluster are restarted one after the other, and when one is killed that has much
+//! state. To run it: `cargo xtask bench failover`.
+//!
+//! Three `sluicegate worker`s run keyed counts over a steady stream into every partition; a `read_committed` reader of the sink
+//! notes, for each source partition, the longest time in which nothing of it came, and that counts go on without gap or
+//! repetition. Everything shares one machine.
+
+mod cluster;
+mod reader;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use serde_json::json;
+use sluicegate_bench::figures::print_machine;
+use sluicegate_bench::report::ReportArgs;
+use sluicegate_bench::servers::Servers;
+use sluicegate_bench::sluicegate::program;
+use sluicegate_bench::topics::Topics;
+
+use self::cluster::{Cluster, NODES, Protocol};
+use self::reader::Reader;
+
+const PARTITIONS: i32 = 6;
+/// Bytes of a key of the state that is made beforehand.
+const LARGE_KEY: usize = 1_000;
+/// A node that goes is away for so long.
+const AWAY: Duration = Duration::from_secs(1);
+/// Between two nodes of a rolling restart.
+const BETWEEN: Duration = Duration::from_secs(3);
+const ROLLING_GOAL: Duration = Duration::from_secs(3);
+/// What a takeover may take beyond the time-outs.
+const TAKEOVER_GOAL: Duration = Duration::from_secs(3);
+
+/// Measures restarts and crashes of nodes under load
+#[derive(Parser)]
+struct Arguments {
+    /// Records a second, over all partitions
+    #[arg(long, default_value_t = 3_000)]
+    rate: u64,
+    /// Size of the state on the node that is killed
+    #[arg(long, value_name = "MB", default_value_t = 100)]
+    megabytes: usize,
+    /// The sluicegate program
+    #[arg(long, value_name = "FILE")]
+    sluicegate: Option<PathBuf>,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+/// Sends into every partition in turn until `done`.
+fn load(bootstrap: &str, topic: &str, rate: u64, done: &AtomicBool) -> Result<()> {
+    let producer: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", bootstrap).set("linger.ms", "5").create()?;
+    let (begin, mut sent) = (Instant::now(), 0u64);
+    while !done.load(Ordering::Relaxed) {
+        let due = u64::try_from(begin.elapsed().as_micros())? * rate / 1_000_000;
+        while sent < due {
+            let partition = i32::try_from(sent % PARTITIONS.unsigned_abs() as u64)?;
+            let key = format!("{partition}-{}", sent / PARTITIONS.unsigned_abs() as u64 % 100);
+            let record = BaseRecord::to(topic).partition(partition).key(&key).payload("x");
+            producer.send(record).map_err(|(error, _)| error)?;
+            sent += 1;
+        }
+        producer.poll(Duration::ZERO);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(producer.flush(Duration::from_secs(30))?)
+}
+
+/// Fills the state of some partitions with keys that do not compress well.
+fn fill(bootstrap: &str, topic: &str, partitions: &[i32], megabytes: usize) -> Result<u64> {
+    let producer: BaseProducer =
+        ClientConfig::new().set("bootstrap.servers", bootstrap).set("linger.ms", "20").create()?;
+    let count = megabytes * 1_000_000 / LARGE_KEY;
+    for number in 0..count {
+        // A generator of pseudo-random numbers, each key from a seed of its own.
+        let mut seed = number as u64;
+        let digits = std::iter::repeat_with(|| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            char::from(b'!' + u8::try_from((seed >> 33) % 90).expect("below 90"))
+        });
+        let key: String = format!("{number:010}").chars().chain(digits).take(LARGE_KEY).collect();
+        let mut record = BaseRecord::to(topic).partition(partitions[number % partitions.len()]).key(&key).payload("x");
+        while let Err((_, again)) = producer.send(record) {
+            producer.poll(Duration::from_millis(10));
+            record = again;
+        }
+    }
+    producer.flush(Duration::from_secs(120))?;
+    Ok(count as u64)
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let servers = cluster::servers()?;
+    let topics = Topics::connect(&servers.bootstrap)?;
+    let program =
+        arguments.sluicegate.clone().unwrap_or_else(program).canonicalize().context("find the sluicegate program")?;
+    print_machine();
+    println!("{NODES} workers, {PARTITIONS} partitions, {} records/s, exactly-once", arguments.rate);
+    let mut report = Vec::new();
+    for protocol in [Protocol::Consumer, Protocol::Classic] {
+        let rolling = rolling(&arguments, &servers, &topics, &program, protocol)?;
+        let met = rolling <= ROLLING_GOAL;
+        println!(
+            "rolling restart, {protocol}: no partition stood still longer than {rolling:.1?}; goal: {ROLLING_GOAL:?}: {}",
+            if met { "ok" } else { "MISSED" }
+        );
+        report
+            .push(json!({ "scenario": "rolling", "protocol": protocol.to_string(), "stall_s": rolling.as_secs_f64() }));
+        report.push(takeover(&arguments, &servers, &topics, &program, protocol)?);
+    }
+    arguments.report.write(json!({ "scenarios": report }))
+}
+
+/// The longest time in which a partition stood still while every node was restarted once.
+fn rolling(
+    arguments: &Arguments,
+    servers: &Servers,
+    topics: &Topics,
+    program: &std::path::Path,
+    protocol: Protocol,
+) -> Result<Duration> {
+    let mut cluster = Cluster::start(program, servers, topics, protocol, &format!("rolling-{protocol}"), PARTITIONS)?;
+    let (done, source) = (AtomicBool::new(false), cluster.source.clone());
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| load(&servers.bootstrap, &source, arguments.rate, &done));
+        let mut reader = Reader::new(&servers.bootstrap, &cluster.sink, PARTITIONS)?;
+        reader.until_all_flow()?;
+        let reader = reader.watch(scope);
+        let result = (0..NODES).try_for_each(|node| {
+            cluster.stop(node)?;
+            std::thread::sleep(AWAY);
+            cluster.join(node)?;
+            std::thread::sleep(BETWEEN);
+            Ok::<_, anyhow::Error>(())
+        });
+        done.store(true, Ordering::Relaxed);
+        load.join().expect("the load does not panic")?;
+        let seen = reader.finish()?;
+        result?;
+        for (partition, stall) in seen.longest.iter().enumerate() {
+            println!("    partition {partition}: {:.2} s", stall.as_secs_f64());
+        }
+        ensure!(seen.wrong == 0, "{} counts were not the one after the one before", seen.wrong);
+        Ok(seen.longest.iter().copied().max().unwrap_or_default())
+    })
+}
+
+/// Kills the node with the state, and sees how long its partitions stand still.
+fn takeover(
+    arguments: &Arguments,
+    servers: &Servers,
+    topics: &Topics,
+    program: &std::path::Path,
+    protocol: Protocol,
+) -> Result<serde_json::Value> {
+    let mut cluster = Cluster::start(program, servers, topics, protocol, &format!("takeover-{protocol}"), PARTITIONS)?;
+    let victim = 0;
+    let partitions = cluster.partitions_of(victim)?;
+    ensure!(!partitions.is_empty(), "the node to be killed has no partition");
+    fill(&servers.bootstrap, &cluster.source, &partitions, arguments.megabytes)?;
+    cluster.wait_until_done()?;
+    let (done, source) = (AtomicBool::new(false), cluster.source.clone());
+    std::thread::scope(|scope| {
+        let load = scope.spawn(|| load(&servers.bootstrap, &source, arguments.rate, &done));
+        let mut reader = Reader::new(&servers.bootstrap, &cluster.sink, PARTITIONS)?;
+        reader.until_all_flow()?;
+        let reader = reader.watch(scope);
+        let killed = cluster.kill(victim)?;
+        let result = cluster.wait_until_running();
+        std::thread::sleep(BETWEEN);
+        done.store(true, Ordering::Relaxed);
+        load.join().expect("the load does not panic")?;
+        let seen = reader.finish()?;
+        result?;
+        ensure!(seen.wrong == 0, "{} counts were not the one after the one before", seen.wrong);
+        let longest = seen.longest.iter().copied().max().unwrap_or_default();
+        let events = cluster.events_since(killed, &partitions)?;
+        let timeout = protocol.session_timeout();
+        println!(
+            "kill -9 of a node with {} MB of state, {protocol}: its partitions stood still for {longest:.1?} (session time-out {timeout:?}); \
+             goal: {TAKEOVER_GOAL:?} beyond it: {}",
+            arguments.megabytes,
+            if longest <= timeout + TAKEOVER_GOAL { "ok" } else { "MISSED" }
+        );
+        println!(
+            "    noticed by the group after {:.1} s, partitions assigned after {:.1} s, state restored after {:.1} s (reading it took {:.2} s)",
+            events.noticed, events.assigned, events.restored, events.restore_took
+        );
+        Ok(json!({
+            "scenario": "takeover", "protocol": protocol.to_string(), "stall_s": longest.as_secs_f64(),
+            "noticed_s": events.noticed, "assigned_s": events.assigned, "restored_s": events.restored,
+            "restore_took_s": events.restore_took,
+        }))
+    })
+}
