@@ -14,6 +14,7 @@ use rdkafka::producer::{BaseProducer, Producer as _};
 use thiserror::Error;
 
 use super::ClientError;
+use super::access::advice;
 use super::context::{Context, Notice};
 use super::native::Writer;
 use super::settings::{KafkaSettings, creation_error};
@@ -64,7 +65,7 @@ pub enum SendError {
         partition: i32,
     },
     /// This client may not write to the topic.
-    #[error("not authorized to write to the topic")]
+    #[error("not authorized to write to the topic{}", advice(RDKafkaErrorCode::TopicAuthorizationFailed))]
     NotAuthorized,
     /// The producer has failed for good; a new one is needed.
     #[error("the producer has failed for good: {text}")]
@@ -122,7 +123,7 @@ impl DeliveryFailure {
 
 impl fmt::Display for DeliveryFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "topic `{}` partition {}: {}", self.topic, self.partition, self.code)
+        write!(f, "topic `{}` partition {}: {}{}", self.topic, self.partition, self.code, advice(self.code))
     }
 }
 
@@ -190,6 +191,7 @@ struct Ledger {
 /// An idempotent producer. Dropping it throws away what has not been written yet.
 pub struct Producer {
     writer: Writer,
+    transactional_id: Option<String>,
     topics: Vec<String>,
     ledger: RefCell<Ledger>,
 }
@@ -208,7 +210,13 @@ impl Producer {
     pub fn new(settings: &KafkaSettings, options: &ProducerOptions) -> Result<Self, ClientError> {
         let config = settings.producer_config(&options.client_id, options.transactions.as_ref())?;
         let producer: BaseProducer<Context> = config.create_with_context(Context::default()).map_err(creation_error)?;
-        Ok(Self { writer: Writer::new(producer), topics: Vec::new(), ledger: RefCell::default() })
+        let transactional_id = options.transactions.as_ref().map(|transactions| transactions.id.clone());
+        Ok(Self { writer: Writer::new(producer), transactional_id, topics: Vec::new(), ledger: RefCell::default() })
+    }
+
+    /// Empty without transactions.
+    pub(super) fn transactional_id(&self) -> &str {
+        self.transactional_id.as_deref().unwrap_or_default()
     }
 
     pub(super) fn writer(&self) -> &Writer {

@@ -5,6 +5,7 @@
 //! whether it exists is librdkafka's business: its own message comes back with the name and the value.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -13,8 +14,8 @@ use thiserror::Error;
 
 use super::producer::Transactions;
 
-/// Properties as the user wrote them, by librdkafka's names.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+/// Properties as the user wrote them, by librdkafka's names. Values may be secret: `Debug` shows names alone.
+#[derive(Clone, Default, Eq, PartialEq)]
 pub struct KafkaSettings {
     /// For every client: `bootstrap.servers`, security and so on.
     pub common: BTreeMap<String, String>,
@@ -22,6 +23,18 @@ pub struct KafkaSettings {
     pub consumer: BTreeMap<String, String>,
     /// For producers, over `common`.
     pub producer: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for KafkaSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { common, consumer, producer } = self;
+        let names = |properties: &BTreeMap<String, String>| properties.keys().cloned().collect::<Vec<_>>();
+        f.debug_struct("KafkaSettings")
+            .field("common", &names(common))
+            .field("consumer", &names(consumer))
+            .field("producer", &names(producer))
+            .finish()
+    }
 }
 
 /// A property that cannot be used.
@@ -36,12 +49,10 @@ pub enum SettingsError {
         reason: &'static str,
     },
     /// librdkafka does not know it or does not take its value.
-    #[error("kafka property `{key}` = `{value}`: {reason}")]
+    #[error("{reason}")]
     Refused {
-        /// The property.
+        /// The property; empty where librdkafka does not say which.
         key: String,
-        /// Its value.
-        value: String,
         /// In librdkafka's words.
         reason: String,
     },
@@ -155,6 +166,14 @@ impl KafkaSettings {
         }
     }
 
+    /// Whether a client with these properties of its own speaks TLS and leaves open whom it trusts.
+    fn encrypts(&self, own: &BTreeMap<String, String>) -> bool {
+        let get = |name| own.get(name).or_else(|| self.common.get(name));
+        let protocol = get("security.protocol").map(|protocol| protocol.to_ascii_lowercase());
+        let trusts = ["ssl.ca.location", "ssl.ca.pem"].into_iter().any(|name| get(name).is_some());
+        cfg!(feature = "tls") && protocol.is_some_and(|protocol| protocol.ends_with("ssl")) && !trusts
+    }
+
     /// For a member of `group`. Several topics are co-partitioned and must be assigned together, which `range` does and
     /// `cooperative-sticky` does not promise; one topic is moved with the least disturbance by the latter.
     pub(super) fn consumer_config(
@@ -218,6 +237,10 @@ impl KafkaSettings {
         for (key, value) in defaults {
             config.set(*key, *value);
         }
+        if self.encrypts(own) {
+            // OpenSSL is built in, and would look for the authorities of this machine where it was built.
+            config.set("ssl.ca.location", "probe");
+        }
         for (key, value) in self.common.iter().chain(own) {
             let everywhere = CONSUMER_ENFORCED.iter().chain(PRODUCER_ENFORCED).chain(enforced);
             if let Some((_, _, reason)) = everywhere.into_iter().find(|(reserved, _, _)| reserved == key) {
@@ -235,15 +258,27 @@ impl KafkaSettings {
 /// What librdkafka said of a configuration.
 pub(super) fn refused(error: KafkaError) -> SettingsError {
     match error {
-        KafkaError::ClientConfig(_, reason, key, value) => SettingsError::Refused { key, value, reason },
-        other => SettingsError::Refused { key: String::new(), value: String::new(), reason: other.to_string() },
+        KafkaError::ClientConfig(_, reason, key, _) => SettingsError::Refused { reason: explain(reason), key },
+        KafkaError::ClientCreation(reason) => SettingsError::Refused { key: String::new(), reason: explain(reason) },
+        other => SettingsError::Refused { key: String::new(), reason: other.to_string() },
     }
+}
+
+/// What to do where librdkafka says only what is missing.
+fn explain(reason: String) -> String {
+    if reason.contains("not available at build time") || reason.contains("No provider for SASL mechanism") {
+        return match cfg!(feature = "tls") {
+            true => format!("{reason}; this program has TLS, and of SASL PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512"),
+            false => format!("{reason}; build this program with the cargo feature `tls`, which is on by default"),
+        };
+    }
+    reason
 }
 
 /// A client's creation fails over its configuration or over something else.
 pub(super) fn creation_error(error: KafkaError) -> super::ClientError {
     match error {
-        KafkaError::ClientConfig(..) => refused(error).into(),
+        KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => refused(error).into(),
         other => super::ClientError::Client(other),
     }
 }
@@ -272,6 +307,38 @@ mod tests {
             let error = with(key, "1").check().unwrap_err();
             assert!(error.to_string().contains(key), "{error}");
             assert!(matches!(error, SettingsError::Reserved { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn values_are_not_shown() {
+        let shown = format!("{:?}", with("sasl.password", "hunter2"));
+        assert!(shown.contains("sasl.password") && !shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn a_client_that_speaks_tls_trusts_whom_the_machine_trusts_unless_told_otherwise() {
+        let location = |settings: &KafkaSettings| {
+            settings.consumer_config("g", "c", 1).unwrap().get("ssl.ca.location").map(str::to_owned)
+        };
+        let expected = cfg!(feature = "tls").then_some("probe");
+        assert_eq!(location(&with("security.protocol", "SASL_SSL")).as_deref(), expected);
+        assert_eq!(location(&with("security.protocol", "sasl_plaintext")), None);
+        let mut settings = with("security.protocol", "ssl");
+        settings.common.insert("ssl.ca.location".to_owned(), "ca.pem".to_owned());
+        assert_eq!(location(&settings).as_deref(), Some("ca.pem"));
+    }
+
+    /// In a program with TLS and in one without.
+    #[test]
+    fn tls_works_or_the_error_says_how_to_get_it() {
+        let result = with("security.protocol", "ssl").check();
+        if cfg!(feature = "tls") {
+            result.unwrap();
+        } else {
+            let error = result.unwrap_err();
+            assert_eq!(error.property(), "security.protocol");
+            assert!(error.to_string().contains("cargo feature `tls`"), "{error}");
         }
     }
 

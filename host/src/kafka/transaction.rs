@@ -7,6 +7,7 @@ use std::time::Duration;
 use rdkafka::error::RDKafkaErrorCode;
 use thiserror::Error;
 
+use super::access::advice;
 use super::consumer::{CommitOffset, Consumer};
 use super::native::{GroupMetadata, TransactionFault};
 use super::producer::Producer;
@@ -53,7 +54,7 @@ impl From<TransactionFault> for TransactionError {
             | Code::TopicAuthorizationFailed
             | Code::InvalidTransactionTimeout
             | Code::UnsupportedFeature
-            | Code::UnsupportedVersion => Self::Refused { text: format!("{text} ({code})") },
+            | Code::UnsupportedVersion => Self::Refused { text: format!("{text} ({code}){}", advice(code)) },
             _ if retriable => Self::Again { text },
             _ if abort => Self::Abort { text },
             // Fenced, fatal, and everything that is not foreseen: recovery asks Kafka and assumes nothing.
@@ -80,7 +81,12 @@ impl Producer {
     /// # Errors
     /// See [`TransactionError`].
     pub fn init_transactions(&self, wait: Duration) -> Result<(), TransactionError> {
-        Ok(self.writer().init_transactions(wait)?)
+        self.writer().init_transactions(wait).map_err(|fault| match fault.into() {
+            TransactionError::Refused { text } => {
+                TransactionError::Refused { text: format!("transactional id `{}`: {text}", self.transactional_id()) }
+            }
+            other => other,
+        })
     }
 
     /// Begins a transaction. Asks no broker.
