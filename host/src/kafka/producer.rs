@@ -4,7 +4,7 @@
 //! caller is told that it is full and stops taking input. What the broker refuses for good (too large, not authorized) shows up
 //! in [`Producer::flush`], which succeeds only when everything sent before it has been written.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -192,6 +192,8 @@ struct Ledger {
 pub struct Producer {
     writer: Writer,
     transactional_id: Option<String>,
+    /// Whether a transaction is open.
+    pub(super) in_transaction: Cell<bool>,
     topics: Vec<String>,
     ledger: RefCell<Ledger>,
 }
@@ -211,7 +213,13 @@ impl Producer {
         let config = settings.producer_config(&options.client_id, options.transactions.as_ref())?;
         let producer: BaseProducer<Context> = config.create_with_context(Context::default()).map_err(creation_error)?;
         let transactional_id = options.transactions.as_ref().map(|transactions| transactions.id.clone());
-        Ok(Self { writer: Writer::new(producer), transactional_id, topics: Vec::new(), ledger: RefCell::default() })
+        Ok(Self {
+            writer: Writer::new(producer),
+            transactional_id,
+            in_transaction: Cell::new(false),
+            topics: Vec::new(),
+            ledger: RefCell::default(),
+        })
     }
 
     /// Empty without transactions.
@@ -277,6 +285,7 @@ impl Producer {
             | RDKafkaErrorCode::UnknownPartition
             | RDKafkaErrorCode::UnknownTopicOrPartition => SendError::UnknownTopicOrPartition { partition },
             RDKafkaErrorCode::TopicAuthorizationFailed => SendError::NotAuthorized,
+            RDKafkaErrorCode::State if self.is_denied() => SendError::NotAuthorized,
             RDKafkaErrorCode::Fatal => SendError::Fatal { text: self.fatal_text() },
             other => SendError::Other(other),
         }
@@ -354,7 +363,11 @@ impl Producer {
                 return Err(FlushError::Fatal { text: text.clone() });
             }
             if let Some(first) = ledger.failures.first() {
-                return Err(FlushError::Refused { count: ledger.failures_count, first: first.clone() });
+                let mut first = first.clone();
+                if !first.is_final() && self.is_denied() {
+                    first.code = RDKafkaErrorCode::TopicAuthorizationFailed;
+                }
+                return Err(FlushError::Refused { count: ledger.failures_count, first });
             }
             match written {
                 Ok(true) => return Ok(Flushed::attested()),

@@ -94,7 +94,20 @@ impl Producer {
     /// # Errors
     /// See [`TransactionError`].
     pub fn begin_transaction(&self) -> Result<(), TransactionError> {
-        Ok(self.writer().begin_transaction()?)
+        self.writer().begin_transaction()?;
+        self.in_transaction.set(true);
+        Ok(())
+    }
+
+    /// Whether the open transaction has failed for want of a right to a topic, which the next one will want too. The records
+    /// that failed with it only say that they did.
+    pub(super) fn is_denied(&self) -> bool {
+        // While one is open, librdkafka begins no other and says what is wrong with this one.
+        self.in_transaction.get()
+            && self
+                .writer()
+                .begin_transaction()
+                .is_err_and(|fault| fault.code == RDKafkaErrorCode::TopicAuthorizationFailed)
     }
 
     /// Makes offsets of the consumer's group part of the transaction; `topics` are those of its inputs.
@@ -117,7 +130,9 @@ impl Producer {
     /// # Errors
     /// See [`TransactionError`].
     pub fn commit_transaction(&self, wait: Duration) -> Result<(), TransactionError> {
-        Ok(self.writer().commit_transaction(wait)?)
+        self.writer().commit_transaction(wait)?;
+        self.in_transaction.set(false);
+        Ok(())
     }
 
     /// Aborts the transaction; records that were taken and not written are thrown away.
@@ -126,6 +141,7 @@ impl Producer {
     /// See [`TransactionError`].
     pub fn abort_transaction(&self, wait: Duration) -> Result<(), TransactionError> {
         self.writer().abort_transaction(wait)?;
+        self.in_transaction.set(false);
         self.forget_failures();
         Ok(())
     }
