@@ -7,9 +7,10 @@ mod rights;
 
 use std::fs;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use sluicegate::meta::zookeeper::{ZooKeeperAuth, ZooKeeperOptions};
+use sluicegate::meta::zookeeper::{ZooKeeperAuth, ZooKeeperOptions, ZooKeeperTls};
+use sluicegate::meta::{Coordination, conformance};
 use sluicegate_harness::certificates::Authority;
 use sluicegate_harness::kafka::{self, Kafka, KafkaOptions};
 use sluicegate_harness::zookeeper::{self, ZooKeeper};
@@ -165,6 +166,21 @@ fn a_pipeline_is_exact_over_tls_with_passwords_and_shuts_others_out_and_keeps_it
     }
     assert!(printed.contains("sasl_ssl") || printed.contains("started"), "nothing was logged");
     assert!(!printed.contains(SECRET), "a secret was printed: {}", line_with(&printed, SECRET));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_behind_tls_and_a_password_keeps_the_promises_of_every_store() -> anyhow::Result<()> {
+    let site = Site::get();
+    let open = || async {
+        let tls = ZooKeeperTls { ca: site.authority.certificate(), identity: None };
+        let auth = ZooKeeperAuth { scheme: "digest".into(), secret: format!("{USER}:{ZOOKEEPER_PASSWORD}") };
+        let options = ZooKeeperOptions::new(&site.zookeeper.secured_connect(), "/promises");
+        let options = ZooKeeperOptions { auth: Some(auth), tls: Some(tls), ..options };
+        Ok(Arc::new(sluicegate::meta::zookeeper::ZooKeeper::connect(options).await?) as Arc<dyn Coordination>)
+    };
+    let store = open().await?;
+    conformance::store(store.clone()).await?;
+    conformance::coordination(store, open).await
 }
 
 fn line_with<'a>(text: &'a str, word: &str) -> &'a str {

@@ -1,4 +1,4 @@
-//! What to grant where a broker finds a right missing. Operations have the names that Kafka's own tools give them. Pure.
+//! What to do where a broker does not know somebody or finds a right missing. Operations have the names that Kafka's own tools give them. Pure.
 
 use rdkafka::error::RDKafkaErrorCode;
 
@@ -11,6 +11,9 @@ pub(super) fn advice(code: RDKafkaErrorCode) -> &'static str {
         RDKafkaErrorCode::GroupAuthorizationFailed => "; grant this user `Read` on the group",
         RDKafkaErrorCode::TransactionalIdAuthorizationFailed => {
             "; grant this user `Describe` and `Write` on all transactional ids that begin with the group's name"
+        }
+        RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed => {
+            "; check `sasl.mechanism`, `sasl.username` and `sasl.password` in [kafka]"
         }
         RDKafkaErrorCode::ClusterAuthorizationFailed => "; grant this user `IdempotentWrite` on the cluster",
         _ => "",

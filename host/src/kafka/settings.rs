@@ -347,7 +347,7 @@ mod tests {
         let error = with("fetch.max.byte", "1").check().unwrap_err();
         assert!(error.to_string().contains("fetch.max.byte"), "{error}");
         let error = with("fetch.wait.max.ms", "soon").check().unwrap_err();
-        assert!(error.to_string().contains("fetch.wait.max.ms") && error.to_string().contains("soon"), "{error}");
+        assert!(error.to_string().contains("fetch.wait.max.ms"), "{error}");
     }
 
     #[test]

@@ -184,7 +184,9 @@ impl Trouble {
             }
         }
         match &self.last {
-            Some((code, text)) if self.all_down && is_refusal(*code) => Answer::NoAccess(text.clone()),
+            Some((code, text)) if self.all_down && is_refusal(*code) => {
+                Answer::NoAccess(format!("{text}{}", advice(*code)))
+            }
             Some((_, text)) => Answer::Waiting(format!("no broker answers ({text})")),
             None => Answer::Waiting(format!("no broker answers ({code})")),
         }

@@ -153,7 +153,10 @@ fn what_is_wrong_between_a_node_and_kafka_is_said_with_its_cure() {
         &good.replace("ca.pem", "other-ca.pem"),
         &["no authority in `ssl.ca.location` has signed", "put the certificate"],
     );
-    told(&good.replace("{ env = \"KAFKA_PASSWORD\" }", "\"guessed-hunter2\""), &["invalid credentials"]);
+    told(
+        &good.replace("{ env = \"KAFKA_PASSWORD\" }", "\"guessed-hunter2\""),
+        &["invalid credentials", "check `sasl.mechanism`"],
+    );
     told(&good.replace("SCRAM-SHA-512", "PLAIN"), &["mechanism", "SCRAM-SHA-512"]);
     let other_port = good.replace(&site.kafka.secured_bootstrap(), &site.kafka.bootstrap());
     waits_for_kafka(&workplace, &other_port, &["connecting to a PLAINTEXT broker listener?"]);

@@ -131,7 +131,7 @@ fn secret_properties_come_from_files_and_are_not_shown() {
     let cluster = Cluster::parse(&folder.path().join("c.toml"), text, &ClusterArgs::default()).unwrap();
     assert_eq!(cluster.kafka.common.get("ssl.key.password").unwrap().expose(), "hunter2");
     assert_eq!(cluster.kafka.common.get("sasl.password").unwrap().expose(), "hunter3");
-    let shown = format!("{:?}", cluster.kafka);
+    let shown = format!("{cluster:?}");
     assert!(shown.contains("\"me\"") && shown.contains("***") && !shown.contains("hunter"), "{shown}");
 }
 

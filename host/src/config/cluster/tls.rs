@@ -3,7 +3,7 @@
 //! Whether a certificate is trusted, and fits its key, is seen where connections are made. Invariant: a key is never in
 //! `Debug`, and no part of a file is in an error.
 
-use std::fs;
+use std::{fmt, fs};
 
 use rustls_pki_types::pem::{self, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -15,8 +15,8 @@ use crate::config::section::Section;
 use crate::config::text::Text;
 use crate::config::value::Fault;
 
-/// What a connection is encrypted with.
-#[derive(Clone, Debug, PartialEq)]
+/// What a connection is encrypted with. `Debug` shows no contents: a file may hold a certificate and its key.
+#[derive(Clone, PartialEq)]
 pub struct Tls {
     /// Certificates of the authorities whose word about a server is taken, as PEM.
     pub ca: String,
@@ -24,8 +24,14 @@ pub struct Tls {
     pub identity: Option<Identity>,
 }
 
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("identity", &self.identity.is_some()).finish_non_exhaustive()
+    }
+}
+
 /// A certificate and its key.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Identity {
     /// The certificate and those between it and the authority, as PEM.
     pub certificate: String,
