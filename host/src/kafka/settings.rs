@@ -9,9 +9,11 @@ use std::fmt;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use thiserror::Error;
 
+use super::context::Context;
 use super::producer::Transactions;
 
 /// Properties as the user wrote them, by librdkafka's names. Values may be secret: `Debug` shows names alone.
@@ -155,6 +157,22 @@ impl KafkaSettings {
         self.consumer_config("check", "check", 1)?.create_native_config().map_err(refused)?;
         let transactions = Transactions { id: "check".to_owned(), timeout: Duration::from_secs(15) };
         self.producer_config("check", Some(&transactions))?.create_native_config().map_err(refused)?;
+        self.check_mechanism()?;
+        // What belongs together is checked with a client alone. This one asks nobody anything.
+        self.metadata_config()?.create_with_context::<_, BaseConsumer<Context>>(Context::default()).map_err(refused)?;
+        Ok(())
+    }
+
+    /// librdkafka has OAUTHBEARER, and would wait for ever for somebody to hand it a token.
+    fn check_mechanism(&self) -> Result<(), SettingsError> {
+        for key in ["sasl.mechanism", "sasl.mechanisms"] {
+            for layer in [&self.common, &self.consumer, &self.producer] {
+                if layer.get(key).is_some_and(|mechanism| mechanism.eq_ignore_ascii_case("OAUTHBEARER")) {
+                    let reason = format!("this program cannot get tokens; {MECHANISMS}");
+                    return Err(SettingsError::Refused { key: key.to_owned(), reason });
+                }
+            }
+        }
         Ok(())
     }
 
@@ -264,11 +282,13 @@ pub(super) fn refused(error: KafkaError) -> SettingsError {
     }
 }
 
+const MECHANISMS: &str = "set `sasl.mechanism` to \"PLAIN\", \"SCRAM-SHA-256\" or \"SCRAM-SHA-512\"";
+
 /// What to do where librdkafka says only what is missing.
 fn explain(reason: String) -> String {
     if reason.contains("not available at build time") || reason.contains("No provider for SASL mechanism") {
         return match cfg!(feature = "tls") {
-            true => format!("{reason}; this program has TLS, and of SASL PLAIN, SCRAM-SHA-256 and SCRAM-SHA-512"),
+            true => format!("{reason}; {MECHANISMS}"),
             false => format!("{reason}; build this program with the cargo feature `tls`, which is on by default"),
         };
     }
@@ -339,6 +359,17 @@ mod tests {
             let error = result.unwrap_err();
             assert_eq!(error.property(), "security.protocol");
             assert!(error.to_string().contains("cargo feature `tls`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_mechanism_that_cannot_work_is_refused_at_once() {
+        for mechanism in ["OAUTHBEARER", "GSSAPI"] {
+            let mut settings = with("fetch.wait.max.ms", "1");
+            settings.common.insert("security.protocol".to_owned(), "sasl_plaintext".to_owned());
+            settings.common.insert("sasl.mechanism".to_owned(), mechanism.to_owned());
+            let error = settings.check().unwrap_err().to_string();
+            assert!(error.contains("set `sasl.mechanism` to \"PLAIN\"") || !cfg!(feature = "tls"), "{error}");
         }
     }
 
