@@ -40,7 +40,7 @@ pub struct Identity {
 }
 
 pub(super) fn read(section: &Section<'_>, text: &Text) -> Option<Tls> {
-    let ca = section.required("ca", "\"ca.pem\"").and_then(|field| file(field, text, certificates));
+    let ca = section.required("ca", "\"ca.pem\"").and_then(|field| file(&field, text, certificates));
     let certificate = section.optional("certificate", |field| file(field, text, certificates));
     let key = section.optional("key", |field| file(field, text, key));
     let identity = match (certificate?, key?) {
