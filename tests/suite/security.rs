@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
 
 use sluicegate::meta::zookeeper::{ZooKeeperAuth, ZooKeeperOptions, ZooKeeperTls};
-use sluicegate::meta::{Coordination, conformance};
+use sluicegate::meta::{Coordination, MetaStore, SessionState, Write, conformance};
 use sluicegate_harness::certificates::Authority;
 use sluicegate_harness::kafka::{self, Kafka, KafkaOptions};
 use sluicegate_harness::zookeeper::{self, ZooKeeper};
@@ -18,6 +18,7 @@ use zookeeper_client::{Acls, Client, CreateMode, Error};
 
 use crate::deployment::{Deployment, Servers};
 use crate::restarts::{COUNT, check_exact_in, commits, records, under_load};
+use crate::shared::SOON;
 use crate::state::{State, runtime};
 
 /// A user of Kafka, and of ZooKeeper.
@@ -159,13 +160,38 @@ fn a_pipeline_is_exact_over_tls_with_passwords_and_shuts_others_out_and_keeps_it
     };
     check_exact_in(&deployment, &State::through(options, &deployment));
 
-    for arguments in [&["plugin", "list"][..], &["plugin", "list", "--json"]] {
-        let (code, text) = output(deployment.command(arguments).env("KAFKA_PASSWORD", KAFKA_PASSWORD));
-        assert_eq!(code, Some(0), "{text}");
-        printed += &text;
-    }
-    assert!(printed.contains("sasl_ssl") || printed.contains("started"), "nothing was logged");
+    printed += &command(&deployment, &["plugin", "list"]);
+    assert!(printed.contains("TRACE") && printed.contains("started"), "nothing was logged");
     assert!(!printed.contains(SECRET), "a secret was printed: {}", line_with(&printed, SECRET));
+}
+
+#[test]
+fn a_cluster_shuts_others_out_and_keeps_its_secrets() {
+    let site = Site::get();
+    let deployment = site.deployment(USER, COUNT);
+    let (input, sink, group) = (deployment.topic("in"), deployment.topic("out"), deployment.group());
+    site.grant(USER, "Read", &["--topic", &input, "--group", &group]);
+    site.grant(USER, "Write", &["--topic", &sink, "--transactional-id", &group]);
+    deployment.produce("in", records(300, 30));
+
+    let mut worker = deployment.command(&["worker", "--node-name", "a"]);
+    worker.env("KAFKA_PASSWORD", KAFKA_PASSWORD);
+    let mut node = deployment.spawn(worker);
+    let mut printed = command(&deployment, &["deploy", "pipeline.toml"]);
+    deployment.wait_until_done(&mut node);
+    for arguments in [&["status", "--json"][..], &["nodes", "--json"], &["revisions", "count", "--json"]] {
+        printed += &command(&deployment, arguments);
+    }
+    shut_for_others(site, &deployment);
+    printed += &node.terminate().log;
+    assert!(!printed.contains(SECRET), "a secret was printed: {}", line_with(&printed, SECRET));
+}
+
+/// What a command that succeeds prints, on both streams.
+fn command(deployment: &Deployment, arguments: &[&str]) -> String {
+    let (code, text) = output(deployment.command(arguments).env("KAFKA_PASSWORD", KAFKA_PASSWORD));
+    assert_eq!(code, Some(0), "{arguments:?}: {text}");
+    text
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,6 +207,24 @@ async fn a_store_behind_tls_and_a_password_keeps_the_promises_of_every_store() -
     let store = open().await?;
     conformance::store(store.clone()).await?;
     conformance::coordination(store, open).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_over_tls_goes_on_when_the_server_is_back() -> anyhow::Result<()> {
+    let authority = Authority::new("authority")?;
+    let mut server = secured_zookeeper(&authority, false);
+    let tls = ZooKeeperTls { ca: authority.certificate(), identity: None };
+    let options = ZooKeeperOptions::new(&server.secured_connect(), "/restarted");
+    let store = sluicegate::meta::zookeeper::ZooKeeper::connect(ZooKeeperOptions { tls: Some(tls), ..options }).await?;
+    store.multi(vec![Write::Create { path: "/a".into(), data: "1".into(), ephemeral: true }]).await?;
+    server.kill()?;
+    let mut session = store.session();
+    tokio::time::timeout(SOON, session.wait_for(|session| session.state == SessionState::Away)).await??;
+    server.restart()?;
+    tokio::time::timeout(SOON, session.wait_for(|session| session.state == SessionState::Connected)).await??;
+    assert_eq!(session.borrow().number, 1, "the server still knew the session");
+    assert!(store.get("/a").await?.is_some());
+    Ok(())
 }
 
 fn line_with<'a>(text: &'a str, word: &str) -> &'a str {
