@@ -2,6 +2,7 @@
 //! one of them wrong is told.
 #![allow(clippy::unwrap_used)]
 
+mod certificates;
 mod mistakes;
 mod rights;
 
@@ -11,11 +12,11 @@ use std::sync::{Arc, OnceLock};
 
 use sluicegate::meta::zookeeper::{ZooKeeperAuth, ZooKeeperOptions, ZooKeeperTls};
 use sluicegate::meta::{Coordination, MetaStore, SessionState, Write, conformance};
-use sluicegate_harness::certificates::Authority;
 use sluicegate_harness::kafka::{self, Kafka, KafkaOptions};
 use sluicegate_harness::zookeeper::{self, ZooKeeper};
 use zookeeper_client::{Acls, Client, CreateMode, Error};
 
+use self::certificates::Authority;
 use crate::deployment::{Deployment, Servers};
 use crate::restarts::{COUNT, check_exact_in, commits, records, under_load};
 use crate::shared::SOON;
@@ -39,9 +40,9 @@ impl Site {
     fn get() -> &'static Self {
         static SITE: OnceLock<Site> = OnceLock::new();
         SITE.get_or_init(|| {
-            let authority = Authority::new("authority").unwrap();
+            let authority = Authority::new("authority");
             let users = [USER, "guest"].map(|user| (user.to_owned(), KAFKA_PASSWORD.to_owned())).to_vec();
-            let secured = kafka::Secured { identity: authority.issue("kafka", &["127.0.0.1"]).unwrap(), users };
+            let secured = kafka::Secured { identity: authority.issue("kafka", &["127.0.0.1"]), users };
             let kafka = Kafka::start(KafkaOptions { secured: Some(secured), ..KafkaOptions::default() }).unwrap();
             let zookeeper = secured_zookeeper(&authority, false);
             Self { authority, kafka, zookeeper }
@@ -85,7 +86,7 @@ impl Site {
 }
 
 fn secured_zookeeper(authority: &Authority, asks_clients: bool) -> ZooKeeper {
-    let identity = authority.issue("zookeeper", &["127.0.0.1"]).unwrap();
+    let identity = authority.issue("zookeeper", &["127.0.0.1"]);
     let clients = asks_clients.then(|| authority.certificate());
     let secured = zookeeper::Secured { identity, clients };
     ZooKeeper::start(zookeeper::ZooKeeperOptions { secured: Some(secured), ..Default::default() }).unwrap()
@@ -211,7 +212,7 @@ async fn a_store_behind_tls_and_a_password_keeps_the_promises_of_every_store() -
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_over_tls_goes_on_when_the_server_is_back() -> anyhow::Result<()> {
-    let authority = Authority::new("authority")?;
+    let authority = Authority::new("authority");
     let mut server = secured_zookeeper(&authority, false);
     let tls = ZooKeeperTls { ca: authority.certificate(), identity: None };
     let options = ZooKeeperOptions::new(&server.secured_connect(), "/restarted");

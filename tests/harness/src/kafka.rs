@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::certificates::Issued;
+use crate::identity::Identity;
 use crate::jars::{Distribution, class_path};
 use crate::ports::Port;
 use crate::process::{Attachment, Home, JavaCommand, Server};
@@ -77,7 +77,7 @@ impl KafkaOptions {
 #[derive(Clone, Debug)]
 pub struct Secured {
     /// What the broker shows of itself: certificate and key, in the PEM format.
-    pub identity: Issued,
+    pub identity: Identity,
     /// Names and passwords, for SCRAM-SHA-512.
     pub users: Vec<(String, String)>,
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::certificates::Issued;
+use crate::identity::Identity;
 use crate::jars::{Distribution, class_path};
 use crate::ports::Port;
 use crate::process::{Attachment, Home, JavaCommand, Server};
@@ -64,7 +64,7 @@ impl Default for ZooKeeperOptions {
 #[derive(Clone, Debug)]
 pub struct Secured {
     /// What the server shows of itself.
-    pub identity: Issued,
+    pub identity: Identity,
     /// Certificate, in the PEM format, of the authority that clients' certificates must be signed by. Those are not asked for
     /// without one.
     pub clients: Option<String>,

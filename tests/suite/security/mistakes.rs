@@ -3,10 +3,10 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use sluicegate_harness::certificates::Authority;
 use sluicegate_harness::kafka::{self, Kafka, KafkaOptions};
 use sluicegate_harness::zookeeper::{self, ZooKeeper};
 
+use super::certificates::Authority;
 use super::{KAFKA_PASSWORD, SECRET, Site, USER, ZOOKEEPER_PASSWORD, output, run, secured_zookeeper};
 use crate::deployment::{Deployment, Servers};
 use crate::restarts::COUNT;
@@ -18,8 +18,8 @@ const FEW_SECONDS: Duration = Duration::from_secs(30);
 /// A folder with the files that a cluster file may name, those of others too.
 fn workplace(authority: &Authority) -> Deployment {
     let deployment = Deployment::on(Servers::local(), 1, COUNT);
-    let stranger = Authority::new("stranger").unwrap();
-    let (own, other) = (authority.issue("node", &[]).unwrap(), stranger.issue("node", &[]).unwrap());
+    let stranger = Authority::new("stranger");
+    let (own, other) = (authority.issue("node", &[]), stranger.issue("node", &[]));
     for (file, text) in [
         ("ca.pem", authority.certificate()),
         ("other-ca.pem", stranger.certificate()),
@@ -86,8 +86,8 @@ fn what_is_wrong_between_a_node_and_zookeeper_is_said_with_its_cure() {
 
 #[test]
 fn an_expired_certificate_of_zookeeper_is_said_to_have_expired() {
-    let authority = Authority::new("authority").unwrap();
-    let identity = authority.issue_expired("zookeeper", &["127.0.0.1"]).unwrap();
+    let authority = Authority::new("authority");
+    let identity = authority.issue_expired("zookeeper", &["127.0.0.1"]);
     let secured = zookeeper::Secured { identity, clients: None };
     let options = zookeeper::ZooKeeperOptions { secured: Some(secured), ..Default::default() };
     let server = ZooKeeper::start(options).unwrap();
@@ -102,7 +102,7 @@ fn an_expired_certificate_of_zookeeper_is_said_to_have_expired() {
 
 #[test]
 fn a_zookeeper_that_asks_for_certificates_takes_them_for_credentials() {
-    let authority = Authority::new("authority").unwrap();
+    let authority = Authority::new("authority");
     let server = secured_zookeeper(&authority, true);
     let (workplace, connect) = (workplace(&authority), server.secured_connect());
     let tls = "[zookeeper.tls]\nca = \"ca.pem\"\n";
@@ -167,8 +167,8 @@ fn what_is_wrong_between_a_node_and_kafka_is_said_with_its_cure() {
 #[test]
 fn an_expired_certificate_of_kafka_is_said_to_have_expired() {
     let _turn = own_servers();
-    let authority = Authority::new("authority").unwrap();
-    let identity = authority.issue_expired("kafka", &["127.0.0.1"]).unwrap();
+    let authority = Authority::new("authority");
+    let identity = authority.issue_expired("kafka", &["127.0.0.1"]);
     let users = vec![(USER.to_owned(), KAFKA_PASSWORD.to_owned())];
     let secured = kafka::Secured { identity, users };
     let server = Kafka::start(KafkaOptions { secured: Some(secured), ..KafkaOptions::default() }).unwrap();
