@@ -17,8 +17,8 @@ mod value;
 mod tests;
 
 pub use cluster::{
-    Authentication, Cluster, ClusterArgs, ClusterLimits, Http, Kafka, KafkaProperties, KafkaProperty, NodeName,
-    ZooKeeper,
+    Authentication, Cluster, ClusterArgs, ClusterLimits, Http, Identity, Kafka, KafkaProperties, KafkaProperty,
+    NodeName, Tls, ZooKeeper,
 };
 pub use diagnostic::{Diagnostic, Errors};
 pub use pipeline::{

@@ -7,6 +7,7 @@
 //!
 //! Not here: what to do about a group event or an error; the worker decides.
 
+mod access;
 pub mod clients;
 pub mod consumer;
 mod context;
@@ -14,6 +15,7 @@ pub mod embedded;
 pub mod groups;
 mod native;
 pub mod partition;
+mod probe;
 pub mod producer;
 pub mod settings;
 pub mod statistics;

@@ -24,3 +24,4 @@ pub mod manifest;
 pub mod metrics;
 pub mod record;
 pub mod state;
+pub mod tls;

@@ -196,6 +196,12 @@ pub enum MetaError {
         /// What the client said.
         reason: String,
     },
+    /// Servers are there, and cannot be used before somebody does something about it.
+    #[error("{reason}")]
+    Unusable {
+        /// What is wrong with each, and what to do.
+        reason: String,
+    },
     /// Access denied.
     #[error("no access to {path}: {reason}; check the credentials and the node's access control list")]
     Denied {

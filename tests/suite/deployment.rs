@@ -96,6 +96,14 @@ impl Deployment {
         fs::write(self.path("sluicegate.toml"), newer).unwrap();
     }
 
+    /// Another cluster file; what every one has (the node's own folders and the time-outs) is added.
+    pub(crate) fn use_cluster(&self, kafka: &str, rest: &str) {
+        let common = self.cluster_file();
+        let (_, common) = common.split_once("[kafka.consumer]").unwrap();
+        let (common, _) = common.split_once("[zookeeper]").unwrap_or((common, ""));
+        fs::write(self.path("sluicegate.toml"), format!("{kafka}[kafka.consumer]{common}{rest}")).unwrap();
+    }
+
     fn rename_topics(&self, pipeline: &mut Table, kind: &str) -> Vec<String> {
         let tables = pipeline.get_mut(kind).into_iter().flat_map(|tables| tables.as_array_mut().unwrap());
         let mut names = Vec::new();

@@ -16,6 +16,7 @@ mod outages;
 mod records;
 mod resolve;
 mod restarts;
+mod security;
 mod shared;
 mod state;
 mod takeover;

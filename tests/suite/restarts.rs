@@ -55,8 +55,12 @@ fn highest(records: &[Record]) -> BTreeMap<String, u64> {
 /// Checks that every record was counted once: in the state, in the output, and that the offsets beside the state are those of
 /// the group and the topic's ends.
 pub(crate) fn check_exact(deployment: &Deployment) {
+    check_exact_in(deployment, &State::of(deployment));
+}
+
+/// As [`check_exact`], where the state is not open to everybody.
+pub(crate) fn check_exact_in(deployment: &Deployment, state: &State) {
     let expected = per_key(&deployment.read("in"));
-    let state = State::of(deployment);
     assert!(state.counts() == expected, "state and input differ:\n{:?}\n{expected:?}", state.counts());
     if deployment.exactly_once {
         // What a killed process left open hides what came after it until its successor has ended it.

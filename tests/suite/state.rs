@@ -47,7 +47,11 @@ impl State {
 
     /// Through another address than the deployment's.
     pub(crate) fn at(connect: &str, deployment: &Deployment) -> Self {
-        let options = ZooKeeperOptions::new(connect, &format!("/{}", deployment.namespace));
+        Self::through(ZooKeeperOptions::new(connect, &format!("/{}", deployment.namespace)), deployment)
+    }
+
+    /// With credentials.
+    pub(crate) fn through(options: ZooKeeperOptions, deployment: &Deployment) -> Self {
         let meta = Arc::new(runtime().block_on(ZooKeeper::connect(options)).unwrap());
         Self { meta, pipeline: deployment.pipeline.clone(), incarnation: 1 }
     }

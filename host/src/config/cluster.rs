@@ -6,6 +6,7 @@
 mod arguments;
 mod kafka;
 mod read;
+mod tls;
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ pub use arguments::ClusterArgs;
 pub use kafka::{Kafka, KafkaProperties, KafkaProperty};
 #[cfg(test)]
 pub(super) use read::SHAPES;
+pub use tls::{Identity, Tls};
 
 /// The name of a node: ASCII letters, digits, `.`, `_` and `-`, at most 255 of them.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -75,6 +77,8 @@ pub struct ZooKeeper {
     pub session_timeout: Duration,
     /// Who the node is to the ensemble; nobody if none.
     pub auth: Option<Authentication>,
+    /// How connections are encrypted; not at all if none.
+    pub tls: Option<Tls>,
 }
 
 /// Credentials for ZooKeeper's scheme `digest`.
@@ -133,9 +137,13 @@ impl Cluster {
         read::cluster(Text::new(origin, text), arguments)
     }
 
-    /// An error of librdkafka about a property, shown at the line of the cluster file.
+    /// An error of librdkafka about a property, shown at the line of the cluster file; without a name, about all of them.
     #[must_use]
     pub fn kafka_error(&self, property: &str, message: &str) -> Errors {
+        if property.is_empty() {
+            let diagnostic = Diagnostic::new(format!("librdkafka refuses what [kafka] says: {message}"));
+            return Errors::new(&self.text, vec![diagnostic]);
+        }
         let title = format!("librdkafka refuses the property `{property}`");
         let place = ["producer", "consumer", ""]
             .into_iter()

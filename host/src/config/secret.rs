@@ -31,8 +31,16 @@ impl fmt::Debug for Secret {
 
 /// Whether a key, or a dotted path of keys, names a secret value. Keys that say where a secret comes from are none.
 pub(super) fn is_secret_name(path: &str) -> bool {
-    const MARKS: [&str; 6] =
-        ["password", "secret", "ssl.key.pem", "oauthbearer.config", "oauthbearer.client.assertion", "token"];
+    // `jaas.config` is no property of librdkafka's, but what people copy from Java has a password in it.
+    const MARKS: [&str; 7] = [
+        "password",
+        "secret",
+        "ssl.key.pem",
+        "jaas.config",
+        "oauthbearer.config",
+        "oauthbearer.client.assertion",
+        "token",
+    ];
     const SOURCES: [&str; 4] = ["env", "file", "location", "url"];
     let path = path.trim_matches([' ', '\t', '"', '\'']).to_ascii_lowercase();
     let last = path.rsplit(['.', '-']).next().unwrap_or_default();
@@ -69,7 +77,7 @@ mod tests {
 
     #[test]
     fn names_of_secrets_are_told_from_names_of_their_sources() {
-        for name in ["kafka.sasl.password", "ssl.keystore.password", "ssl.key.pem", "sasl.oauthbearer.client.secret"] {
+        for name in ["kafka.sasl.password", "ssl.keystore.password", "ssl.key.pem", "sasl.jaas.config"] {
             assert!(is_secret_name(name), "{name}");
         }
         for name in ["zookeeper.auth.password-env", "kafka.sasl.password.file", "sasl.username", "ssl.key.location"] {

@@ -4,6 +4,7 @@
 //! enough that reading a small file twice costs nothing. Invariant: a place that is returned lies within the text, on
 //! character boundaries.
 
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -16,10 +17,17 @@ use super::secret::is_secret_name;
 const BYTES_MAX: usize = 256 * 1024;
 
 /// The text of a configuration file and where it came from.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 pub(super) struct Text {
     origin: PathBuf,
     text: String,
+}
+
+/// Without the text, in which there may be a secret.
+impl fmt::Debug for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Text").field("origin", &self.origin).finish_non_exhaustive()
+    }
 }
 
 /// One step on the way to a value.

@@ -21,6 +21,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use thiserror::Error;
 
 use self::positions::Positions;
+use super::access::advice;
 use super::context::{Context, Notice};
 use super::native::{Fetched, GroupMetadata, Message, Reader, metadata_of};
 use super::settings::{KafkaSettings, creation_error};
@@ -290,6 +291,7 @@ pub enum Closed {
 pub struct Consumer {
     /// `None` only while it is being dropped.
     reader: Option<Reader>,
+    group: String,
     topics: Vec<String>,
     positions: Positions,
     events: VecDeque<ConsumerEvent>,
@@ -333,6 +335,7 @@ impl Consumer {
             .map_err(|bad| ClientError::TopicName { topic: options.topics[bad.0].clone() })?;
         Ok(Self {
             reader: Some(reader),
+            group: options.group_id.clone(),
             topics: options.topics.clone(),
             positions: Positions::default(),
             events: VecDeque::new(),
@@ -492,6 +495,11 @@ impl Consumer {
             KafkaError::MessageConsumptionFatal(_) => {
                 let known = self.native().client().fatal_error().map(|(_, text)| text);
                 self.fatal = Some(ConsumeError { text: known.unwrap_or(text) });
+            }
+            // librdkafka would go on asking for ever.
+            KafkaError::MessageConsumption(code @ RDKafkaErrorCode::GroupAuthorizationFailed) => {
+                let text = format!("group `{}`: {code}{}", self.group, advice(*code));
+                self.fatal = Some(ConsumeError { text });
             }
             // librdkafka has logged it, with the address.
             KafkaError::MessageConsumption(RDKafkaErrorCode::BrokerTransportFailure) => {}

@@ -25,6 +25,9 @@ pub async fn delete(settings: &KafkaSettings, group: &str) -> Result<(), String>
     let options = AdminOptions::new().request_timeout(Some(REQUEST_WAIT));
     let answers = admin.delete_groups(&[group], &options).await.map_err(|error| error.to_string())?;
     match answers.into_iter().next() {
+        Some(Err((_, code @ RDKafkaErrorCode::GroupAuthorizationFailed))) => {
+            Err(format!("group `{group}`: {code}; grant this user `Delete` on the group"))
+        }
         Some(Err((_, code))) if code != RDKafkaErrorCode::GroupIdNotFound => Err(code.to_string()),
         _ => Ok(()),
     }

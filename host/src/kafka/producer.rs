@@ -4,7 +4,7 @@
 //! caller is told that it is full and stops taking input. What the broker refuses for good (too large, not authorized) shows up
 //! in [`Producer::flush`], which succeeds only when everything sent before it has been written.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use rdkafka::producer::{BaseProducer, Producer as _};
 use thiserror::Error;
 
 use super::ClientError;
+use super::access::advice;
 use super::context::{Context, Notice};
 use super::native::Writer;
 use super::settings::{KafkaSettings, creation_error};
@@ -64,7 +65,7 @@ pub enum SendError {
         partition: i32,
     },
     /// This client may not write to the topic.
-    #[error("not authorized to write to the topic")]
+    #[error("not authorized to write to the topic{}", advice(RDKafkaErrorCode::TopicAuthorizationFailed))]
     NotAuthorized,
     /// The producer has failed for good; a new one is needed.
     #[error("the producer has failed for good: {text}")]
@@ -122,7 +123,7 @@ impl DeliveryFailure {
 
 impl fmt::Display for DeliveryFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "topic `{}` partition {}: {}", self.topic, self.partition, self.code)
+        write!(f, "topic `{}` partition {}: {}{}", self.topic, self.partition, self.code, advice(self.code))
     }
 }
 
@@ -190,6 +191,9 @@ struct Ledger {
 /// An idempotent producer. Dropping it throws away what has not been written yet.
 pub struct Producer {
     writer: Writer,
+    transactional_id: Option<String>,
+    /// Whether a transaction is open.
+    pub(super) in_transaction: Cell<bool>,
     topics: Vec<String>,
     ledger: RefCell<Ledger>,
 }
@@ -208,7 +212,19 @@ impl Producer {
     pub fn new(settings: &KafkaSettings, options: &ProducerOptions) -> Result<Self, ClientError> {
         let config = settings.producer_config(&options.client_id, options.transactions.as_ref())?;
         let producer: BaseProducer<Context> = config.create_with_context(Context::default()).map_err(creation_error)?;
-        Ok(Self { writer: Writer::new(producer), topics: Vec::new(), ledger: RefCell::default() })
+        let transactional_id = options.transactions.as_ref().map(|transactions| transactions.id.clone());
+        Ok(Self {
+            writer: Writer::new(producer),
+            transactional_id,
+            in_transaction: Cell::new(false),
+            topics: Vec::new(),
+            ledger: RefCell::default(),
+        })
+    }
+
+    /// Empty without transactions.
+    pub(super) fn transactional_id(&self) -> &str {
+        self.transactional_id.as_deref().unwrap_or_default()
     }
 
     pub(super) fn writer(&self) -> &Writer {
@@ -269,6 +285,7 @@ impl Producer {
             | RDKafkaErrorCode::UnknownPartition
             | RDKafkaErrorCode::UnknownTopicOrPartition => SendError::UnknownTopicOrPartition { partition },
             RDKafkaErrorCode::TopicAuthorizationFailed => SendError::NotAuthorized,
+            RDKafkaErrorCode::State if self.is_denied() => SendError::NotAuthorized,
             RDKafkaErrorCode::Fatal => SendError::Fatal { text: self.fatal_text() },
             other => SendError::Other(other),
         }
@@ -346,7 +363,11 @@ impl Producer {
                 return Err(FlushError::Fatal { text: text.clone() });
             }
             if let Some(first) = ledger.failures.first() {
-                return Err(FlushError::Refused { count: ledger.failures_count, first: first.clone() });
+                let mut first = first.clone();
+                if !first.is_final() && self.is_denied() {
+                    first.code = RDKafkaErrorCode::TopicAuthorizationFailed;
+                }
+                return Err(FlushError::Refused { count: ledger.failures_count, first });
             }
             match written {
                 Ok(true) => return Ok(Flushed::attested()),

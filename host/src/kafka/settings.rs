@@ -5,16 +5,19 @@
 //! whether it exists is librdkafka's business: its own message comes back with the name and the value.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::error::KafkaError;
 use thiserror::Error;
 
+use super::context::Context;
 use super::producer::Transactions;
 
-/// Properties as the user wrote them, by librdkafka's names.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+/// Properties as the user wrote them, by librdkafka's names. Values may be secret: `Debug` shows names alone.
+#[derive(Clone, Default, Eq, PartialEq)]
 pub struct KafkaSettings {
     /// For every client: `bootstrap.servers`, security and so on.
     pub common: BTreeMap<String, String>,
@@ -22,6 +25,18 @@ pub struct KafkaSettings {
     pub consumer: BTreeMap<String, String>,
     /// For producers, over `common`.
     pub producer: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for KafkaSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { common, consumer, producer } = self;
+        let names = |properties: &BTreeMap<String, String>| properties.keys().cloned().collect::<Vec<_>>();
+        f.debug_struct("KafkaSettings")
+            .field("common", &names(common))
+            .field("consumer", &names(consumer))
+            .field("producer", &names(producer))
+            .finish()
+    }
 }
 
 /// A property that cannot be used.
@@ -36,12 +51,10 @@ pub enum SettingsError {
         reason: &'static str,
     },
     /// librdkafka does not know it or does not take its value.
-    #[error("kafka property `{key}` = `{value}`: {reason}")]
+    #[error("{reason}")]
     Refused {
-        /// The property.
+        /// The property; empty where librdkafka does not say which.
         key: String,
-        /// Its value.
-        value: String,
         /// In librdkafka's words.
         reason: String,
     },
@@ -144,6 +157,22 @@ impl KafkaSettings {
         self.consumer_config("check", "check", 1)?.create_native_config().map_err(refused)?;
         let transactions = Transactions { id: "check".to_owned(), timeout: Duration::from_secs(15) };
         self.producer_config("check", Some(&transactions))?.create_native_config().map_err(refused)?;
+        self.check_mechanism()?;
+        // What belongs together is checked with a client alone. This one asks nobody anything.
+        self.metadata_config()?.create_with_context::<_, BaseConsumer<Context>>(Context::default()).map_err(refused)?;
+        Ok(())
+    }
+
+    /// librdkafka has OAUTHBEARER, and would wait for ever for somebody to hand it a token.
+    fn check_mechanism(&self) -> Result<(), SettingsError> {
+        for key in ["sasl.mechanism", "sasl.mechanisms"] {
+            for layer in [&self.common, &self.consumer, &self.producer] {
+                if layer.get(key).is_some_and(|mechanism| mechanism.eq_ignore_ascii_case("OAUTHBEARER")) {
+                    let reason = format!("this program cannot get tokens; {MECHANISMS}");
+                    return Err(SettingsError::Refused { key: key.to_owned(), reason });
+                }
+            }
+        }
         Ok(())
     }
 
@@ -153,6 +182,14 @@ impl KafkaSettings {
             Some(protocol) if protocol.eq_ignore_ascii_case("consumer") => GroupProtocol::Consumer,
             _ => GroupProtocol::Classic,
         }
+    }
+
+    /// Whether a client with these properties of its own speaks TLS and leaves open whom it trusts.
+    fn encrypts(&self, own: &BTreeMap<String, String>) -> bool {
+        let get = |name| own.get(name).or_else(|| self.common.get(name));
+        let protocol = get("security.protocol").map(|protocol| protocol.to_ascii_lowercase());
+        let trusts = ["ssl.ca.location", "ssl.ca.pem"].into_iter().any(|name| get(name).is_some());
+        cfg!(feature = "tls") && protocol.is_some_and(|protocol| protocol.ends_with("ssl")) && !trusts
     }
 
     /// For a member of `group`. Several topics are co-partitioned and must be assigned together, which `range` does and
@@ -218,6 +255,10 @@ impl KafkaSettings {
         for (key, value) in defaults {
             config.set(*key, *value);
         }
+        if self.encrypts(own) {
+            // OpenSSL is built in, and would look for the authorities of this machine where it was built.
+            config.set("ssl.ca.location", "probe");
+        }
         for (key, value) in self.common.iter().chain(own) {
             let everywhere = CONSUMER_ENFORCED.iter().chain(PRODUCER_ENFORCED).chain(enforced);
             if let Some((_, _, reason)) = everywhere.into_iter().find(|(reserved, _, _)| reserved == key) {
@@ -235,15 +276,29 @@ impl KafkaSettings {
 /// What librdkafka said of a configuration.
 pub(super) fn refused(error: KafkaError) -> SettingsError {
     match error {
-        KafkaError::ClientConfig(_, reason, key, value) => SettingsError::Refused { key, value, reason },
-        other => SettingsError::Refused { key: String::new(), value: String::new(), reason: other.to_string() },
+        KafkaError::ClientConfig(_, reason, key, _) => SettingsError::Refused { reason: explain(reason), key },
+        KafkaError::ClientCreation(reason) => SettingsError::Refused { key: String::new(), reason: explain(reason) },
+        other => SettingsError::Refused { key: String::new(), reason: other.to_string() },
     }
+}
+
+const MECHANISMS: &str = "set `sasl.mechanism` to \"PLAIN\", \"SCRAM-SHA-256\" or \"SCRAM-SHA-512\"";
+
+/// What to do where librdkafka says only what is missing.
+fn explain(reason: String) -> String {
+    if reason.contains("not available at build time") || reason.contains("No provider for SASL mechanism") {
+        return match cfg!(feature = "tls") {
+            true => format!("{reason}; {MECHANISMS}"),
+            false => format!("{reason}; build this program with the cargo feature `tls`, which is on by default"),
+        };
+    }
+    reason
 }
 
 /// A client's creation fails over its configuration or over something else.
 pub(super) fn creation_error(error: KafkaError) -> super::ClientError {
     match error {
-        KafkaError::ClientConfig(..) => refused(error).into(),
+        KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => refused(error).into(),
         other => super::ClientError::Client(other),
     }
 }
@@ -276,11 +331,54 @@ mod tests {
     }
 
     #[test]
+    fn values_are_not_shown() {
+        let shown = format!("{:?}", with("sasl.password", "hunter2"));
+        assert!(shown.contains("sasl.password") && !shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn a_client_that_speaks_tls_trusts_whom_the_machine_trusts_unless_told_otherwise() {
+        let location = |settings: &KafkaSettings| {
+            settings.consumer_config("g", "c", 1).unwrap().get("ssl.ca.location").map(str::to_owned)
+        };
+        let expected = cfg!(feature = "tls").then_some("probe");
+        assert_eq!(location(&with("security.protocol", "SASL_SSL")).as_deref(), expected);
+        assert_eq!(location(&with("security.protocol", "sasl_plaintext")), None);
+        let mut settings = with("security.protocol", "ssl");
+        settings.common.insert("ssl.ca.location".to_owned(), "ca.pem".to_owned());
+        assert_eq!(location(&settings).as_deref(), Some("ca.pem"));
+    }
+
+    /// In a program with TLS and in one without.
+    #[test]
+    fn tls_works_or_the_error_says_how_to_get_it() {
+        let result = with("security.protocol", "ssl").check();
+        if cfg!(feature = "tls") {
+            result.unwrap();
+        } else {
+            let error = result.unwrap_err();
+            assert_eq!(error.property(), "security.protocol");
+            assert!(error.to_string().contains("cargo feature `tls`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_mechanism_that_cannot_work_is_refused_at_once() {
+        for mechanism in ["OAUTHBEARER", "GSSAPI"] {
+            let mut settings = with("fetch.wait.max.ms", "1");
+            settings.common.insert("security.protocol".to_owned(), "sasl_plaintext".to_owned());
+            settings.common.insert("sasl.mechanism".to_owned(), mechanism.to_owned());
+            let error = settings.check().unwrap_err().to_string();
+            assert!(error.contains("set `sasl.mechanism` to \"PLAIN\"") || !cfg!(feature = "tls"), "{error}");
+        }
+    }
+
+    #[test]
     fn an_unknown_property_is_named() {
         let error = with("fetch.max.byte", "1").check().unwrap_err();
         assert!(error.to_string().contains("fetch.max.byte"), "{error}");
         let error = with("fetch.wait.max.ms", "soon").check().unwrap_err();
-        assert!(error.to_string().contains("fetch.wait.max.ms") && error.to_string().contains("soon"), "{error}");
+        assert!(error.to_string().contains("fetch.wait.max.ms"), "{error}");
     }
 
     #[test]

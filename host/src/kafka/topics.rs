@@ -11,7 +11,9 @@ use rdkafka::error::RDKafkaErrorCode;
 use thiserror::Error;
 
 use super::ClientError;
+use super::access::{advice, is_refusal};
 use super::context::{Context, Notice};
+use super::probe;
 use super::settings::{KafkaSettings, creation_error};
 
 const REQUEST_WAIT: Duration = Duration::from_millis(1000);
@@ -25,12 +27,20 @@ pub enum TopicsError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// The broker refuses.
-    #[error("topic `{topic}`: {reason}")]
+    #[error("topic `{topic}`: {reason}{}", advice(*.reason))]
     Refused {
         /// Which.
         topic: String,
         /// Why.
         reason: RDKafkaErrorCode,
+    },
+    /// No broker lets this client in, and none will.
+    #[error("kafka at {servers}: {reason}")]
+    NoAccess {
+        /// The brokers to begin with.
+        servers: String,
+        /// In librdkafka's words.
+        reason: String,
     },
     /// The deadline has passed.
     #[error("after {waited:?} still {reason}")]
@@ -63,10 +73,17 @@ pub fn wait_for_topics(
         .create_with_context(Context::default())
         .map_err(creation_error)?;
     let mut counts = BTreeMap::new();
+    let mut trouble = Trouble::default();
     let mut said: Option<(String, Instant)> = None;
     loop {
-        let reason = ask(&client, topics, &mut counts)?;
-        let Some(reason) = reason else { return Ok(counts) };
+        let reason = match ask(settings, &client, topics, &mut counts, &mut trouble)? {
+            Answer::All => return Ok(counts),
+            Answer::Waiting(reason) => reason,
+            Answer::NoAccess(reason) => {
+                let servers = settings.common.get("bootstrap.servers").cloned().unwrap_or_default();
+                return Err(TopicsError::NoAccess { servers, reason });
+            }
+        };
         if cancelled() {
             return Err(TopicsError::Cancelled);
         }
@@ -81,12 +98,23 @@ pub fn wait_for_topics(
     }
 }
 
-/// One round. Returns what is missing.
+/// What a round has brought.
+enum Answer {
+    /// Every topic is there.
+    All,
+    /// For what has to be waited.
+    Waiting(String),
+    /// What somebody has to do something about.
+    NoAccess(String),
+}
+
 fn ask(
+    settings: &KafkaSettings,
     client: &BaseConsumer<Context>,
     topics: &[String],
     counts: &mut BTreeMap<String, i32>,
-) -> Result<Option<String>, TopicsError> {
+    trouble: &mut Trouble,
+) -> Result<Answer, TopicsError> {
     let mut missing = Vec::new();
     for topic in topics {
         if counts.contains_key(topic) {
@@ -106,10 +134,13 @@ fn ask(
                 | RDKafkaErrorCode::InvalidTopic
                 | RDKafkaErrorCode::InvalidArgument),
             ) => return Err(TopicsError::Refused { topic: topic.clone(), reason }),
-            Err(code) => return Ok(Some(broker_trouble(client, code))),
+            Err(code) => return Ok(trouble.of(settings, client, code)),
         }
     }
-    Ok((!missing.is_empty()).then(|| format!("topic {} does not exist; create it", missing.join(", "))))
+    Ok(match missing.is_empty() {
+        true => Answer::All,
+        false => Answer::Waiting(format!("topic {} does not exist; create it", missing.join(", "))),
+    })
 }
 
 fn partition_count(client: &BaseConsumer<Context>, topic: &str) -> Result<i32, RDKafkaErrorCode> {
@@ -127,19 +158,37 @@ fn partition_count(client: &BaseConsumer<Context>, topic: &str) -> Result<i32, R
     }
 }
 
-/// Why no broker answers, in as many words as are known.
-fn broker_trouble(client: &BaseConsumer<Context>, code: RDKafkaErrorCode) -> String {
-    client.poll(Duration::ZERO);
-    let mut text = None;
-    while let Some(notice) = client.context().next() {
-        if let Notice::Error { code, text: said } = notice
-            && code != RDKafkaErrorCode::AllBrokersDown
-        {
-            text = Some(said);
+/// What librdkafka has said about brokers that do not answer. It says so when it happens, not in answer to a question.
+#[derive(Default)]
+struct Trouble {
+    last: Option<(RDKafkaErrorCode, String)>,
+    all_down: bool,
+    probed: Option<Instant>,
+}
+
+impl Trouble {
+    /// Why no broker answers, in as many words as are known.
+    fn of(&mut self, settings: &KafkaSettings, client: &BaseConsumer<Context>, code: RDKafkaErrorCode) -> Answer {
+        client.poll(Duration::ZERO);
+        while let Some(notice) = client.context().next() {
+            match notice {
+                Notice::Error { code: RDKafkaErrorCode::AllBrokersDown, .. } => self.all_down = true,
+                Notice::Error { code, text } => self.last = Some((code, text)),
+                _ => {}
+            }
         }
-    }
-    match text {
-        Some(text) => format!("no broker answers ({text})"),
-        None => format!("no broker answers ({code})"),
+        if self.probed.is_none_or(|at| at.elapsed() >= MESSAGE_EVERY) {
+            self.probed = Some(Instant::now());
+            if let Some(reason) = probe::ask(settings) {
+                return Answer::NoAccess(reason);
+            }
+        }
+        match &self.last {
+            Some((code, text)) if self.all_down && is_refusal(*code) => {
+                Answer::NoAccess(format!("{text}{}", advice(*code)))
+            }
+            Some((_, text)) => Answer::Waiting(format!("no broker answers ({text})")),
+            None => Answer::Waiting(format!("no broker answers ({code})")),
+        }
     }
 }

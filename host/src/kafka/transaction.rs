@@ -7,6 +7,7 @@ use std::time::Duration;
 use rdkafka::error::RDKafkaErrorCode;
 use thiserror::Error;
 
+use super::access::advice;
 use super::consumer::{CommitOffset, Consumer};
 use super::native::{GroupMetadata, TransactionFault};
 use super::producer::Producer;
@@ -53,7 +54,7 @@ impl From<TransactionFault> for TransactionError {
             | Code::TopicAuthorizationFailed
             | Code::InvalidTransactionTimeout
             | Code::UnsupportedFeature
-            | Code::UnsupportedVersion => Self::Refused { text: format!("{text} ({code})") },
+            | Code::UnsupportedVersion => Self::Refused { text: format!("{text} ({code}){}", advice(code)) },
             _ if retriable => Self::Again { text },
             _ if abort => Self::Abort { text },
             // Fenced, fatal, and everything that is not foreseen: recovery asks Kafka and assumes nothing.
@@ -80,7 +81,12 @@ impl Producer {
     /// # Errors
     /// See [`TransactionError`].
     pub fn init_transactions(&self, wait: Duration) -> Result<(), TransactionError> {
-        Ok(self.writer().init_transactions(wait)?)
+        self.writer().init_transactions(wait).map_err(|fault| match fault.into() {
+            TransactionError::Refused { text } => {
+                TransactionError::Refused { text: format!("transactional id `{}`: {text}", self.transactional_id()) }
+            }
+            other => other,
+        })
     }
 
     /// Begins a transaction. Asks no broker.
@@ -88,7 +94,20 @@ impl Producer {
     /// # Errors
     /// See [`TransactionError`].
     pub fn begin_transaction(&self) -> Result<(), TransactionError> {
-        Ok(self.writer().begin_transaction()?)
+        self.writer().begin_transaction()?;
+        self.in_transaction.set(true);
+        Ok(())
+    }
+
+    /// Whether the open transaction has failed for want of a right to a topic, which the next one will want too. The records
+    /// that failed with it only say that they did.
+    pub(super) fn is_denied(&self) -> bool {
+        // While one is open, librdkafka begins no other and says what is wrong with this one.
+        self.in_transaction.get()
+            && self
+                .writer()
+                .begin_transaction()
+                .is_err_and(|fault| fault.code == RDKafkaErrorCode::TopicAuthorizationFailed)
     }
 
     /// Makes offsets of the consumer's group part of the transaction; `topics` are those of its inputs.
@@ -111,7 +130,9 @@ impl Producer {
     /// # Errors
     /// See [`TransactionError`].
     pub fn commit_transaction(&self, wait: Duration) -> Result<(), TransactionError> {
-        Ok(self.writer().commit_transaction(wait)?)
+        self.writer().commit_transaction(wait)?;
+        self.in_transaction.set(false);
+        Ok(())
     }
 
     /// Aborts the transaction; records that were taken and not written are thrown away.
@@ -120,6 +141,7 @@ impl Producer {
     /// See [`TransactionError`].
     pub fn abort_transaction(&self, wait: Duration) -> Result<(), TransactionError> {
         self.writer().abort_transaction(wait)?;
+        self.in_transaction.set(false);
         self.forget_failures();
         Ok(())
     }

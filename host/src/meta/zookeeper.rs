@@ -10,6 +10,8 @@
 
 mod error;
 mod link;
+mod probe;
+mod tls;
 
 use std::fmt;
 use std::time::Duration;
@@ -40,12 +42,14 @@ pub struct ZooKeeperOptions {
     pub session_timeout: Duration,
     /// How long a request waits for a connection before it fails.
     pub away_wait: Duration,
-    /// Who to be. With it, nodes are made accessible to their creator only; without, to everybody.
+    /// Who to be.
     pub auth: Option<ZooKeeperAuth>,
+    /// How to encrypt; not at all if none.
+    pub tls: Option<ZooKeeperTls>,
 }
 
 impl ZooKeeperOptions {
-    /// No authentication, usual times.
+    /// No authentication, no encryption, usual times.
     #[must_use]
     pub fn new(connect: &str, namespace: &str) -> Self {
         Self {
@@ -54,7 +58,23 @@ impl ZooKeeperOptions {
             session_timeout: SESSION_TIMEOUT_DEFAULT,
             away_wait: AWAY_WAIT_DEFAULT,
             auth: None,
+            tls: None,
         }
+    }
+
+    /// What to do when access was denied; `said` is the server's word.
+    fn explain(&self, said: &str) -> String {
+        let user = self.auth.as_ref().and_then(|auth| auth.secret.split_once(':')).map(|(user, _)| user);
+        match user {
+            Some(user) => format!("{said} as user `{user}`; it was made by another user or with another password"),
+            None if self.authenticated() => format!("{said} with this certificate"),
+            None => format!("{said} without credentials; set [zookeeper.auth]"),
+        }
+    }
+
+    /// Whether the server knows who this is. Then nodes are made accessible to their creator only; otherwise to everybody.
+    fn authenticated(&self) -> bool {
+        self.auth.is_some() || self.tls.as_ref().is_some_and(|tls| tls.identity.is_some())
     }
 }
 
@@ -67,6 +87,21 @@ pub struct ZooKeeperAuth {
     pub secret: String,
 }
 
+/// What to encrypt with. Texts in the PEM format.
+#[derive(Clone)]
+pub struct ZooKeeperTls {
+    /// Certificates of the authorities that servers' certificates must be signed by.
+    pub ca: String,
+    /// Certificate and key to show to a server, which takes them for credentials.
+    pub identity: Option<(String, String)>,
+}
+
+impl fmt::Debug for ZooKeeperTls {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("ZooKeeperTls").field("identity", &self.identity.is_some()).finish_non_exhaustive()
+    }
+}
+
 impl fmt::Debug for ZooKeeperAuth {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("ZooKeeperAuth").field("scheme", &self.scheme).finish_non_exhaustive()
@@ -75,7 +110,7 @@ impl fmt::Debug for ZooKeeperAuth {
 
 impl fmt::Debug for ZooKeeperOptions {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { connect, namespace, session_timeout, away_wait, auth } = self;
+        let Self { connect, namespace, session_timeout, away_wait, auth, tls } = self;
         formatter
             .debug_struct("ZooKeeperOptions")
             .field("connect", connect)
@@ -83,6 +118,7 @@ impl fmt::Debug for ZooKeeperOptions {
             .field("session_timeout", session_timeout)
             .field("away_wait", away_wait)
             .field("auth", auth)
+            .field("tls", tls)
             .finish()
     }
 }
@@ -98,18 +134,22 @@ impl ZooKeeper {
     /// Connects, makes the namespace where it is missing, and checks the layout's version there.
     ///
     /// # Errors
-    /// [`MetaError::Away`] when no server answers within seconds, [`MetaError::Denied`] when the credentials
-    /// are refused or do not suffice, [`MetaError::Failed`] for options that make no sense and for another layout version.
+    /// [`MetaError::Away`] when no server answers within seconds, [`MetaError::Unusable`] when servers and this process do
+    /// not come together over TLS, [`MetaError::Denied`] when the credentials are refused or do not suffice,
+    /// [`MetaError::Failed`] for options that make no sense and for another layout version.
     pub async fn connect(options: ZooKeeperOptions) -> Result<Self, MetaError> {
         let target = Target::parse(&options)?;
-        let authenticated = options.auth.is_some();
+        let authenticated = options.authenticated();
+        let denied = |error| match error {
+            MetaError::Denied { path, reason } => MetaError::Denied { path, reason: options.explain(&reason) },
+            other => other,
+        };
         let link = Link::connect(&target.hosts, &options, |client| {
             let root = target.root.clone();
             async move { enter(client, &root, authenticated).await }
-        })
-        .await?;
-        let store = Self { link, authenticated };
-        layout::check_format(&store).await?;
+        });
+        let store = Self { link: link.await.map_err(denied)?, authenticated };
+        layout::check_format(&store).await.map_err(denied)?;
         Ok(store)
     }
 

@@ -9,7 +9,7 @@ use tracing::warn;
 use crate::config::{self, Cluster};
 use crate::meta::local::{LocalError, LocalStore};
 use crate::meta::remote::open_local;
-use crate::meta::zookeeper::{AWAY_WAIT_DEFAULT, ZooKeeper, ZooKeeperAuth, ZooKeeperOptions};
+use crate::meta::zookeeper::{AWAY_WAIT_DEFAULT, ZooKeeper, ZooKeeperAuth, ZooKeeperOptions, ZooKeeperTls};
 use crate::meta::{Coordination, MetaError, MetaStore};
 use crate::worker::control::Control;
 
@@ -72,11 +72,16 @@ fn options(zookeeper: &config::ZooKeeper) -> ZooKeeperOptions {
         scheme: "digest".to_owned(),
         secret: format!("{}:{}", auth.user, auth.password.expose()),
     });
+    let tls = zookeeper.tls.as_ref().map(|tls| ZooKeeperTls {
+        ca: tls.ca.clone(),
+        identity: tls.identity.as_ref().map(|it| (it.certificate.clone(), it.key.expose().to_owned())),
+    });
     ZooKeeperOptions {
         connect: zookeeper.connect.clone(),
         namespace: zookeeper.namespace.clone(),
         session_timeout: zookeeper.session_timeout,
         away_wait: AWAY_WAIT_DEFAULT,
         auth,
+        tls,
     }
 }

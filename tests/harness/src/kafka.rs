@@ -8,11 +8,12 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::identity::Identity;
 use crate::jars::{Distribution, class_path};
 use crate::ports::Port;
 use crate::process::{Attachment, Home, JavaCommand, Server};
@@ -41,6 +42,8 @@ pub struct KafkaOptions {
     pub full_speed: bool,
     /// Port of the listener; a free one if not given.
     pub port: Option<u16>,
+    /// A second listener, for users with passwords and rights.
+    pub secured: Option<Secured>,
     /// Where data, configuration and log go, and stay; a temporary folder if not given.
     pub folder: Option<PathBuf>,
     /// Whether the server ends with this process.
@@ -54,6 +57,7 @@ impl Default for KafkaOptions {
             heap_mib: 512,
             full_speed: false,
             port: None,
+            secured: None,
             folder: None,
             attachment: Attachment::Attached,
         }
@@ -69,12 +73,22 @@ impl KafkaOptions {
     }
 }
 
+/// TLS, SASL and an authorizer for the second listener. Who comes through the first one, which has neither, may do everything.
+#[derive(Clone, Debug)]
+pub struct Secured {
+    /// What the broker shows of itself: certificate and key, in the PEM format.
+    pub identity: Identity,
+    /// Names and passwords, for SCRAM-SHA-512.
+    pub users: Vec<(String, String)>,
+}
+
 /// A Kafka broker on 127.0.0.1.
 #[derive(Debug)]
 pub struct Kafka {
     server: Server,
     class_path: String,
     port: Port,
+    secured: Option<Port>,
     _controller: Port,
     _home: Home,
 }
@@ -95,6 +109,17 @@ impl Kafka {
         let data = folder.join("data");
         fs::write(&logging, LOGGING).context("write the logging configuration")?;
         let mut settings = settings(&port, &controller);
+        let secured = options.secured.as_ref().map(|_| Port::free()).transpose()?;
+        let mut credentials = Vec::new();
+        if let (Some(options), Some(port)) = (&options.secured, &secured) {
+            let keystore = folder.join("keystore.pem");
+            fs::write(&keystore, options.identity.key_and_certificate()).context("write the keystore")?;
+            add_secured(&mut settings, port, &keystore);
+            for (user, password) in &options.users {
+                credentials
+                    .extend(["--add-scram".to_owned(), format!("SCRAM-SHA-512=[name={user},password={password}]")]);
+            }
+        }
         settings.insert("log.dirs".to_owned(), data.display().to_string());
         settings.extend(options.settings);
         let mut text = String::new();
@@ -111,7 +136,9 @@ impl Kafka {
         };
         let configuration = configuration.display().to_string();
         if !data.join("meta.properties").exists() {
-            tool("kafka.tools.StorageTool", &["format", "-t", CLUSTER_ID, "-c", &configuration]).run()?;
+            let mut format = tool("kafka.tools.StorageTool", &["format", "-t", CLUSTER_ID, "-c", &configuration]);
+            format.arguments.extend(credentials);
+            format.run()?;
         }
         let mut command = tool("kafka.Kafka", &[&configuration]);
         command.flags = vec![
@@ -125,7 +152,16 @@ impl Kafka {
         let address = port.address();
         let server =
             Server::start("kafka", command, folder.join("kafka.log"), options.attachment, || answers(&address))?;
-        Ok(Self { server, class_path, port, _controller: controller, _home: home })
+        Ok(Self { server, class_path, port, secured, _controller: controller, _home: home })
+    }
+
+    /// For `bootstrap.servers`, through the second listener.
+    ///
+    /// # Panics
+    /// There is none.
+    #[must_use]
+    pub fn secured_bootstrap(&self) -> String {
+        self.secured.as_ref().expect("started with a second listener").address()
     }
 
     /// For `bootstrap.servers`.
@@ -244,6 +280,29 @@ fn settings(port: &Port, controller: &Port) -> BTreeMap<String, String> {
         ("log.retention.hours", "-1".to_owned()),
     ];
     own.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+/// The second listener, and rights for everybody who is not on the first one.
+fn add_secured(settings: &mut BTreeMap<String, String>, port: &Port, keystore: &Path) {
+    for (key, addition) in [
+        ("listeners", format!(",SASL_SSL://{}", port.address())),
+        ("advertised.listeners", format!(",SASL_SSL://{}", port.address())),
+        ("listener.security.protocol.map", ",SASL_SSL:SASL_SSL".to_owned()),
+    ] {
+        settings.entry(key.to_owned()).or_default().push_str(&addition);
+    }
+    let own = [
+        ("ssl.keystore.type", "PEM".to_owned()),
+        ("ssl.keystore.location", keystore.display().to_string()),
+        ("sasl.enabled.mechanisms", "SCRAM-SHA-512".to_owned()),
+        (
+            "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config",
+            "org.apache.kafka.common.security.scram.ScramLoginModule required;".to_owned(),
+        ),
+        ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer".to_owned()),
+        ("super.users", "User:ANONYMOUS".to_owned()),
+    ];
+    settings.extend(own.map(|(key, value)| (key.to_owned(), value)));
 }
 
 /// Whether a broker at `address` answers an `ApiVersions` request, which it does once it is registered and unfenced.

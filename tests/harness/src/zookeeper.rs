@@ -9,11 +9,12 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::identity::Identity;
 use crate::jars::{Distribution, class_path};
 use crate::ports::Port;
 use crate::process::{Attachment, Home, JavaCommand, Server};
@@ -29,6 +30,8 @@ pub struct ZooKeeperOptions {
     pub session_timeout_min: Option<Duration>,
     /// `maxSessionTimeout`, if not twenty ticks.
     pub session_timeout_max: Option<Duration>,
+    /// A second port, for TLS.
+    pub secured: Option<Secured>,
     /// Other lines of `zoo.cfg`.
     pub settings: BTreeMap<String, String>,
     /// Heap, in MiB.
@@ -47,6 +50,7 @@ impl Default for ZooKeeperOptions {
             tick: Duration::from_millis(500),
             session_timeout_min: None,
             session_timeout_max: Some(Duration::from_secs(60)),
+            secured: None,
             settings: BTreeMap::new(),
             heap_mib: 256,
             port: None,
@@ -56,11 +60,22 @@ impl Default for ZooKeeperOptions {
     }
 }
 
+/// TLS for the second port.
+#[derive(Clone, Debug)]
+pub struct Secured {
+    /// What the server shows of itself.
+    pub identity: Identity,
+    /// Certificate, in the PEM format, of the authority that clients' certificates must be signed by. Those are not asked for
+    /// without one.
+    pub clients: Option<String>,
+}
+
 /// A ZooKeeper server on 127.0.0.1.
 #[derive(Debug)]
 pub struct ZooKeeper {
     server: Server,
     port: Port,
+    secured: Option<Port>,
     home: Home,
 }
 
@@ -89,6 +104,10 @@ impl ZooKeeper {
                 settings.insert(key.to_owned(), timeout.as_millis().to_string());
             }
         }
+        let secured = options.secured.as_ref().map(|_| Port::free()).transpose()?;
+        if let (Some(options), Some(port)) = (&options.secured, &secured) {
+            settings.extend(secured_settings(options, port, folder)?);
+        }
         settings.extend(options.settings);
         let mut text = String::new();
         for (key, value) in &settings {
@@ -111,7 +130,16 @@ impl ZooKeeper {
         let address = port.address();
         let server =
             Server::start("zookeeper", command, folder.join("zookeeper.log"), options.attachment, || serves(&address))?;
-        Ok(Self { server, port, home })
+        Ok(Self { server, port, secured, home })
+    }
+
+    /// For a client's connect string, through the port for TLS.
+    ///
+    /// # Panics
+    /// There is none.
+    #[must_use]
+    pub fn secured_connect(&self) -> String {
+        self.secured.as_ref().expect("started with a port for TLS").address()
     }
 
     /// For a client's connect string.
@@ -182,6 +210,25 @@ impl ZooKeeper {
     pub fn log_tail(&self) -> String {
         self.server.log_tail()
     }
+}
+
+/// TLS is Netty's business; the server's own network code has none.
+fn secured_settings(options: &Secured, port: &Port, folder: &Path) -> Result<BTreeMap<String, String>> {
+    let keystore = folder.join("keystore.pem");
+    fs::write(&keystore, options.identity.key_and_certificate()).context("write the keystore")?;
+    let mut settings = BTreeMap::from([
+        ("serverCnxnFactory".to_owned(), "org.apache.zookeeper.server.NettyServerCnxnFactory".to_owned()),
+        ("secureClientPort".to_owned(), port.number().to_string()),
+        ("secureClientPortAddress".to_owned(), "127.0.0.1".to_owned()),
+        ("ssl.keyStore.location".to_owned(), keystore.display().to_string()),
+        ("ssl.clientAuth".to_owned(), if options.clients.is_some() { "need" } else { "none" }.to_owned()),
+    ]);
+    if let Some(authority) = &options.clients {
+        let truststore = folder.join("truststore.pem");
+        fs::write(&truststore, authority).context("write the truststore")?;
+        settings.insert("ssl.trustStore.location".to_owned(), truststore.display().to_string());
+    }
+    Ok(settings)
 }
 
 /// Whether a server at `address` says that it serves clients.

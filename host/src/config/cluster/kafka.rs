@@ -185,6 +185,7 @@ impl<'a> Reader<'a> {
     fn property(&self, name: &str, value: &'a Spanned<DeValue<'a>>) -> Option<KafkaProperty> {
         let field = Field::new(self.findings, name, value);
         let plain = match value.get_ref() {
+            DeValue::String(path) if is_path(name, path) => return field.parsed(|path| self.path(path)),
             DeValue::String(text) => text.to_string(),
             DeValue::Boolean(value) => value.to_string(),
             DeValue::Float(number) => number.as_str().to_owned(),
@@ -207,6 +208,16 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// A file or folder, which starts from this file's folder as every path here does.
+    fn path(&self, path: &str) -> Result<KafkaProperty, Fault> {
+        let path = self.text.resolve(path);
+        let help = "write the path of a file; a relative one starts from this file's folder";
+        if let Err(error) = std::fs::metadata(&path) {
+            return Err(Fault::new(format!("cannot read `{}`: {error}", path.display()), help));
+        }
+        path.into_os_string().into_string().map(KafkaProperty::Plain).map_err(|_| Fault::new("not UTF-8 text", help))
+    }
+
     /// `{ env = "NAME" }` or `{ file = "path" }`.
     fn reference(&self, field: &Field<'a>) -> Option<Secret> {
         let table = field.raw().as_table()?;
@@ -220,6 +231,11 @@ impl<'a> Reader<'a> {
         };
         secret.map_or_else(|problem| field.refuse(Fault::new(problem, "set it, or name another one")), Some)
     }
+}
+
+/// Whether the value of a property is a path; `probe` looks in the usual places.
+fn is_path(name: &str, value: &str) -> bool {
+    name.starts_with("ssl.") && name.ends_with(".location") && value != "probe"
 }
 
 /// Whether a table says where a secret comes from; any other one is part of a dotted name.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::arguments::{self, ClusterArgs};
-use super::{Authentication, Cluster, ClusterLimits, Http, NodeName, ZooKeeper, kafka};
+use super::{Authentication, Cluster, ClusterLimits, Http, NodeName, ZooKeeper, kafka, tls};
 use crate::config::diagnostic::{Diagnostic, Errors};
 use crate::config::secret::{self, Secret};
 use crate::config::section::{self, Section, Shape};
@@ -22,7 +22,7 @@ const KAFKA: Shape = Shape { heading: "[kafka]", keys: &[], tables: &["consumer"
 const ZOOKEEPER: Shape = Shape {
     heading: "[zookeeper]",
     keys: &["connect", "namespace", "session-timeout"],
-    tables: &["auth"],
+    tables: &["auth", "tls"],
     open: false,
 };
 const AUTH: Shape = Shape {
@@ -31,6 +31,7 @@ const AUTH: Shape = Shape {
     tables: &[],
     open: false,
 };
+const TLS: Shape = Shape { heading: "[zookeeper.tls]", keys: &["ca", "certificate", "key"], tables: &[], open: false };
 const LOCAL: Shape = Shape { heading: "[local]", keys: &["path"], tables: &[], open: false };
 const CACHE: Shape = Shape { heading: "[cache]", keys: &["path"], tables: &[], open: false };
 const HTTP: Shape = Shape { heading: "[http]", keys: &["listen"], tables: &[], open: false };
@@ -44,7 +45,7 @@ const LIMITS: Shape = Shape {
 
 /// Every table of a cluster file, the top level first.
 pub(in crate::config) const SHAPES: &[&Shape] =
-    &[&ROOT, &NODE, &KAFKA, &ZOOKEEPER, &AUTH, &LOCAL, &CACHE, &HTTP, &WORKER, &LIMITS];
+    &[&ROOT, &NODE, &KAFKA, &ZOOKEEPER, &AUTH, &TLS, &LOCAL, &CACHE, &HTTP, &WORKER, &LIMITS];
 
 pub(super) const KAFKA_PORT: u16 = 9092;
 pub(super) const ZOOKEEPER_PORT: u16 = 2181;
@@ -179,14 +180,18 @@ fn zookeeper(root: &Section<'_>, text: &Text, arguments: &ClusterArgs) -> Option
         None => Some(None),
         Some(_) => authentication(&section.table("auth", &AUTH), text).map(Some),
     };
+    let tls = match section.field("tls") {
+        None => Some(None),
+        Some(_) => tls::read(&section.table("tls", &TLS), text).map(Some),
+    };
     let connect = arguments.zookeeper_connect.clone().or(connect?);
     if connect.is_none() && root.field("zookeeper").is_some() {
         section.required("connect", "\"localhost:2181\"");
         return None;
     }
     let namespace = arguments.zookeeper_namespace.clone().or(namespace)?;
-    let (session_timeout, auth) = (session_timeout?, auth?);
-    Some(connect.map(|connect| ZooKeeper { connect, namespace, session_timeout, auth }))
+    let (session_timeout, auth, tls) = (session_timeout?, auth?, tls?);
+    Some(connect.map(|connect| ZooKeeper { connect, namespace, session_timeout, auth, tls }))
 }
 
 fn authentication(section: &Section<'_>, text: &Text) -> Option<Authentication> {

@@ -21,6 +21,10 @@ fn parse(text: &str, words: &[&str]) -> Cluster {
         .unwrap_or_else(|errors| panic!("{errors}"))
 }
 
+/// As far as it is looked into before a connection is made.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+const KEY: &str = "-----BEGIN PRIVATE KEY-----\nhunter3+\n-----END PRIVATE KEY-----\n";
+
 fn pairs(properties: &KafkaProperties) -> Vec<(&str, &str)> {
     properties.iter().collect()
 }
@@ -41,6 +45,8 @@ fn without_a_file_there_is_a_local_kafka_and_the_local_store() {
 fn everything_that_is_written_is_read() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("password"), "hunter2\n").unwrap();
+    fs::write(folder.path().join("ca.pem"), CERTIFICATE).unwrap();
+    fs::write(folder.path().join("own.pem"), format!("{CERTIFICATE}{KEY}")).unwrap();
     let text = r#"
         [node]
         name = "one"
@@ -49,6 +55,7 @@ fn everything_that_is_written_is_read() {
         namespace = "/team/sluicegate"
         session-timeout = "20s"
         auth = { scheme = "digest", user = "me", password-file = "password" }
+        tls = { ca = "ca.pem", certificate = "own.pem", key = "own.pem" }
         [local]
         path = "store"
         [cache]
@@ -69,6 +76,9 @@ fn everything_that_is_written_is_read() {
     assert_eq!(zookeeper.namespace, "/team/sluicegate");
     assert_eq!(zookeeper.session_timeout, Duration::from_secs(20));
     assert_eq!(zookeeper.auth.unwrap().password.expose(), "hunter2");
+    let tls = zookeeper.tls.unwrap();
+    assert_eq!(tls.ca, CERTIFICATE);
+    assert!(tls.identity.unwrap().key.expose().contains("hunter3"));
     assert_eq!(cluster.local_path, folder.path().join("store"));
     assert_eq!(cluster.cache_path, Path::new("/var/cache/sluicegate"));
     assert_eq!(cluster.http, Http::Listen("127.0.0.1:0".parse().unwrap()));
@@ -79,7 +89,7 @@ fn everything_that_is_written_is_read() {
         drain_deadline: Duration::from_secs(60),
     };
     assert_eq!(cluster.limits, limits);
-    assert!(!format!("{cluster:?}").contains("hunter2"), "{cluster:?}");
+    assert!(!format!("{cluster:?}").contains("hunter"), "{cluster:?}");
 }
 
 #[test]
@@ -121,8 +131,28 @@ fn secret_properties_come_from_files_and_are_not_shown() {
     let cluster = Cluster::parse(&folder.path().join("c.toml"), text, &ClusterArgs::default()).unwrap();
     assert_eq!(cluster.kafka.common.get("ssl.key.password").unwrap().expose(), "hunter2");
     assert_eq!(cluster.kafka.common.get("sasl.password").unwrap().expose(), "hunter3");
-    let shown = format!("{:?}", cluster.kafka);
+    let shown = format!("{cluster:?}");
     assert!(shown.contains("\"me\"") && shown.contains("***") && !shown.contains("hunter"), "{shown}");
+}
+
+#[test]
+fn a_certificate_without_its_key_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("ca.pem"), CERTIFICATE).unwrap();
+    let text = "[zookeeper]\nconnect = \"a\"\n[zookeeper.tls]\nca = \"ca.pem\"\ncertificate = \"ca.pem\"\n";
+    let errors = Cluster::parse(&folder.path().join("c.toml"), text, &ClusterArgs::default()).unwrap_err().to_string();
+    assert!(errors.contains("has a `certificate` and no `key`") && errors.contains("c.toml:3:1"), "{errors}");
+}
+
+#[test]
+fn files_of_kafkas_tls_start_from_the_files_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = folder.path().join("ca.pem");
+    fs::write(&ca, CERTIFICATE).unwrap();
+    let text = "[kafka]\nssl.ca.location = \"ca.pem\"\n[kafka.consumer]\nssl.ca.location = \"probe\"\n";
+    let cluster = Cluster::parse(&folder.path().join("c.toml"), text, &ClusterArgs::default()).unwrap();
+    assert_eq!(cluster.kafka.common.get("ssl.ca.location").unwrap().expose(), ca.to_str().unwrap());
+    assert_eq!(pairs(&cluster.kafka.consumer), [("ssl.ca.location", "probe")]);
 }
 
 #[test]

@@ -13,8 +13,11 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use zookeeper_client::{Client, Connector, Error, OneshotWatcher, SessionInfo, SessionState as ClientState};
 
-use super::{ZooKeeperOptions, error};
+use super::probe::Verdict;
+use super::tls::Tls;
+use super::{ZooKeeperOptions, error, probe};
 use crate::meta::{MetaError, Session, SessionState};
+use crate::tls::{Trust, host};
 
 /// Waits between attempts to connect, doubled from the first to the last.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
@@ -38,11 +41,17 @@ struct Shared {
 struct Dialer {
     hosts: String,
     connector: Box<dyn Fn() -> Connector + Send + Sync>,
+    tls: Option<Arc<Tls>>,
     chroot: String,
 }
 
 impl Dialer {
-    fn new(hosts: &str, options: &ZooKeeperOptions) -> Self {
+    fn new(hosts: &str, options: &ZooKeeperOptions) -> Result<Self, MetaError> {
+        let unusable = |reason| MetaError::Unusable { reason };
+        let tls = options.tls.as_ref().map(|tls| Tls::new(tls).map(Arc::new)).transpose().map_err(unusable)?;
+        if let Some(server) = hosts.split(',').find(|server| tls.is_some() && !Trust::takes(host(server))) {
+            return Err(unusable(format!("{server} has a name that no certificate can be for; write another one")));
+        }
         let (timeout, auth) = (options.session_timeout, options.auth.clone());
         let connector = move || {
             // Every server is tried once: repeating is done here, with a limit on the wait between.
@@ -52,7 +61,12 @@ impl Dialer {
                 None => connector,
             }
         };
-        Self { hosts: hosts.into(), connector: Box::new(connector), chroot: "/".into() }
+        Ok(Self { hosts: hosts.into(), connector: Box::new(connector), tls, chroot: "/".into() })
+    }
+
+    /// Why there is no session.
+    async fn ask(&self) -> Verdict {
+        probe::ask(&self.hosts, self.tls.as_ref()).await
     }
 
     /// A client that does not know what its predecessor has seen waits until its server is as far as the leader: or it might
@@ -69,7 +83,10 @@ impl Dialer {
             Some(session) => connector.with_session(session),
             None => connector,
         };
-        let client = connector.connect(&self.hosts).await?;
+        let client = match &self.tls {
+            Some(tls) => tls.connect(connector, &self.hosts).await?,
+            None => connector.connect(&self.hosts).await?,
+        };
         client.chroot(self.chroot.clone()).map_err(|_| Error::BadArguments(&"chroot"))
     }
 }
@@ -84,7 +101,7 @@ impl Link {
     where
         Entered: Future<Output = Result<Client, MetaError>>,
     {
-        let mut dialer = Dialer::new(hosts, options);
+        let mut dialer = Dialer::new(hosts, options)?;
         let deadline = Instant::now() + options.session_timeout.min(CONNECT_WAIT);
         let mut wait = BACK_OFF.0;
         let client = loop {
@@ -93,10 +110,12 @@ impl Link {
                 Err(error @ (Error::AuthFailed | Error::BadArguments(_))) => return Err(error::of_read(hosts, &error)),
                 Err(failure) => failure,
             };
-            if Instant::now() + wait >= deadline {
-                tracing::debug!(%failure, "no server answers");
-                let reason = format!("no server of {hosts} answers; is it running, is the address right");
-                return Err(MetaError::Away { reason });
+            tracing::debug!(%failure, "no session");
+            let verdict = dialer.ask().await;
+            match verdict {
+                Verdict::Refuse(reason) => return Err(MetaError::Unusable { reason }),
+                Verdict::Wait(reason) if Instant::now() + wait >= deadline => return Err(MetaError::Away { reason }),
+                Verdict::Wait(_) => {}
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(BACK_OFF.1);
@@ -268,7 +287,8 @@ async fn redial(shared: &Shared, dialer: &Dialer, last: SessionInfo) -> Option<(
                 return None;
             }
             Err(error) if !std::mem::replace(&mut told, true) => {
-                tracing::warn!(%error, servers = dialer.hosts, "the metadata store is away; trying again until it is back");
+                let (Verdict::Wait(why) | Verdict::Refuse(why)) = dialer.ask().await;
+                tracing::warn!(%error, "the metadata store is away, trying again until it is back: {why}");
             }
             Err(error) => tracing::debug!(%error, "the metadata store is still away"),
         }

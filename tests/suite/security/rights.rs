@@ -1,0 +1,31 @@
+//! What a user of Kafka hears who lacks a right: which one, on what.
+
+use super::{Site, run};
+use crate::restarts::{COUNT, records};
+
+#[test]
+fn a_user_without_rights_hears_which_to_grant_one_after_the_other() {
+    let site = Site::get();
+    let deployment = site.deployment("guest", COUNT);
+    deployment.produce("in", records(30, 3));
+    let (input, sink, group) = (deployment.topic("in"), deployment.topic("out"), deployment.group());
+    let refused = |words: &[&str]| deployment.spawn(run(&deployment)).wait_for_end().expect(1, words);
+
+    refused(&[&format!("topic `{input}`"), "authorization failed", "grant this user `Describe` and `Read`"]);
+    site.grant("guest", "Describe", &["--topic", &input]);
+    refused(&[&format!("topic `{sink}`"), "authorization failed", "`Describe` and `Write` on sinks"]);
+    site.grant("guest", "Describe", &["--topic", &sink]);
+    refused(&["transactional id", &format!("`{group}/a/"), "grant this user `Describe` and `Write`"]);
+    site.grant("guest", "Write", &["--transactional-id", &group]);
+    refused(&[&format!("group `{group}`"), "grant this user `Read` on the group"]);
+    site.grant("guest", "Read", &["--group", &group]);
+    refused(&[&input, "authorization failed", "`Read` on source topics"]);
+    site.grant("guest", "Read", &["--topic", &input]);
+    refused(&[&sink, "authorization failed", "`Write` on sinks"]);
+    site.grant("guest", "Write", &["--topic", &sink]);
+
+    let mut node = deployment.spawn(run(&deployment));
+    deployment.wait_until_done(&mut node);
+    node.stop();
+    assert_eq!(deployment.read("out").len(), 30);
+}
