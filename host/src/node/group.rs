@@ -12,7 +12,7 @@ use crate::checkpoint::resolve::{GroupOffset, GroupOffsets};
 use crate::cluster::pipelines::PipelineRecord;
 use crate::cluster::savepoints::Offsets;
 use crate::config::{self, Cluster, Pipeline};
-use crate::kafka::consumer::Start;
+use crate::kafka::consumer::{Committed, Start};
 use crate::kafka::groups::GroupClient;
 use crate::kafka::settings::KafkaSettings;
 
@@ -48,7 +48,7 @@ pub struct Progress {
     pub committed: Option<i64>,
     /// Behind the newest record.
     pub end: i64,
-    /// At the oldest record.
+    /// At the oldest record; only where nothing is committed.
     pub beginning: i64,
 }
 
@@ -114,10 +114,15 @@ impl Group {
             let mut progress = Vec::with_capacity(committed.len());
             for (partition, committed) in numbers.into_iter().zip(committed) {
                 let offsets = |at| client.offsets(partition, at, WAIT).map_err(|error| error.to_string());
-                let (ends, beginnings) = (offsets(Start::Latest)?, offsets(Start::Earliest)?);
-                let of = |(((topic, committed), end), beginning): (((&String, _), _), _)| {
-                    let committed: crate::kafka::consumer::Committed = committed;
-                    Progress { topic: topic.clone(), committed: committed.offset, end, beginning }
+                let ends = offsets(Start::Latest)?;
+                // Only where nothing is committed yet does it matter where a partition begins.
+                let untouched = committed.iter().any(|committed| committed.offset.is_none());
+                let beginnings = if untouched { offsets(Start::Earliest)? } else { vec![0; ends.len()] };
+                let of = |(((topic, committed), end), beginning): (((&String, Committed), _), _)| Progress {
+                    topic: topic.clone(),
+                    committed: committed.offset,
+                    end,
+                    beginning,
                 };
                 progress.push(topics.iter().zip(committed).zip(ends).zip(beginnings).map(of).collect());
             }
@@ -156,7 +161,7 @@ impl Offsets for Group {
             move |client: &mut GroupClient| client.committed(&[partition], WAIT).map_err(|error| error.to_string());
         let found = self.with(incarnation, work).await?;
         let found = found.into_iter().flatten();
-        let of = |((topic, _), found): (&(String, _), crate::kafka::consumer::Committed)| {
+        let of = |((topic, _), found): (&(String, _), Committed)| {
             (topic.clone(), GroupOffset { offset: found.offset, metadata: found.metadata })
         };
         Ok(self.sources.iter().zip(found).map(of).collect())

@@ -24,6 +24,7 @@ use super::step::{self, Observed, Step};
 use super::task::{self, Task};
 use super::throttle::Throttle;
 use crate::config::{Guarantee, OnError};
+use crate::engine::Instance;
 use crate::kafka::TopicPartition;
 use crate::kafka::clients::{ConsumerClient, Kafka};
 use crate::kafka::consumer::{Closed, ConsumerEvent, ConsumerOptions, PartitionFault};
@@ -460,11 +461,7 @@ impl<K: Kafka> Thread<K> {
         let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::as_mut) else { return Ok(Vec::new()) };
         let partitions: Vec<TopicPartition> = task.partitions().collect();
         self.consumer.halt(&partitions)?;
-        let instances =
-            task::instantiate(&self.plan, partition, self.equipment.runtime.now_ms()).map_err(|(at, error)| {
-                let transform = self.plan.transforms[at].name.clone();
-                Failure::Open { transform, error }
-            })?;
+        let instances = instantiate(&self.plan, partition, self.equipment.runtime.now_ms())?;
         task.roll_back(instances);
         let patience = self.slots.get(&partition).and_then(|slot| slot.patience.as_ref());
         let starts = patience.is_none_or(|patience| patience.resumed);
@@ -542,10 +539,10 @@ impl<K: Kafka> Thread<K> {
         } else {
             self.outbox.change(&plan)?;
         }
-        let mut positions = Vec::new();
         for number in self.slots.keys().copied().collect::<Vec<_>>() {
-            if self.tasks[number as usize].is_some() && keeps_stores {
-                positions.extend(self.roll_back(number)?);
+            let running = self.tasks.get_mut(number as usize).and_then(Option::as_mut);
+            if let Some(task) = running.filter(|_| keeps_stores) {
+                task.instances = instantiate(&plan, number, self.equipment.runtime.now_ms())?;
             } else if self.slots[&number].assigned.len() == plan.sources.len() {
                 let partitions: Vec<_> = task::partitions(number, plan.sources.len()).collect();
                 self.consumer.halt(&partitions)?;
@@ -554,7 +551,6 @@ impl<K: Kafka> Thread<K> {
                 self.slots.entry(number).or_default().attempt = Some(attempt);
             }
         }
-        self.consumer.start(&positions, START_WAIT)?;
         self.equipment.plans.adopted(self.number, plan.revision);
         info!(pipeline = plan.pipeline, revision = plan.revision, "goes on with the changed pipeline");
         Ok(())
@@ -816,6 +812,14 @@ impl<K: Kafka> Thread<K> {
             self.tasks.iter().flatten().for_each(|task| self.counters.task(task));
         }
     }
+}
+
+/// New instances for a task.
+fn instantiate(plan: &Plan, partition: u32, now_ms: i64) -> Result<Vec<Instance>, Failure> {
+    task::instantiate(plan, partition, now_ms).map_err(|(at, error)| {
+        let transform = plan.transforms[at].name.clone();
+        Failure::Open { transform, error }
+    })
 }
 
 fn numbers(partitions: &[TopicPartition]) -> Vec<String> {

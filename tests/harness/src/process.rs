@@ -151,9 +151,23 @@ impl Server {
         Ok(())
     }
 
-    /// SIGSTOP: connections stay open and nobody answers.
+    /// SIGSTOP: connections stay open and nobody answers. Returns when every thread stands still, which on a busy machine takes a
+    /// moment.
     pub(crate) fn pause(&self) -> Result<()> {
-        self.signal(libc::SIGSTOP)
+        self.signal(libc::SIGSTOP)?;
+        let tasks = format!("/proc/{}/task", self.id().context("it runs")?);
+        let stands = |task: &fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        };
+        let deadline = Instant::now() + STOP_DEADLINE;
+        while !fs::read_dir(&tasks)?.flatten().all(|task| stands(&task)) {
+            if Instant::now() > deadline {
+                bail!("it does not stand still");
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
     }
 
     /// SIGCONT.
