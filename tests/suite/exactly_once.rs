@@ -74,6 +74,8 @@ fn a_change_of_the_guarantee_keeps_the_state() {
         node.kill();
         deployment.change(text);
     }
+    // Something to do, or it might be stopped before it has begun.
+    deployment.produce("in", records(300, 30));
     deployment.run_through();
     check_exact(&deployment);
 }
