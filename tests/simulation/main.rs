@@ -7,7 +7,8 @@
 //! - [`faults`]: what goes wrong.
 //! - [`oracle`]: what has to be true.
 //! - [`breaks`]: the protocol, broken on purpose.
-//! - [`scenario`], [`world`]: what is run, and one run of it.
+//! - [`scenario`], [`pipeline`], [`world`]: what is run, and one run of it.
+//! - [`trace`]: what happened in it.
 //! - [`campaign`]: many runs.
 //! - [`proof`]: the tests.
 
@@ -17,6 +18,7 @@ mod faults;
 mod kafka;
 mod kernel;
 mod oracle;
+mod pipeline;
 mod proof;
 mod runtime;
 mod scenario;

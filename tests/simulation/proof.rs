@@ -17,7 +17,7 @@ mod holds {
     use super::*;
 
     fn check(name: &str, seeds: u64) {
-        let scenario = Scenario::named(name).unwrap();
+        let scenario = Scenario::named(name).expect("a scenario");
         let (first, chosen) = (number("SLUICEGATE_SIMULATION_SEED"), number("SLUICEGATE_SIMULATION_SEEDS"));
         let (first, seeds) = (first.unwrap_or(0), chosen.unwrap_or(seeds));
         let campaign = Campaign::run(scenario, first..first + seeds, None);
@@ -80,7 +80,7 @@ mod broken {
     use super::*;
 
     fn is_found(broken: Break, scenario: &str, within: u64) {
-        let scenario = Scenario::named(scenario).unwrap();
+        let scenario = Scenario::named(scenario).expect("a scenario");
         let campaign = Campaign::run(scenario, 0..within, Some(broken));
         let (seed, violations) =
             campaign.failed.unwrap_or_else(|| panic!("{broken:?} was not found in {within} seeds"));
@@ -122,5 +122,11 @@ mod broken {
     #[test]
     fn a_sweep_that_trusts_its_list() {
         is_found(Break::SweepsUnchecked, "exactly-once", 1000);
+    }
+
+    #[test]
+    fn a_commit_before_the_outputs_are_written() {
+        is_found(Break::CommitsBeforeOutputs, "at-least-once", 300);
+        is_found(Break::CommitsBeforeOutputs, "exactly-once", 300);
     }
 }

@@ -1,16 +1,13 @@
 //! One run: a few nodes over a modelled Kafka and ZooKeeper, faults for a while, then peace, and what has to be true.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::Rng;
 use rand::seq::IndexedRandom;
-use sluicegate::checkpoint::head::TransformIdentity;
 use sluicegate::checkpoint::resolve::{GroupOffset, GroupOffsets};
-use sluicegate::config::{Guarantee, OnError, Start};
-use sluicegate::engine::{Engine, EngineOptions, Grants, Limits, Plugin};
+use sluicegate::config::Guarantee;
 use sluicegate::kafka::TopicPartition;
 use sluicegate::meta::layout::{self, Segment};
 use sluicegate::metrics::Metrics;
@@ -18,7 +15,7 @@ use sluicegate::worker::budget::Budget;
 use sluicegate::worker::control::Control;
 use sluicegate::worker::gathering::Gathering;
 use sluicegate::worker::orphans::Orphans;
-use sluicegate::worker::plan::{OutletPlan, Plan, SinkPlan, SourcePlan, TransformPlan};
+use sluicegate::worker::plan::Plan;
 use sluicegate::worker::plans::Plans;
 use sluicegate::worker::runtime::Runtime;
 use sluicegate::worker::thread::{Equipment, Thread};
@@ -28,6 +25,7 @@ use crate::faults::{Counts, Fault, Faults};
 use crate::kafka::broker::{Broker, Input};
 use crate::kernel::{Fibers, Kernel, Pid};
 use crate::oracle::Oracle;
+use crate::pipeline;
 use crate::runtime::{Flag, Simulated};
 use crate::scenario::Scenario;
 use crate::trace::Trace;
@@ -81,7 +79,7 @@ struct World {
 /// Runs a scenario.
 pub(crate) fn run(scenario: Scenario, seed: u64, broken: Option<Break>, trace: Trace) -> Report {
     let kernel = Kernel::new(seed, trace);
-    let plan = Arc::new(plan(&scenario, 1));
+    let plan = Arc::new(pipeline::plan(&scenario, 1));
     let faults = Faults::new(kernel.clone());
     let oracle = Oracle::new(Arc::clone(&plan));
     let partitions = i32::try_from(plan.partitions).expect("a few");
@@ -246,7 +244,7 @@ impl World {
             }
             Fault::Stop => self.nodes()[at].control.drain(Duration::from_secs(86_400)),
             Fault::Change => {
-                let plan = Arc::new(plan(&self.scenario, self.plans.newest().revision + 1));
+                let plan = Arc::new(pipeline::plan(&self.scenario, self.plans.newest().revision + 1));
                 self.plans.change(plan);
             }
             _ => self.broker.group(|group| group.disturb()),
@@ -414,59 +412,5 @@ impl World {
         let exactly = self.plan.guarantee == Guarantee::ExactlyOnce;
         self.oracle.check_outputs(&tasks, &outputs, exactly);
         self.oracle.check_state(&self.zookeeper.tree(), &offsets, &tasks);
-    }
-}
-
-/// Compiled once for all runs.
-fn plugin(name: &str) -> Arc<Plugin> {
-    static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(EngineOptions::default()).expect("an engine"));
-    static PLUGINS: Mutex<BTreeMap<String, Arc<Plugin>>> = Mutex::new(BTreeMap::new());
-    let compile = || {
-        let target = std::env::var_os("CARGO_TARGET_DIR")
-            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), Into::into);
-        let path = target.join(format!("wasm32-wasip2/plugin/{name}.wasm"));
-        let bytes = std::fs::read(&path)
-            .unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask plugins`", path.display()));
-        ENGINE.load(&bytes).expect("a plugin")
-    };
-    let mut plugins = PLUGINS.lock().unwrap_or_else(PoisonError::into_inner);
-    Arc::clone(plugins.entry(name.into()).or_insert_with(compile))
-}
-
-/// Every second revision allows calls more time, and so transactions.
-fn plan(scenario: &Scenario, revision: u64) -> Plan {
-    let plugin = plugin(if scenario.stateful { "keyed_count" } else { "value_length" });
-    let stores = plugin.manifest().stores.iter().map(|store| (store.name.clone(), store.schema)).collect();
-    let transform = TransformPlan {
-        name: "transform".to_owned(),
-        config: "{}".to_owned(),
-        limits: Limits { time_per_call: Duration::from_secs(5 - revision % 2 * 4), ..Limits::default() },
-        grants: Grants::default(),
-        log_level: tracing::Level::ERROR,
-        inputs: vec!["main".to_owned(); scenario.inputs as usize],
-        outlets: vec![OutletPlan { name: "main".to_owned(), next: false, sinks: vec![0] }],
-        identity: TransformIdentity {
-            name: "transform".to_owned(),
-            plugin: plugin.digest().to_owned(),
-            config: revision.to_string(),
-            stores,
-        },
-        plugin,
-    };
-    let source = |input: u32| SourcePlan { topic: format!("in-{input}"), start: Start::Earliest };
-    Plan {
-        pipeline: "counted".to_owned(),
-        incarnation: 1,
-        revision,
-        group: "simulated/counted/1".to_owned(),
-        sources: (0..scenario.inputs).map(source).collect(),
-        partitions: scenario.partitions,
-        transforms: vec![transform],
-        sinks: vec![SinkPlan { topic: "out".to_owned(), partitions: scenario.partitions }],
-        guarantee: scenario.guarantee,
-        commit_interval: Duration::from_millis(200),
-        on_error: OnError::Stop,
-        batch_records: 50,
-        batch_bytes: 1 << 20,
     }
 }
