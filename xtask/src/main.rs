@@ -5,6 +5,7 @@ mod chaos;
 mod demo;
 mod plugins;
 mod servers;
+mod simulate;
 mod test;
 
 use anyhow::Result;
@@ -30,6 +31,8 @@ enum Command {
     /// A local Kafka and ZooKeeper for hand use
     #[command(subcommand)]
     Servers(servers::ServersCommand),
+    /// Simulate the commit protocol under chosen seeds: the production code over models that fail at every point
+    Simulate(simulate::SimulateOptions),
     /// Run all tests, after installing and building what they need
     Test(test::TestOptions),
 }
@@ -41,6 +44,7 @@ fn main() -> Result<()> {
         Command::Demo(args) => demo::run(&args),
         Command::Plugins => plugins::run(),
         Command::Servers(command) => servers::run(&command),
+        Command::Simulate(options) => simulate::run(&options),
         Command::Test(options) => test::run(&options),
     }
 }

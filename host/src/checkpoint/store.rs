@@ -355,6 +355,20 @@ impl Claim {
         }
     }
 
+    /// Whether the head is still as it was last written here. Asked by a request that changes nothing and goes the way of writes:
+    /// a server that lags behind does not answer it.
+    ///
+    /// # Errors
+    /// When the store is away.
+    pub async fn holds(&self) -> Result<bool, StateError> {
+        let check = Write::Check { path: self.store.path.head(), version: self.version };
+        match self.store.meta.multi(vec![check]).await {
+            Ok(_) => Ok(true),
+            Err(MetaError::BadVersion { .. } | MetaError::Missing { .. }) => Ok(false),
+            Err(source) => Err(self.store.failed(source)),
+        }
+    }
+
     /// Deletes chunks that earlier owners left behind. Best effort: what stays is swept by the next owner.
     ///
     /// # Errors

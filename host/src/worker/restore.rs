@@ -277,14 +277,24 @@ impl<K: Kafka> Restorer<K> {
         kafka: &GroupOffsets,
     ) -> Result<(), Failure> {
         let id = self.plan.task(partition);
-        let manifest = resolve::resolve(claim.head(), kafka)
-            .map_err(|disagreement| Failure::Disagreement { task: id.clone(), disagreement })?
-            .clone();
+        let store = TaskStore::new(Arc::clone(&self.meta), id.clone());
+        let (plan, runtime) = (Arc::clone(&self.plan), Arc::clone(&self.runtime));
+        let manifest = match resolve::resolve(claim.head(), kafka) {
+            Ok(manifest) => manifest.clone(),
+            Err(disagreement) => {
+                self.spawn(partition, attempt, async move {
+                    // Who has lost the task and does not know it is answered what the next owner has committed.
+                    match is_superseded(&*runtime, &claim).await {
+                        true => Progress::Superseded,
+                        false => Progress::Failed(Failure::Disagreement { task: id, disagreement }),
+                    }
+                });
+                return Ok(());
+            }
+        };
         let offsets = compatible::offsets(&self.plan, &id, claim.head(), &manifest)?;
         // Under exactly-once Kafka gets to know what the task goes on from, even if no record comes.
         let dirty = self.plan.guarantee == Guarantee::ExactlyOnce && !resolve::names(kafka, &manifest);
-        let (plan, runtime) = (Arc::clone(&self.plan), Arc::clone(&self.runtime));
-        let store = TaskStore::new(Arc::clone(&self.meta), id.clone());
         self.spawn(partition, attempt, async move {
             let begin = runtime.now();
             let restored = through_outages(&*runtime, || async {
@@ -296,10 +306,7 @@ impl<K: Kafka> Restorer<K> {
                 Ok(restored) => restored,
                 Err(error) => {
                     // Chunks go when a later owner has no use for them any more.
-                    let now = through_outages(&*runtime, || store.read()).await;
-                    let superseded = |head: &Head| head.generation != claim.head().generation;
-                    if matches!(&now, Ok(Some((head, _))) if superseded(head)) {
-                        warn!(task = %id, "somebody else claimed the task while it was restored: claiming it again");
+                    if is_superseded(&*runtime, &claim).await {
                         return Progress::Superseded;
                     }
                     return Progress::Failed(error.into());
@@ -485,6 +492,15 @@ async fn through_outages<T, F: Future<Output = Result<T, StateError>>>(
             result => return result,
         }
     }
+}
+
+/// Whether somebody else has claimed the task since: then what was read for this claim stands for nothing.
+async fn is_superseded(runtime: &dyn Runtime, claim: &Claim) -> bool {
+    let superseded = matches!(through_outages(runtime, || claim.holds()).await, Ok(false));
+    if superseded {
+        warn!(owner = claim.head().owner, "somebody else claimed the task while it came up: claiming it again");
+    }
+    superseded
 }
 
 async fn started_once(meta: &dyn MetaStore, task: &crate::ids::TaskId) -> Result<bool, StateError> {

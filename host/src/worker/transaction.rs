@@ -130,7 +130,7 @@ impl Transaction {
                 },
                 Stage::Commit(sent) => match outbox.commit(&sent, wait) {
                     Ok(()) => {
-                        tasks.iter_mut().flatten().filter(|task| task.dirty).for_each(|task| committed(task));
+                        tasks.iter_mut().flatten().filter(|task| takes_part(task)).for_each(|task| committed(task));
                         return Ok(Outcome::Committed);
                     }
                     Err(error) => Err((Stage::Commit(sent), "kafka to commit the transaction", error)),
@@ -263,7 +263,13 @@ fn offsets(tasks: &Tasks) -> Vec<CommitOffset> {
             CommitOffset { partition, offset, metadata }
         })
     };
-    tasks.iter().flatten().filter(|task| task.dirty).flat_map(|task| of(task)).collect()
+    tasks.iter().flatten().filter(|task| takes_part(task)).flat_map(|task| of(task)).collect()
+}
+
+/// Whether a task has something in the transaction. One that came up while it was being committed, with something to tell Kafka,
+/// has nothing prepared and waits for the next.
+fn takes_part(task: &Task) -> bool {
+    task.dirty && task.durable.as_ref().is_none_or(|durable| durable.claim.undecided().is_some())
 }
 
 fn committed(task: &mut Task) {

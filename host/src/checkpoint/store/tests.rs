@@ -310,6 +310,21 @@ async fn an_owner_that_lost_the_task_deletes_nothing() {
 }
 
 #[tokio::test]
+async fn a_claim_holds_until_somebody_else_claims() {
+    let bench = Bench::new().await;
+    let mut task = bench.task(0).await;
+    let mut commits = [task.commit(1)];
+    settle_through_outages(&bench, &mut commits).await;
+    let [commit] = commits;
+    assert_eq!(task.settled(commit), Settled::Durable);
+    assert!(task.claim.holds().await.unwrap(), "its own commit does not end it");
+    bench.faults(&[Fault::Away]);
+    assert!(task.claim.holds().await.unwrap_err().is_outage());
+    bench.store(0).claim("node-2", tokio::time::sleep).await.unwrap();
+    assert!(!task.claim.holds().await.unwrap());
+}
+
+#[tokio::test]
 async fn a_chunk_deleted_by_hand_does_not_stop_commits() {
     let bench = Bench::new().await;
     let mut task = bench.task(0).await;

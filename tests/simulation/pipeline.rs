@@ -1,0 +1,67 @@
+//! The pipeline of a scenario, with real plugins.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use sluicegate::checkpoint::head::TransformIdentity;
+use sluicegate::config::{OnError, Start};
+use sluicegate::engine::{Engine, EngineOptions, Grants, Limits, Plugin};
+use sluicegate::worker::plan::{OutletPlan, Plan, SinkPlan, SourcePlan, TransformPlan};
+
+use crate::scenario::Scenario;
+
+/// Compiled once for all runs.
+fn plugin(name: &str) -> Arc<Plugin> {
+    static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(EngineOptions::default()).expect("an engine"));
+    static PLUGINS: Mutex<BTreeMap<String, Arc<Plugin>>> = Mutex::new(BTreeMap::new());
+    let compile = || {
+        let target = std::env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), Into::into);
+        let path = target.join(format!("wasm32-wasip2/plugin/{name}.wasm"));
+        let bytes = std::fs::read(&path)
+            .unwrap_or_else(|error| panic!("{}: {error}; run `cargo xtask plugins`", path.display()));
+        ENGINE.load(&bytes).expect("a plugin")
+    };
+    let mut plugins = PLUGINS.lock().unwrap_or_else(PoisonError::into_inner);
+    Arc::clone(plugins.entry(name.into()).or_insert_with(compile))
+}
+
+/// Every second revision allows calls more time, and so transactions.
+pub(crate) fn plan(scenario: &Scenario, revision: u64) -> Plan {
+    let plugin = plugin(if scenario.stateful { "keyed_count" } else { "value_length" });
+    let stores = plugin.manifest().stores.iter().map(|store| (store.name.clone(), store.schema)).collect();
+    let transform = TransformPlan {
+        name: "transform".to_owned(),
+        config: "{}".to_owned(),
+        limits: Limits { time_per_call: Duration::from_secs(5 - revision % 2 * 4), ..Limits::default() },
+        grants: Grants::default(),
+        log_level: tracing::Level::ERROR,
+        inputs: vec!["main".to_owned(); scenario.inputs as usize],
+        outlets: vec![OutletPlan { name: "main".to_owned(), next: false, sinks: vec![0] }],
+        identity: TransformIdentity {
+            name: "transform".to_owned(),
+            plugin: plugin.digest().to_owned(),
+            config: revision.to_string(),
+            stores,
+        },
+        plugin,
+    };
+    let source = |input: u32| SourcePlan { topic: format!("in-{input}"), start: Start::Earliest };
+    Plan {
+        pipeline: "counted".to_owned(),
+        incarnation: 1,
+        revision,
+        group: "simulated/counted/1".to_owned(),
+        sources: (0..scenario.inputs).map(source).collect(),
+        partitions: scenario.partitions,
+        transforms: vec![transform],
+        sinks: vec![SinkPlan { topic: "out".to_owned(), partitions: scenario.partitions }],
+        guarantee: scenario.guarantee,
+        commit_interval: Duration::from_millis(200),
+        on_error: OnError::Stop,
+        batch_records: 50,
+        batch_bytes: 1 << 20,
+    }
+}
