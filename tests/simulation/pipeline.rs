@@ -60,6 +60,7 @@ pub(crate) fn plan(scenario: &Scenario, revision: u64) -> Plan {
         sinks: vec![SinkPlan { topic: "out".to_owned(), partitions: scenario.partitions }],
         guarantee: scenario.guarantee,
         commit_interval: Duration::from_millis(200),
+        commit_bytes: 512,
         on_error: OnError::Stop,
         batch_records: 50,
         batch_bytes: 1 << 20,
