@@ -61,17 +61,19 @@ fn run(seconds: u64, seed: u64) {
         events.print_counts();
         stalls.print(&events);
         verdict.print();
-        println!(
-            "chaos {}: seed {seed}, {seconds} s, {} faults, {verdict}, {stalls}",
-            if verdict.is_exact() { "passed" } else { "FAILED" },
-            events.len(),
-        );
-        assert!(verdict.is_exact(), "the report is above");
+        let summary = format!("{} faults, {verdict}, {stalls}", events.len());
+        assert!(verdict.is_exact(), "{summary}");
         check_exact(&deployment);
+        summary
     }));
-    if let Err(panic) = judged {
-        println!("chaos FAILED: seed {seed}, {seconds} s; the logs are in {}", deployment.keep().display());
-        resume_unwind(panic);
+    match judged {
+        Ok(summary) => println!("chaos passed: seed {seed}, {seconds} s, {summary}"),
+        Err(panic) => {
+            let why = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            let why = why.and_then(|why| why.lines().next()).unwrap_or("it panicked");
+            println!("chaos FAILED: seed {seed}, {seconds} s, {why}; the logs are in {}", deployment.keep().display());
+            resume_unwind(panic);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -82,12 +82,13 @@ impl Bag {
 }
 
 /// A fault that was injected.
-#[derive(Clone)]
 struct Event {
     fault: Fault,
     /// Where.
     at: String,
     began: Instant,
+    /// When it was undone.
+    ended: Option<Instant>,
 }
 
 /// All of them, in their order.
@@ -101,17 +102,23 @@ impl Events {
         Self { start: Instant::now(), events: Mutex::default() }
     }
 
-    fn events(&self) -> Vec<Event> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn events(&self) -> MutexGuard<'_, Vec<Event>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes down a fault before it happens, and says so.
-    pub(super) fn begin(&self, fault: Fault, at: &str) {
+    /// Writes down a fault before it happens, says so, and gives its number.
+    pub(super) fn begin(&self, fault: Fault, at: &str) -> usize {
         let began = Instant::now();
-        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        events.push(Event { fault, at: at.to_owned(), began });
+        let mut events = self.events();
+        events.push(Event { fault, at: at.to_owned(), began, ended: None });
         let clock = jiff::Timestamp::now().strftime("%H:%M:%S%.3f");
         println!("  {clock} {:>7} #{} {fault}: {at}", self.time(began), events.len());
+        events.len()
+    }
+
+    /// Writes down that a fault has been undone.
+    pub(super) fn end(&self, number: usize) {
+        self.events()[number - 1].ended = Some(Instant::now());
     }
 
     /// A moment of the run.
@@ -125,7 +132,7 @@ impl Events {
 
     pub(super) fn print_counts(&self) {
         let mut counts: BTreeMap<Fault, u32> = BTreeMap::new();
-        self.events().into_iter().for_each(|event| *counts.entry(event.fault).or_default() += 1);
+        self.events().iter().for_each(|event| *counts.entry(event.fault).or_default() += 1);
         counts.iter().for_each(|(fault, count)| println!("  {count:>4} x {fault}"));
     }
 
@@ -134,10 +141,10 @@ impl Events {
         let events = self.events();
         let from = events.partition_point(|event| event.began <= began).saturating_sub(1);
         let to = events.partition_point(|event| event.began <= began + length);
-        let told = events[from..to].iter().zip(from + 1..);
-        let told: Vec<String> = told
-            .map(|(Event { fault, at, began }, number)| format!("#{number} {} {fault}: {at}", self.time(*began)))
-            .collect();
-        if told.is_empty() { "no fault".to_owned() } else { told.join("; ") }
+        let told = events[from..to].iter().zip(from + 1..).map(|(Event { fault, at, began, ended }, number)| {
+            let took = ended.map_or_else(String::new, |ended| format!(" for {:.1} s", (ended - *began).as_secs_f64()));
+            format!("#{number} {}{took} {fault}: {at}", self.time(*began))
+        });
+        if from == to { "no fault".to_owned() } else { told.collect::<Vec<_>>().join("; ") }
     }
 }

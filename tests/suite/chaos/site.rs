@@ -17,6 +17,7 @@ use crate::restarts::COUNT;
 use crate::shared::wait_for;
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
+const NEWCOMER: &str = "d";
 /// Longer than the sessions in Kafka and ZooKeeper, which are at most 4 s in these tests.
 const FREEZE: Duration = Duration::from_secs(6);
 
@@ -65,6 +66,11 @@ impl<'a> Site<'a> {
         self.deployment.spawn(self.deployment.command(&arguments))
     }
 
+    /// A node, and where it logs.
+    fn place(&self, at: usize) -> String {
+        format!("{} ({})", NAMES[at], self.nodes[at].log_name())
+    }
+
     /// What a command prints. It is given again while it cannot reach the servers, as a person would.
     fn command(&self, arguments: &[&str]) -> String {
         wait_for(&format!("{arguments:?}"), || {
@@ -87,83 +93,92 @@ impl<'a> Site<'a> {
     /// Injects a fault and undoes it, except that the system then has to recover by itself.
     pub(super) fn inject(&mut self, fault: Fault, random: &mut StdRng) {
         let at = random.random_range(0..self.nodes.len());
-        let node = format!("{} ({})", NAMES[at], self.nodes[at].log_name());
+        let place = match fault {
+            Fault::RestartKafka | Fault::KillLeader | Fault::RestartZooKeeper | Fault::Pause => "for all".to_owned(),
+            Fault::Deploy => format!("change {}", self.changes + 1),
+            Fault::Join => NEWCOMER.to_owned(),
+            _ => self.place(at),
+        };
+        let number = self.events.begin(fault, &place);
         match fault {
             Fault::Kill => {
-                self.events.begin(fault, &node);
                 self.nodes.remove(at).kill();
                 pause(random, 3_000);
                 self.nodes.insert(at, self.node(at));
             }
             Fault::Drain => {
-                self.events.begin(fault, &node);
                 drain(self.nodes.remove(at));
                 pause(random, 1_000);
                 self.nodes.insert(at, self.node(at));
             }
             Fault::Join => {
-                let joined = self.worker("d", &self.ensemble.connect());
-                self.events.begin(fault, &format!("d ({})", joined.log_name()));
+                let joined = self.worker(NEWCOMER, &self.ensemble.connect());
                 pause(random, 6_000);
                 drain(joined);
             }
             Fault::Freeze => {
-                self.events.begin(fault, &node);
                 self.nodes[at].signal(libc::SIGSTOP);
+                self.meanwhile(at, random, 2_000);
                 std::thread::sleep(FREEZE);
                 self.nodes[at].signal(libc::SIGCONT);
             }
             Fault::CutOff => {
-                self.events.begin(fault, &node);
                 self.links[at].hold();
-                pause(random, 6_000);
+                self.meanwhile(at, random, 6_000);
                 self.links[at].cut();
             }
             Fault::Delay => {
-                self.events.begin(fault, &node);
                 self.links[at].hold();
-                pause(random, 6_000);
+                self.meanwhile(at, random, 6_000);
                 self.links[at].forward();
             }
             Fault::SwallowAnswers => {
-                self.events.begin(fault, &node);
                 self.links[at].swallow_answers();
                 pause(random, 1_000);
                 self.links[at].cut();
             }
             Fault::RestartKafka => {
-                self.events.begin(fault, "for all");
                 self.kafka.kill().unwrap();
-                pause(random, 2_000);
+                self.meanwhile(at, random, 2_000);
                 self.kafka.restart().unwrap();
             }
             Fault::KillLeader => {
                 let leader = wait_for("a leader of the zookeepers", || self.ensemble.leader());
-                self.events.begin(fault, &format!("member {}", leader + 1));
                 self.ensemble.member(leader).kill().unwrap();
-                pause(random, 5_000);
+                self.meanwhile(at, random, 5_000);
                 self.ensemble.member(leader).restart().unwrap();
             }
             Fault::RestartZooKeeper => {
-                self.events.begin(fault, "for all");
                 self.ensemble.kill().unwrap();
-                pause(random, 5_000);
+                self.meanwhile(at, random, 5_000);
                 self.ensemble.restart().unwrap();
             }
             Fault::Deploy => {
                 self.changes += 1;
-                self.events.begin(fault, &format!("change {}", self.changes));
                 self.deployment.change(&pipeline(self.changes));
                 self.command(&["deploy", "pipeline.toml"]);
             }
             Fault::Pause => {
-                self.events.begin(fault, "for all");
                 self.command(&["pause", "count"]);
                 pause(random, 3_000);
                 self.command(&["resume", "count"]);
             }
         }
+        self.events.end(number);
         self.look();
+    }
+
+    /// How long a fault lasts. Now and then a node other than `at` is killed in the middle of it.
+    fn meanwhile(&mut self, at: usize, random: &mut StdRng, up_to_ms: u64) {
+        pause(random, up_to_ms / 2);
+        if random.random_ratio(1, 3) {
+            let other = (at + 1) % self.nodes.len();
+            let number = self.events.begin(Fault::Kill, &format!("{}, too", self.place(other)));
+            self.nodes.remove(other).kill();
+            self.nodes.insert(other, self.node(other));
+            self.events.end(number);
+        }
+        pause(random, up_to_ms / 2);
     }
 
     /// Workers never end by themselves, and none of these faults is a reason to give the pipeline up.
