@@ -1,4 +1,5 @@
-//! `cargo xtask chaos`: three nodes under random faults for as long as one likes; the test of the suite, only longer.
+//! `cargo xtask chaos`: three workers under random faults for as long as one likes; the test of the suite, only longer. Its last
+//! line begins with `chaos passed:` or `chaos FAILED:`.
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -15,7 +16,7 @@ pub(crate) struct ChaosOptions {
     seed: Option<u64>,
 }
 
-/// Prepares and runs; an error when a record was lost, repeated or out of order.
+/// Prepares and runs; an error when a record was lost, repeated or out of order, or a worker did not last.
 pub(crate) fn run(options: &ChaosOptions) -> Result<()> {
     test::prepare()?;
     let mut command = plugins::cargo();
