@@ -33,7 +33,7 @@ use verdict::Verdict;
 const PARTITIONS: i32 = 6;
 const KEYS: usize = 200;
 /// Longest pause between two faults, in milliseconds.
-const CALM_MAX: u64 = 2_500;
+const CALM_MAX: u64 = 1_500;
 
 fn run(seconds: u64, seed: u64) {
     let _turn = own_servers();

@@ -136,15 +136,18 @@ impl Events {
         counts.iter().for_each(|(fault, count)| println!("  {count:>4} x {fault}"));
     }
 
-    /// The fault before a time, and those in it.
+    /// The fault that a time without records came after, and the numbers of those in it.
     pub(super) fn around(&self, began: Instant, length: Duration) -> String {
+        /// The last record came up to so long before the fault: readers see whole commits.
+        const COMMIT: Duration = Duration::from_millis(500);
         let events = self.events();
-        let from = events.partition_point(|event| event.began <= began).saturating_sub(1);
-        let to = events.partition_point(|event| event.began <= began + length);
-        let told = events[from..to].iter().zip(from + 1..).map(|(Event { fault, at, began, ended }, number)| {
-            let took = ended.map_or_else(String::new, |ended| format!(" for {:.1} s", (ended - *began).as_secs_f64()));
-            format!("#{number} {}{took} {fault}: {at}", self.time(*began))
-        });
-        if from == to { "no fault".to_owned() } else { told.collect::<Vec<_>>().join("; ") }
+        let number = events.partition_point(|event| event.began <= began + COMMIT);
+        let last = events.partition_point(|event| event.began <= began + length);
+        let Some(Event { fault, at, began, ended }) = number.checked_sub(1).map(|before| &events[before]) else {
+            return "before any fault".to_owned();
+        };
+        let took = ended.map_or_else(String::new, |ended| format!(" for {:.1} s", (ended - *began).as_secs_f64()));
+        let others = if last > number { format!("; until #{last}") } else { String::new() };
+        format!("after #{number} {}{took} {fault}: {at}{others}", self.time(*began))
     }
 }

@@ -69,13 +69,13 @@ impl Stalls {
 
     /// With what was going on.
     pub(super) fn print(&self, events: &Events) {
-        println!("  longest times without a record for readers, and the faults in them and before them:");
+        println!("  longest times without a record for readers:");
         let all = ("all partitions".to_owned(), &self.overall);
         let each = self.partitions.iter().map(|(partition, flow)| (format!("partition {partition}"), flow));
         for (name, flow) in std::iter::once(all).chain(each) {
             let Stall { began, length } = flow.longest;
             let faults = events.around(began, length);
-            println!("    {name:<14} {:>5.1} s from {}: {faults}", length.as_secs_f64(), events.time(began));
+            println!("    {name:<14} {:>5.1} s from {} {faults}", length.as_secs_f64(), events.time(began));
         }
     }
 }
