@@ -161,6 +161,19 @@ impl Deployment {
         self.folder.path().join(file)
     }
 
+    /// What each process has logged, by the name of the file.
+    pub(crate) fn logs(&self) -> Vec<(String, String)> {
+        let logs = (0..self.processes.load(Ordering::Relaxed)).map(|number| format!("{number}.log"));
+        logs.map(|name| (name.clone(), String::from_utf8_lossy(&fs::read(self.path(&name)).unwrap()).into_owned()))
+            .collect()
+    }
+
+    /// Leaves the work folder where it is.
+    pub(crate) fn keep(&mut self) -> &Path {
+        self.folder.disable_cleanup(true);
+        self.folder.path()
+    }
+
     /// The full name of a topic that the pipeline names `name`.
     pub(crate) fn topic(&self, name: &str) -> String {
         format!("{}.{name}", self.namespace)

@@ -75,6 +75,11 @@ impl Node {
         self.child.as_ref().unwrap().id()
     }
 
+    /// The name of the file that it logs to.
+    pub(crate) fn log_name(&self) -> String {
+        self.log.file_name().unwrap().to_string_lossy().into_owned()
+    }
+
     /// What it has logged so far.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned()

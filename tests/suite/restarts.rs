@@ -126,7 +126,7 @@ fn a_clean_stop_exactly_once_repeats_nothing() {
     a_clean_stop_repeats_nothing(&COUNT.replace("50ms", "10s"));
 }
 
-/// Writes records in small portions while `work` runs.
+/// Writes records in small portions while `work` runs; their values number the records of each key: 1, 2, 3 ..
 pub(crate) fn under_load<T>(deployment: &Deployment, keys: usize, work: impl FnOnce() -> T) -> T {
     /// 5,000 records a second.
     const PORTION: (usize, Duration) = (100, Duration::from_millis(20));
@@ -135,10 +135,14 @@ pub(crate) fn under_load<T>(deployment: &Deployment, keys: usize, work: impl FnO
     std::thread::scope(|scope| {
         let load = scope.spawn(|| {
             let producer = records::producer(&bootstrap);
-            let mut portion = 0;
+            let (mut portion, mut sent) = (0, vec![0_u64; keys]);
             while !done.load(Ordering::Relaxed) {
-                let keys = (0..PORTION.0).map(|number| format!("key-{}", (portion * 37 + number) % keys));
-                records::send(&producer, &topic, keys.map(|key| Record::of(key, "x")));
+                let numbered = (0..PORTION.0).map(|number| {
+                    let key = (portion * 37 + number) % keys;
+                    sent[key] += 1;
+                    Record::of(format!("key-{key}"), sent[key].to_string())
+                });
+                records::send(&producer, &topic, numbered);
                 portion += 1;
                 std::thread::sleep(PORTION.1);
             }

@@ -150,8 +150,8 @@ impl Kafka {
             command.flags.extend(["-XX:+UseSerialGC".to_owned(), "-XX:TieredStopAtLevel=1".to_owned()]);
         }
         let address = port.address();
-        let server =
-            Server::start("kafka", command, folder.join("kafka.log"), options.attachment, || answers(&address))?;
+        let mut server = Server::new("kafka", command, folder.join("kafka.log"), options.attachment);
+        server.launch(|| answers(&address))?;
         Ok(Self { server, class_path, port, secured, _controller: controller, _home: home })
     }
 

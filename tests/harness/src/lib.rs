@@ -5,8 +5,9 @@
 //! do: share servers between processes, or hide that starting a Kafka takes seconds (share one within a test binary).
 //!
 //! Reading order: [`jars`] (where the programs come from), [`ports`], [`process`] (a Java server as a child process),
-//! [`kafka`], [`zookeeper`], [`identity`] (of servers that speak TLS).
+//! [`kafka`], [`zookeeper`], [`ensemble`], [`identity`] (of servers that speak TLS).
 
+pub mod ensemble;
 pub mod identity;
 pub mod jars;
 pub mod kafka;

@@ -77,17 +77,9 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts the process and waits until `ready` says so.
-    pub(crate) fn start(
-        name: &'static str,
-        command: JavaCommand,
-        log: PathBuf,
-        attachment: Attachment,
-        ready: impl FnMut() -> bool,
-    ) -> Result<Self> {
-        let mut server = Self { name, command, log, attachment, child: None };
-        server.launch(ready)?;
-        Ok(server)
+    /// A server that `launch` will start.
+    pub(crate) fn new(name: &'static str, command: JavaCommand, log: PathBuf, attachment: Attachment) -> Self {
+        Self { name, command, log, attachment, child: None }
     }
 
     /// Starts the process, which must not be running, and waits until `ready` says so.

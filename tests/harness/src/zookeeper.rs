@@ -1,4 +1,4 @@
-//! A standalone ZooKeeper 3.9.
+//! A ZooKeeper 3.9: standalone, or a member of an [`Ensemble`](crate::ensemble::Ensemble).
 //!
 //! It is ready when it says that it serves (`srvr`). Data survives `stop`, `kill` and `restart`; it goes with the value,
 //! unless a folder was given. A session expires in a test when another client closes it, or when a client is cut off for
@@ -85,6 +85,13 @@ impl ZooKeeper {
     /// # Errors
     /// Jars cannot be fetched, Java is missing, or the server does not come up; the end of its log is in the error.
     pub fn start(options: ZooKeeperOptions) -> Result<Self> {
+        let mut zookeeper = Self::prepare(options)?;
+        zookeeper.restart()?;
+        Ok(zookeeper)
+    }
+
+    /// Configures a server that `restart` will start.
+    pub(crate) fn prepare(options: ZooKeeperOptions) -> Result<Self> {
         let class_path = class_path(Distribution::ZooKeeper)?;
         let port = options.port.map_or_else(Port::free, Port::fixed)?;
         let home = options.folder.map_or_else(Home::temporary, Home::kept)?;
@@ -124,12 +131,10 @@ impl ZooKeeper {
                 // A local server for tests: an fsync for every transaction buys nothing here.
                 "-Dzookeeper.forceSync=no".to_owned(),
             ],
-            main: "org.apache.zookeeper.server.ZooKeeperServerMain".to_owned(),
+            main: "org.apache.zookeeper.server.quorum.QuorumPeerMain".to_owned(),
             arguments: vec![configuration.display().to_string()],
         };
-        let address = port.address();
-        let server =
-            Server::start("zookeeper", command, folder.join("zookeeper.log"), options.attachment, || serves(&address))?;
+        let server = Server::new("zookeeper", command, folder.join("zookeeper.log"), options.attachment);
         Ok(Self { server, port, secured, home })
     }
 
@@ -140,6 +145,11 @@ impl ZooKeeper {
     #[must_use]
     pub fn secured_connect(&self) -> String {
         self.secured.as_ref().expect("started with a port for TLS").address()
+    }
+
+    /// Where it keeps its data, and finds who it is in an ensemble.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.home.path().join("data")
     }
 
     /// For a client's connect string.
@@ -186,7 +196,7 @@ impl ZooKeeper {
     /// From the operating system.
     pub fn wipe(&mut self) -> Result<()> {
         self.server.kill()?;
-        fs::remove_dir_all(self.home.path().join("data")).context("remove ZooKeeper's data")
+        fs::remove_dir_all(self.data().join("version-2")).context("remove ZooKeeper's data")
     }
 
     /// SIGSTOP: connections stay, nothing is answered.
@@ -234,13 +244,20 @@ fn secured_settings(options: &Secured, port: &Port, folder: &Path) -> Result<BTr
 /// Whether a server at `address` says that it serves clients.
 #[must_use]
 pub fn serves(address: &str) -> bool {
-    fn ask(address: &str) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(address)?;
-        stream.set_read_timeout(Some(ANSWER_DEADLINE))?;
-        stream.write_all(b"srvr")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    }
-    ask(address).is_ok_and(|answer| answer.starts_with("Zookeeper version"))
+    asked(address).is_ok_and(|answer| answer.starts_with("Zookeeper version"))
+}
+
+/// Whether a server at `address` says that it leads its ensemble.
+pub(crate) fn leads(address: &str) -> bool {
+    asked(address).is_ok_and(|answer| answer.lines().any(|line| line == "Mode: leader"))
+}
+
+/// What a server says of itself.
+fn asked(address: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(ANSWER_DEADLINE))?;
+    stream.write_all(b"srvr")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }

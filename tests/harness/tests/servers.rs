@@ -2,6 +2,7 @@
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use sluicegate_harness::ensemble::Ensemble;
 use sluicegate_harness::kafka::{Kafka, KafkaOptions, answers};
 use sluicegate_harness::zookeeper::{ZooKeeper, ZooKeeperOptions, serves};
 
@@ -23,6 +24,30 @@ fn zookeeper_starts_stops_restarts_and_pauses() {
     assert!(serves(&address));
     drop(zookeeper);
     assert!(!serves(&address));
+}
+
+#[test]
+fn an_ensemble_elects_another_leader_and_comes_back_whole() {
+    let mut ensemble = Ensemble::start().unwrap();
+    let addresses: Vec<String> = ensemble.members().iter().map(ZooKeeper::connect).collect();
+    assert_eq!(ensemble.connect(), addresses.join(","));
+    let first = ensemble.leader().unwrap();
+    ensemble.member(first).kill().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let second = loop {
+        if let Some(leader) = ensemble.leader() {
+            break leader;
+        }
+        assert!(Instant::now() < deadline, "no other leader");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_ne!(first, second);
+    ensemble.member(first).restart().unwrap();
+    assert!(addresses.iter().all(|address| serves(address)));
+    ensemble.kill().unwrap();
+    assert_eq!(ensemble.leader(), None);
+    ensemble.restart().unwrap();
+    assert!(ensemble.leader().is_some() && addresses.iter().all(|address| serves(address)));
 }
 
 #[test]
