@@ -43,7 +43,10 @@ fn run(seconds: u64, seed: u64) {
         "chaos: seed {seed}, {seconds} s, group.protocol {}",
         ["classic", "consumer"][usize::from(newer_protocol)]
     );
+    // A killed broker is not let in again before its session with the controller has ended: 9 s if nothing else is said.
     let sessions = KafkaOptions::default()
+        .with("broker.session.timeout.ms", "3000")
+        .with("broker.heartbeat.interval.ms", "500")
         .with("group.consumer.min.session.timeout.ms", "2000")
         .with("group.consumer.session.timeout.ms", "3000");
     let mut kafka = Kafka::start(sessions).unwrap();
