@@ -29,6 +29,8 @@ const RETRIES: [Duration; 5] = [
     Duration::from_secs(8),
     Duration::from_secs(16),
 ];
+/// A revision that does not load, though nothing is wrong with it, is loaded again after so long.
+const LOAD_AGAIN: Duration = Duration::from_secs(5);
 /// How often is looked whether the node drains.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 
@@ -55,6 +57,9 @@ pub(super) enum OnFailure {
     /// It is tried again a few times, and then when something has changed.
     Retry,
 }
+
+/// A plan on its way; `None` when the node drains before it is there.
+type Loading = BoxFuture<'static, Result<Option<Plan>, NodeError>>;
 
 /// One pipeline on this node.
 pub(super) struct Hosted {
@@ -170,10 +175,9 @@ impl Hosted {
             took = ?begin.elapsed(),
             "started"
         );
-        let mut loading: Option<BoxFuture<'_, Result<Option<Plan>, NodeError>>> = None;
+        let mut loading: Option<Loading> = None;
         let mut busy = Busy::new();
         loop {
-            let services = Arc::clone(&self.services);
             tokio::select! {
                 ended = crew.ended() => {
                     if ended.is_ok() {
@@ -196,8 +200,7 @@ impl Hosted {
                         }
                         Some(wanted) => {
                             if wanted.record.revision != now.record.revision {
-                                let (record, control) = (wanted.record.clone(), Arc::clone(control));
-                                loading = Some(Box::pin(async move { services.plan(&record, &control).await }));
+                                loading = Some(self.load_beside(&wanted.record, control, Duration::ZERO));
                             }
                             if wanted.threads != now.threads {
                                 crew.resize(wanted.threads.min(plan.partitions.max(1) as usize))?;
@@ -226,6 +229,9 @@ impl Hosted {
                             error!(pipeline = plan.pipeline, "revision {revision} cannot be used, the one before goes on: {error}");
                             let problem = format!("revision {revision} cannot be used: {error}");
                             self.publish(|presence| presence.problem = Some(problem));
+                            if !error.is_bad_input() {
+                                loading = Some(self.load_beside(&now.record, control, LOAD_AGAIN));
+                            }
                         }
                     }
                 }
@@ -242,6 +248,15 @@ impl Hosted {
                 }
             }
         }
+    }
+
+    /// Another revision, while the one before runs on.
+    fn load_beside(&self, record: &PipelineRecord, control: &Arc<Control>, pause: Duration) -> Loading {
+        let (services, record, control) = (Arc::clone(&self.services), record.clone(), Arc::clone(control));
+        Box::pin(async move {
+            tokio::time::sleep(pause).await;
+            services.plan(&record, &control).await
+        })
     }
 
     /// `None` when something else is wanted before it is loaded.
