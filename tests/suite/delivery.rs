@@ -185,6 +185,7 @@ fn many_bytes_are_committed_before_the_interval_is_over() {
     let mut node = deployment.start();
     // By the interval they would take minutes.
     node.wait_for("three commits", |node| (commits(node) >= 3.0).then_some(()));
+    node.wait_for("all records", |node| (node.metric("sluicegate_records_in_total") >= 6_000.0).then_some(()));
     node.stop();
     check_exact(&deployment);
 }
