@@ -14,7 +14,6 @@ mod store;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use async_trait::async_trait;
 use axum::Router;
 use futures::future::BoxFuture;
 use thiserror::Error;
@@ -23,18 +22,18 @@ use tokio::task::AbortHandle;
 use tracing::{info, warn};
 
 use self::crew::SharedBudget;
+use self::group::KafkaGroups;
 use self::hosted::{Hosted, OnFailure, Wanted};
 use self::load::Loader;
 pub use self::load::{LoadError, digests_in_use, kafka_settings};
 pub use self::store::{StoreError, open_for_commands, open_for_node};
 use crate::cluster::election::{self, Leader};
-use crate::cluster::leader::{self, Groups};
+use crate::cluster::leader;
 use crate::cluster::membership::{JoinError, Membership, NodeRecord};
 use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
 use crate::config::{Cluster, Errors, Http, Pipeline};
 use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::http::{Endpoint, View, meta_api};
-use crate::kafka;
 use crate::kafka::settings::KafkaSettings;
 use crate::kafka::topics::TopicsError;
 use crate::meta::layout::{Segment, SegmentError};
@@ -91,7 +90,7 @@ pub enum NodeError {
     },
     /// A process runs it by itself.
     #[error(
-        "pipeline `{pipeline}` runs by itself on {nodes}, started with `sluicegate run`: end that first, then deploy it; its state stays"
+        "pipeline `{pipeline}` runs by itself on {nodes}, started with `sluicegate run`: end that first; its state stays"
     )]
     ByItself {
         /// Its name.
@@ -264,7 +263,8 @@ pub async fn work(cluster: Cluster, parts: Parts, control: Arc<Control>) -> Resu
     let threads = cluster.worker_threads;
     let node = Node::start(cluster, parts, &control, Some(threads)).await?;
     let leader = Leader { node: node.services.node.to_string(), instance: node.instance.clone() };
-    let (store, groups) = (Arc::clone(&node.services.store), Arc::new(KafkaGroups(Arc::clone(&node.services))));
+    let store = Arc::clone(&node.services.store);
+    let groups = Arc::new(KafkaGroups::new(&node.services.loader.cluster, node.services.kafka.clone()));
     let lead = {
         let store = Arc::clone(&store);
         move || -> BoxFuture<'static, ()> { Box::pin(leader::lead(Arc::clone(&store), groups.clone())) }
@@ -276,20 +276,6 @@ pub async fn work(cluster: Cluster, parts: Parts, control: Arc<Control>) -> Resu
     election::resign(&*store, &leader).await;
     info!(node = %node.services.node, "stopped; everything is committed");
     node.stop(Ok(())).await
-}
-
-/// Consumer groups, for the leader.
-struct KafkaGroups(Arc<Services>);
-
-#[async_trait]
-impl Groups for KafkaGroups {
-    fn name(&self, pipeline: &str, incarnation: u64) -> String {
-        load::group(&self.0.loader.cluster, pipeline, incarnation)
-    }
-
-    async fn delete(&self, group: &str) -> Result<(), String> {
-        kafka::groups::delete(&self.0.kafka, group).await
-    }
 }
 
 /// A node that has joined.

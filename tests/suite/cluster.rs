@@ -256,6 +256,8 @@ fn what_runs_by_itself_is_not_deployed_and_what_is_deployed_does_not_run_by_itse
     let alone = deployment.start_ready();
     let refused = fails(&deployment, 64, &["deploy", "pipeline.toml"]);
     assert!(refused.contains("`count` runs by itself on a"), "{refused}");
+    let refused = fails(&deployment, 64, &["undeploy", "count", "--yes"]);
+    assert!(refused.contains("`count` runs by itself on a"), "{refused}");
     alone.stop();
     let nodes = workers(&deployment, ["b"]);
     deploy(&deployment);
@@ -292,4 +294,28 @@ fn a_deployment_of_one_machine_needs_no_zookeeper() {
     assert!(done(&deployment, &["nodes"]).contains("leader"));
     node.stop();
     assert_eq!(deployment.read("out").len(), 300);
+}
+
+#[test]
+fn without_a_cluster_a_pipeline_is_started_over_and_goes_back_to_a_savepoint() {
+    let deployment = Deployment::new(COUNT);
+    deployment.produce("in", records(300, 30));
+    deployment.run_through();
+    done(&deployment, &["savepoint", "create", "count", "before"]);
+    deployment.produce("in", records(300, 30));
+    deployment.run_through();
+    done(&deployment, &["savepoint", "restore", "count", "before", "--yes"]);
+    assert!(State::of(&deployment).heads().is_empty(), "nobody leads who would delete what was there before");
+    let again = deployment.start();
+    deployment.wait_for_read("out", 900);
+    again.stop();
+    assert_eq!(State::of_incarnation(&deployment, 2).counts(), per_key(&deployment.read("in")));
+
+    let said = done(&deployment, &["undeploy", "count", "--yes"]);
+    assert!(said.contains("its state is deleted\n"), "{said}");
+    assert!(State::of_incarnation(&deployment, 2).heads().is_empty());
+    let anew = deployment.start();
+    deployment.wait_for_read("out", 1_500);
+    anew.stop();
+    assert_eq!(State::of_incarnation(&deployment, 3).counts(), per_key(&deployment.read("in")));
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::connection::{self, Connection};
 use super::{CommandError, table};
+use crate::cluster::leader::Left;
 use crate::cluster::pipelines::{Desired, PipelineRecord};
 use crate::cluster::presence::{self, Activity};
 use crate::config::{ClusterArgs, Difference, Pipeline, differences};
@@ -208,20 +209,18 @@ pub(super) struct UndeployArgs {
 
 pub(super) async fn undeploy(args: UndeployArgs, out: &mut impl Write) -> Result<(), CommandError> {
     let name = connection::name(&args.pipeline)?;
-    let Connection { store, .. } = Connection::open(&args.cluster).await?;
+    let Connection { cluster, store } = Connection::open(&args.cluster).await?;
     if !args.keep_state && !args.yes {
         return Err(CommandError::BadInput(format!(
             "this deletes the state and the offsets of pipeline `{name}` for good: add --yes if that is meant, or --keep-state"
         )));
     }
-    let desired = if args.keep_state { Desired::StateKept } else { Desired::Gone };
-    deploy::want(&*store, &name, |known| Ok(PipelineRecord { desired, ..known.clone() })).await?;
-    let what = if args.keep_state {
-        "its state stays for a later deployment"
-    } else {
-        "its state is deleted when the last node has let go of it"
+    let state = match deploy::undeploy(&cluster, &*store, &name, args.keep_state).await? {
+        None => "its state stays for a later deployment",
+        Some(Left::Nothing) => "its state is deleted",
+        Some(Left::Something) => "its state is deleted when the last node has let go of it",
     };
-    Ok(writeln!(out, "pipeline `{name}` is taken off the cluster; {what}")?)
+    Ok(writeln!(out, "pipeline `{name}` is taken off the cluster; {state}")?)
 }
 
 /// Arguments of `pause` and `resume`.

@@ -1,6 +1,7 @@
 //! `sluicegate savepoint`.
 
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
 
 use bytesize::ByteSize;
 use clap::{Args, Subcommand};
@@ -165,7 +166,9 @@ async fn restore(args: RestoreArgs, out: &mut impl Write) -> Result<(), CommandE
             "this deletes the present state of `{pipeline}`, and records behind the savepoint are processed again: add --yes if that is meant"
         )));
     }
-    let record = Savepoints::new(store, &group, pipeline.clone()).restore(&name, progress("restoring")).await?;
+    let savepoints = Savepoints::new(Arc::clone(&store), &group, pipeline.clone());
+    let record = savepoints.restore(&name, progress("restoring")).await?;
+    deploy::clean_without_leader(&cluster, &*store, &pipeline).await?;
     if args.json {
         return Ok(table::json(out, &record)?);
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tracing::{debug, info, warn};
 
 use super::membership::NodeRecord;
-use super::pipelines::{Desired, PipelineRecord, decode};
+use super::pipelines::{self, Desired, PipelineRecord, decode};
 use super::placement::{self, Capacity, Demand, Placement};
 use super::presence::{self, Activity, Presence};
 use super::watching::Watching;
@@ -65,9 +65,21 @@ struct Known {
 
 /// Whether something is to be deleted that cannot be yet.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Left {
+pub enum Left {
+    /// It is not.
     Nothing,
+    /// It is: a node has it still, or the group has members.
     Something,
+}
+
+/// Deletes what a pipeline has left behind, where nobody leads.
+///
+/// # Errors
+/// Those of the store.
+pub async fn clean(store: &dyn MetaStore, groups: &dyn Groups, name: &Segment) -> Result<Left, MetaError> {
+    let Some(known) = pipelines::read(store, name).await? else { return Ok(Left::Nothing) };
+    let presences = presence::list(store, name).await?;
+    delete_left_over(store, groups, &Known { name: name.clone(), record: known.record, presences }).await
 }
 
 async fn round(watching: &mut Watching<'_>, store: &dyn Coordination, groups: &dyn Groups) -> Result<Left, MetaError> {
@@ -168,7 +180,11 @@ async fn delete_left_over(store: &dyn MetaStore, groups: &dyn Groups, pipeline: 
     let in_use: BTreeSet<u64> = presences.iter().map(|(_, presence)| presence.incarnation).collect();
     for child in store.children(&layout::pipeline_state(name)).await? {
         let Ok(incarnation) = child.parse::<u64>() else { continue };
-        if in_use.contains(&incarnation) || !is_left_over(record, incarnation) {
+        if !is_left_over(record, incarnation) {
+            continue;
+        }
+        if in_use.contains(&incarnation) {
+            left = Left::Something;
             continue;
         }
         let group = groups.name(name.as_str(), incarnation);
@@ -220,7 +236,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::cluster::pipelines::{self, Specification};
+    use crate::cluster::pipelines::Specification;
     use crate::meta::local::LocalStore;
 
     #[derive(Default)]

@@ -1,11 +1,14 @@
 //! What a deployment checks before anything is changed, and what it changes.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::NodeError;
+use super::group::{Group, KafkaGroups};
 use super::load::{Loaded, Loader, kafka_settings};
-use super::{NodeError, group::Group};
 use crate::checkpoint::store::{StateError, TaskStore};
+use crate::cluster::election;
+use crate::cluster::leader::{self, Left};
 use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
 use crate::cluster::presence;
 use crate::config::{Cluster, Pipeline};
@@ -18,6 +21,10 @@ use crate::worker::plan::Plan;
 
 /// How long topics that are not there yet are waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Members of a group that were killed are in it for its session time-out.
+const MEMBERS_WAIT: Duration = Duration::from_secs(15);
+/// Pause between two looks at such a group.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A pipeline that could be deployed.
 pub struct Deployable {
@@ -139,6 +146,45 @@ pub async fn want(
         _ => Err(unknown()),
     });
     changed.await?.ok_or_else(unknown)
+}
+
+/// Takes a pipeline off the cluster. `None` when its state stays; else whether it is deleted already.
+///
+/// # Errors
+/// There is no such pipeline, or it runs by itself; those of the store.
+pub async fn undeploy(
+    cluster: &Arc<Cluster>,
+    store: &dyn MetaStore,
+    name: &Segment,
+    keep_state: bool,
+) -> Result<Option<Left>, NodeError> {
+    by_itself_nowhere(store, name).await?;
+    let desired = if keep_state { Desired::StateKept } else { Desired::Gone };
+    want(store, name, |known| Ok(PipelineRecord { desired, ..known.clone() })).await?;
+    if keep_state { Ok(None) } else { clean_without_leader(cluster, store, name).await.map(Some) }
+}
+
+/// Deletes what a pipeline has left behind if nobody leads, who would do that; waits a while for a group whose members were killed.
+///
+/// # Errors
+/// Those of the store.
+pub async fn clean_without_leader(
+    cluster: &Arc<Cluster>,
+    store: &dyn MetaStore,
+    name: &Segment,
+) -> Result<Left, NodeError> {
+    let groups = KafkaGroups::new(cluster, kafka_settings(cluster));
+    let until = Instant::now() + MEMBERS_WAIT;
+    while election::leader(store).await?.is_none() {
+        if leader::clean(store, &groups, name).await? == Left::Nothing {
+            return Ok(Left::Nothing);
+        }
+        if Instant::now() >= until {
+            break;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(Left::Something)
 }
 
 /// The record of a pipeline, and its consumer group.

@@ -1,4 +1,4 @@
-//! The consumer group of a pipeline, for whoever looks at it from outside.
+//! The consumer groups of pipelines, for whoever looks at them from outside.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,11 +9,12 @@ use async_trait::async_trait;
 
 use super::load;
 use crate::checkpoint::resolve::{GroupOffset, GroupOffsets};
+use crate::cluster::leader::Groups;
 use crate::cluster::pipelines::PipelineRecord;
 use crate::cluster::savepoints::Offsets;
 use crate::config::{self, Cluster, Pipeline};
 use crate::kafka::consumer::{Committed, Start};
-use crate::kafka::groups::GroupClient;
+use crate::kafka::groups::{self, GroupClient};
 use crate::kafka::settings::KafkaSettings;
 
 /// How long the brokers may take to answer.
@@ -26,6 +27,31 @@ pub struct Group {
     pipeline: String,
     sources: Vec<(String, config::Start)>,
     clients: Mutex<BTreeMap<u64, Arc<Mutex<GroupClient>>>>,
+}
+
+/// All groups, to be deleted.
+pub struct KafkaGroups {
+    cluster: Arc<Cluster>,
+    kafka: KafkaSettings,
+}
+
+impl KafkaGroups {
+    /// Of a cluster.
+    #[must_use]
+    pub fn new(cluster: &Arc<Cluster>, kafka: KafkaSettings) -> Self {
+        Self { cluster: Arc::clone(cluster), kafka }
+    }
+}
+
+#[async_trait]
+impl Groups for KafkaGroups {
+    fn name(&self, pipeline: &str, incarnation: u64) -> String {
+        load::group(&self.cluster, pipeline, incarnation)
+    }
+
+    async fn delete(&self, group: &str) -> Result<(), String> {
+        groups::delete(&self.kafka, group).await
+    }
 }
 
 /// Where a task may be set to go on.
