@@ -104,8 +104,7 @@ impl Crew {
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
             let _ = end.send((number, result));
         };
-        let name = format!("{}-{number}", self.plan().pipeline);
-        match std::thread::Builder::new().name(name).spawn(work) {
+        match std::thread::Builder::new().name(format!("worker-{number}")).spawn(work) {
             Ok(_) => {
                 self.members.insert(number, control);
                 Ok(())
