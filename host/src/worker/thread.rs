@@ -1,18 +1,24 @@
 //! The loop of a worker thread. Everything it decides is in `step`, `commit`, `restore`; this puts them together and keeps the
-//! group informed.
+//! group informed. What the group gives and takes is in `rebalance`, going back in `recovery`, the way to the sinks in `sending`.
+
+mod rebalance;
+mod recovery;
+mod sending;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
+use self::recovery::{instantiate, open_outbox};
+use self::sending::Sending;
 use super::budget::Budget;
-use super::chain::{self, ChainError, Destination};
+use super::chain::{self, ChainError};
 use super::commit::{Advanced, Committer, Tasks};
 use super::control::Control;
 use super::counters::Counters;
-use super::failure::{Failure, Origin};
+use super::failure::Failure;
 use super::gathering::Gathering;
 use super::orphans::Orphans;
 use super::outbox::Outbox;
@@ -21,43 +27,30 @@ use super::plans::Plans;
 use super::restore::{Asked, Attempt, Restorer};
 use super::runtime::Runtime;
 use super::step::{self, Observed, Step};
-use super::task::{self, Task};
+use super::task;
 use super::throttle::Throttle;
-use crate::config::{Guarantee, OnError};
-use crate::engine::Instance;
+use crate::config::Guarantee;
 use crate::kafka::TopicPartition;
 use crate::kafka::clients::{ConsumerClient, Kafka};
 use crate::kafka::consumer::{Closed, ConsumerEvent, ConsumerOptions, PartitionFault};
-use crate::kafka::producer::SendError;
-use crate::kafka::transaction::TransactionError;
 use crate::meta::MetaStore;
 use crate::metrics::Metrics;
-use crate::record::{Batch, Emission, Reject};
+use crate::record::Batch;
 
 /// How long a thread waits at its start for the group's coordinator, and then for the node's other threads.
 const GATHERING_WAIT: Duration = Duration::from_secs(1);
 /// How long one step of a commit may hold the thread up before it looks at its group again.
 const COMMIT_WAIT: Duration = Duration::from_millis(500);
-/// How long a rebalance may wait for a commit: then the partitions go without, and what was not committed is done again.
-const REVOKE_WAIT: Duration = Duration::from_secs(10);
 /// How long librdkafka may take to move to an offset.
 const START_WAIT: Duration = Duration::from_secs(10);
 /// How long the end waits for the group to take the offsets that the heads have.
 const LAST_OFFSETS_WAIT: Duration = Duration::from_secs(2);
 /// How long an abort may hold up a rebalance or the end.
 const ABORT_WAIT: Duration = Duration::from_secs(5);
-/// How long one attempt to take over the transactional id may hold the thread up, and the pause before the next.
-const INIT_WAIT: Duration = Duration::from_millis(500);
 /// Under exactly-once, how long the byte budget may keep a transaction open beyond the commit interval.
 const TRANSACTION_STRETCH: Duration = Duration::from_secs(5);
-/// Waiting for Kafka to take the thread's transactions is said this often.
-const INIT_MESSAGE: Duration = Duration::from_secs(5);
 /// How long leaving the group may take.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
-/// First and longest pause after a plugin asked for patience.
-const PATIENCE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
-/// The first so many rejected records are logged, then one in a thousand.
-const REJECTS_LOGGED: u64 = 10;
 /// While commits wait for the byte budget, it is said this often.
 const BUDGET_MESSAGE: Duration = Duration::from_secs(30);
 /// How long the group's offsets stay behind the heads after a refusal, which a rebalance causes, before they are sent again.
@@ -304,77 +297,6 @@ impl<K: Kafka> Thread<K> {
         Ok(())
     }
 
-    fn assigned(&mut self, partitions: &[TopicPartition]) -> Result<(), Failure> {
-        if !std::mem::replace(&mut self.joined, true) {
-            self.equipment.control.has_come();
-        }
-        self.consumer.accept(partitions)?;
-        self.counters.rebalanced();
-        for at in partitions {
-            let Ok(partition) = u32::try_from(at.partition) else { continue };
-            if partition >= self.plan.partitions {
-                let topic = &self.plan.sources[at.input as usize].topic;
-                warn!(
-                    topic,
-                    partition,
-                    "the topic has got more partitions: their records wait until the pipeline is started again"
-                );
-                continue;
-            }
-            let slot = self.slots.entry(partition).or_default();
-            slot.assigned.insert(at.input);
-            if slot.assigned.len() == self.plan.sources.len() {
-                slot.attempt = Some(self.restorer.begin(partition));
-            }
-        }
-        info!(pipeline = self.plan.pipeline, partitions = ?numbers(partitions), "assigned");
-        Ok(())
-    }
-
-    fn revoked(&mut self, partitions: &[TopicPartition], lost: bool) -> Result<(), Failure> {
-        info!(pipeline = self.plan.pipeline, partitions = ?numbers(partitions), lost, "revoked");
-        if lost && self.outbox.is_in_transaction() {
-            self.abort_now("partitions were lost")?;
-        } else if !lost {
-            let claimed_elsewhere = self.commit_before_release()?;
-            let leaving = |number: u32| partitions.iter().any(|at| u32::try_from(at.partition) == Ok(number));
-            if self.is_exactly_once() {
-                self.committer.clean_stop(&mut self.tasks, leaving, COMMIT_WAIT);
-            }
-            for number in claimed_elsewhere.into_iter().filter(|number| !leaving(*number)) {
-                self.claim_again(number)?;
-            }
-        }
-        for at in partitions {
-            let Ok(partition) = u32::try_from(at.partition) else { continue };
-            self.drop_task(partition);
-            if let Some(slot) = self.slots.get_mut(&partition) {
-                slot.attempt = None;
-                slot.patience = None;
-                slot.assigned.remove(&at.input);
-                if slot.assigned.is_empty() {
-                    self.slots.remove(&partition);
-                }
-            }
-        }
-        self.counters.rebalanced();
-        self.halt_widowed(partitions)?;
-        self.consumer.release(partitions)?;
-        Ok(())
-    }
-
-    /// Inputs that stay while another input of their task goes: without the task their records would be fetched for nothing.
-    fn halt_widowed(&mut self, leaving: &[TopicPartition]) -> Result<(), Failure> {
-        let numbers: BTreeSet<i32> = leaving.iter().map(|at| at.partition).collect();
-        let stay = numbers.into_iter().filter_map(|partition| {
-            let slot = self.slots.get(&u32::try_from(partition).ok()?)?;
-            Some(slot.assigned.iter().map(move |&input| TopicPartition { input, partition }))
-        });
-        let stay: Vec<TopicPartition> = stay.flatten().collect();
-        self.consumer.halt(&stay)?;
-        Ok(())
-    }
-
     fn drop_task(&mut self, partition: u32) {
         self.committer.forget(partition);
         if let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::take) {
@@ -382,122 +304,8 @@ impl<K: Kafka> Thread<K> {
         }
     }
 
-    /// Commits while the group waits. What cannot be committed in time is done again by the next owner. Returns the tasks that
-    /// somebody else has claimed.
-    fn commit_before_release(&mut self) -> Result<Vec<u32>, Failure> {
-        let until = self.equipment.runtime.now() + REVOKE_WAIT;
-        if !self.committer.is_under_way() && !self.tasks.iter().flatten().any(|task| task.dirty) {
-            return Ok(Vec::new());
-        }
-        self.begin_commit()?;
-        while self.equipment.runtime.now() < until && !self.equipment.control.is_overdue() {
-            match self.advance(COMMIT_WAIT)? {
-                Advanced::Waiting(_) => {}
-                Advanced::Ended { lost } => {
-                    self.begin_interval();
-                    return Ok(lost);
-                }
-                Advanced::Aborted { lost, reason } => {
-                    self.go_back(&lost, &reason)?;
-                    return Ok(Vec::new());
-                }
-                Advanced::Unknown { reason } => {
-                    self.recover(&reason)?;
-                    return Ok(Vec::new());
-                }
-            }
-        }
-        warn!(
-            "partitions are given up without a commit: their work since the last one is done again by the next owner"
-        );
-        if self.is_exactly_once() {
-            self.abort_now("partitions are revoked")?;
-        }
-        Ok(Vec::new())
-    }
-
     fn advance(&mut self, wait: Duration) -> Result<Advanced, Failure> {
         self.committer.advance(&mut self.tasks, &mut self.outbox, &mut self.consumer, wait)
-    }
-
-    /// Aborts the transaction before anything else happens, or waits for the end of one that is being committed.
-    fn abort_now(&mut self, reason: &str) -> Result<(), Failure> {
-        let until = self.equipment.runtime.now() + ABORT_WAIT;
-        self.committer.abort(&self.tasks, reason);
-        while self.equipment.runtime.now() < until {
-            match self.advance(COMMIT_WAIT)? {
-                Advanced::Waiting(_) => {}
-                Advanced::Ended { .. } => {
-                    self.begin_interval();
-                    return Ok(());
-                }
-                Advanced::Aborted { lost, reason } => return self.go_back(&lost, &reason),
-                Advanced::Unknown { reason } => return self.recover(&reason),
-            }
-        }
-        self.recover("kafka does not end the transaction")
-    }
-
-    /// The transaction was aborted: takes every task that took part back to its last commit, and claims those again whose heads
-    /// are not what this thread knows.
-    fn go_back(&mut self, lost: &[u32], reason: &str) -> Result<(), Failure> {
-        warn!(pipeline = self.plan.pipeline, "the transaction was aborted, its records are processed again: {reason}");
-        self.counters.aborted();
-        self.begin_interval();
-        let took_part = |task: &Task| task.dirty || task.inbox.iter().any(|inbox| !inbox.is_empty());
-        let tasks = self.tasks.iter().flatten();
-        let numbers: Vec<u32> = tasks.filter(|task| took_part(task)).map(|task| task.partition).collect();
-        let mut positions = Vec::new();
-        for number in numbers.into_iter().filter(|number| !lost.contains(number)) {
-            positions.extend(self.roll_back(number)?);
-        }
-        self.consumer.start(&positions, START_WAIT)?;
-        lost.iter().try_for_each(|&number| self.claim_again(number))
-    }
-
-    /// Takes a task back to its last commit in memory, with new instances. Returns from where it is to be started; nothing for one
-    /// that waits for its plugin.
-    fn roll_back(&mut self, partition: u32) -> Result<Vec<(TopicPartition, i64)>, Failure> {
-        let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::as_mut) else { return Ok(Vec::new()) };
-        let partitions: Vec<TopicPartition> = task.partitions().collect();
-        self.consumer.halt(&partitions)?;
-        let instances = instantiate(&self.plan, partition, self.equipment.runtime.now_ms())?;
-        task.roll_back(instances);
-        let patience = self.slots.get(&partition).and_then(|slot| slot.patience.as_ref());
-        let starts = patience.is_none_or(|patience| patience.resumed);
-        Ok(if starts { task.positions() } else { Vec::new() })
-    }
-
-    /// Nothing that this thread holds can be believed: takes its transactional id over again, which settles what was open, and
-    /// brings its tasks up from what Kafka says.
-    fn recover(&mut self, reason: &str) -> Result<(), Failure> {
-        warn!(pipeline = self.plan.pipeline, "asking kafka what was committed: {reason}");
-        self.counters.aborted();
-        self.committer.drop_under_way();
-        let held: Vec<(u32, Vec<TopicPartition>)> = self
-            .slots
-            .iter()
-            .filter_map(|(&number, slot)| {
-                let partition = i32::try_from(number).ok()?;
-                Some((number, slot.assigned.iter().map(|&input| TopicPartition { input, partition }).collect()))
-            })
-            .collect();
-        for (number, partitions) in &held {
-            self.consumer.halt(partitions)?;
-            self.drop_task(*number);
-        }
-        let consumer = &mut self.consumer;
-        self.outbox = open_outbox(&self.equipment, &self.plan, &self.name, || {
-            consumer.fetch(0, 0, Duration::ZERO, |_| {}).map(|_| ()).map_err(Failure::from)
-        })?;
-        for (number, slot) in &mut self.slots {
-            slot.patience = None;
-            if slot.assigned.len() == self.plan.sources.len() {
-                slot.attempt = Some(self.restorer.begin(*number));
-            }
-        }
-        self.begin_interval();
-        Ok(())
     }
 
     /// Begins a commit. A task whose plugin asks for patience while it is flushed goes back and has no part in it.
@@ -583,19 +391,6 @@ impl<K: Kafka> Thread<K> {
         Ok(())
     }
 
-    /// Somebody else claimed a task that Kafka still assigns to this thread: whoever it was, Kafka decides.
-    fn claim_again(&mut self, partition: u32) -> Result<(), Failure> {
-        let task = self.plan.task(partition);
-        warn!(%task, "the head is not what this thread wrote last; the task is assigned here: claiming it again");
-        let partitions: Vec<TopicPartition> = task::partitions(partition, self.plan.sources.len()).collect();
-        self.consumer.halt(&partitions)?;
-        self.drop_task(partition);
-        if let Some(slot) = self.slots.get_mut(&partition) {
-            slot.attempt = Some(self.restorer.begin(partition));
-        }
-        Ok(())
-    }
-
     /// Goes on with tasks that are coming up.
     fn bring_up(&mut self) -> Result<(), Failure> {
         let mut positions = Vec::new();
@@ -667,21 +462,6 @@ impl<K: Kafka> Thread<K> {
         }
     }
 
-    /// Resumes tasks whose plugin asked for patience.
-    fn patience(&mut self) -> Result<(), Failure> {
-        let now = self.equipment.runtime.now();
-        for (&partition, slot) in &mut self.slots {
-            let (Some(patience), Some(Some(task))) = (&mut slot.patience, self.tasks.get(partition as usize)) else {
-                continue;
-            };
-            if !patience.resumed && now >= patience.until {
-                patience.resumed = true;
-                self.consumer.start(&task.positions(), START_WAIT)?;
-            }
-        }
-        Ok(())
-    }
-
     fn fetch(&mut self, wait: Duration) -> Result<(), Failure> {
         let Self { tasks, consumer, .. } = self;
         let plan = Arc::clone(&self.plan);
@@ -715,18 +495,6 @@ impl<K: Kafka> Thread<K> {
             self.equipment.control.worked(self.equipment.runtime.since(began));
         }
         Ok(())
-    }
-
-    /// Between two commits, a transaction has failed.
-    fn transaction_failed(&mut self, error: TransactionError) -> Result<(), Failure> {
-        match error {
-            TransactionError::Refused { .. } => Err(error.into()),
-            TransactionError::Abort { text } | TransactionError::Again { text } => {
-                self.committer.abort(&self.tasks, &text);
-                Ok(())
-            }
-            TransactionError::Rebuild { text } => self.recover(&text),
-        }
     }
 
     fn process(&mut self, partition: usize) -> Result<(), Failure> {
@@ -774,22 +542,6 @@ impl<K: Kafka> Thread<K> {
         }
     }
 
-    /// Takes a task back to its last commit and lets it stand for a while.
-    fn wait_for_plugin(&mut self, partition: usize, transform: usize) -> Result<(), Failure> {
-        self.counters.retried(transform);
-        let Some(task) = &self.tasks[partition] else { return Ok(()) };
-        let (number, behind) = (task.partition, task.next.clone());
-        let Some(slot) = self.slots.get_mut(&number) else { return Ok(()) };
-        let pause = slot.patience.take().map_or(PATIENCE.0, |before| (before.pause * 2).min(PATIENCE.1));
-        slot.patience = Some(Patience { until: self.equipment.runtime.now() + pause, pause, resumed: false, behind });
-        if self.is_exactly_once() {
-            // The other tasks' outputs are in the same transaction.
-            self.committer.abort(&self.tasks, "a plugin asks for patience");
-            return Ok(());
-        }
-        self.roll_back(number).map(drop)
-    }
-
     fn report(&mut self) {
         let now = (self.slots.len(), self.tasks.iter().flatten().count());
         if now != self.counted {
@@ -812,124 +564,4 @@ impl<K: Kafka> Thread<K> {
             self.tasks.iter().flatten().for_each(|task| self.counters.task(task));
         }
     }
-}
-
-/// New instances for a task.
-fn instantiate(plan: &Plan, partition: u32, now_ms: i64) -> Result<Vec<Instance>, Failure> {
-    task::instantiate(plan, partition, now_ms).map_err(|(at, error)| {
-        let transform = plan.transforms[at].name.clone();
-        Failure::Open { transform, error }
-    })
-}
-
-fn numbers(partitions: &[TopicPartition]) -> Vec<String> {
-    partitions
-        .iter()
-        .map(|at| if at.input == 0 { at.partition.to_string() } else { format!("{}:{}", at.input, at.partition) })
-        .collect()
-}
-
-/// A producer that may send: under exactly-once one that has taken its transactional id over. While Kafka is away, or lets
-/// an earlier transaction end, calls `meanwhile`; a drain is not waited out.
-fn open_outbox<K: Kafka>(
-    equipment: &Equipment<K>,
-    plan: &Plan,
-    name: &str,
-    mut meanwhile: impl FnMut() -> Result<(), Failure>,
-) -> Result<Outbox<K>, Failure> {
-    let open = || Outbox::new(&equipment.kafka, plan, name.to_owned());
-    let mut outbox = open()?;
-    let mut said = equipment.runtime.now();
-    while plan.guarantee == Guarantee::ExactlyOnce && !equipment.control.is_draining() {
-        let text = match outbox.init_transactions(INIT_WAIT) {
-            Ok(()) => break,
-            Err(error @ TransactionError::Refused { .. }) => return Err(error.into()),
-            Err(TransactionError::Again { text } | TransactionError::Abort { text }) => text,
-            Err(TransactionError::Rebuild { text }) => {
-                equipment.runtime.sleep(INIT_WAIT);
-                outbox = open()?;
-                text
-            }
-        };
-        if equipment.runtime.since(said) >= INIT_MESSAGE {
-            said = equipment.runtime.now();
-            warn!(pipeline = plan.pipeline, "waiting for kafka to take the transactional id `{name}`: {text}");
-        }
-        meanwhile()?;
-    }
-    Ok(outbox)
-}
-
-/// The destination of a chain: the outbox, and what happens to rejected records.
-struct Sending<'a, K: Kafka> {
-    plan: &'a Plan,
-    runtime: &'a dyn Runtime,
-    outbox: &'a mut Outbox<K>,
-    consumer: &'a mut K::Consumer,
-    control: &'a Control,
-    counters: &'a mut Counters,
-    served: Instant,
-}
-
-impl<K: Kafka> Destination for Sending<'_, K> {
-    type Error = Box<Failure>;
-
-    fn send(&mut self, sink: usize, batch: &Batch, emission: &Emission) -> Result<(), Box<Failure>> {
-        let partition = batch.runs.first().map_or(0, |run| run.partition);
-        let Self { runtime, outbox, consumer, control, served, .. } = self;
-        let mut fatal = None;
-        let mut meanwhile = || {
-            // The membership is kept alive; what the group wants is done when the batch is through.
-            if runtime.since(*served) >= Duration::from_millis(100) {
-                *served = runtime.now();
-                fatal = consumer.fetch(0, 0, Duration::ZERO, |_| {}).err();
-            }
-            fatal.is_none() && !control.is_overdue()
-        };
-        for record in emission.records(batch) {
-            match outbox.send(sink, &record, partition, &mut meanwhile) {
-                Ok(()) => {}
-                Err(SendError::QueueFull) => {
-                    return Err(Box::new(match fatal {
-                        Some(fatal) => fatal.into(),
-                        None => Failure::Undrained { waiting_for: "kafka to take the output".into() },
-                    }));
-                }
-                Err(error) if self.plan.guarantee == Guarantee::ExactlyOnce && error.is_of_transaction() => {
-                    let text = error.to_string();
-                    return Err(Box::new(TransactionError::Abort { text }.into()));
-                }
-                Err(error) => {
-                    let origin = task::origin(self.plan, batch, record.cause);
-                    let topic = self.plan.sinks[sink].topic.clone();
-                    return Err(Box::new(Failure::Send { topic, origin, error }));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn reject(&mut self, transform: usize, batch: &Batch, rejects: &[Reject]) -> Result<(), Box<Failure>> {
-        let name = &self.plan.transforms[transform].name;
-        for reject in rejects {
-            let origin = task::origin(self.plan, batch, reject.index);
-            let count = self.counters.rejected(transform);
-            if self.plan.on_error == OnError::Stop {
-                let reason = reject.reason.clone();
-                return Err(Box::new(Failure::Rejected { transform: name.clone(), origin, reason }));
-            }
-            if count <= REJECTS_LOGGED || count.is_multiple_of(1000) {
-                log_reject(name, &origin, &reject.reason, count);
-            }
-        }
-        Ok(())
-    }
-
-    fn processed(&mut self, transform: usize, _records: usize, time: Duration) {
-        self.counters.processed(transform, time);
-    }
-}
-
-fn log_reject(transform: &str, origin: &Origin, reason: &str, count: u64) {
-    error!(transform, %origin, rejected = count, "skipped a record that was rejected: {reason}");
 }
