@@ -4,8 +4,10 @@
 //! - [`pipelines`]: what is to run. [`presence`]: how it is on each node.
 //! - [`placement`]: how many threads of each pipeline each node runs (pure). [`leader`]: decides that, and deletes what is left.
 //! - [`registry`]: plugins. [`savepoints`]: copies of state and offsets.
+//! - [`contents`]: what stands in nodes.
 //! - [`watching`]: reads several nodes and waits until one changes.
 
+pub mod contents;
 pub mod election;
 pub mod leader;
 pub mod membership;

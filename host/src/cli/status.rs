@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::connection::{self, Connection};
 use super::{CommandError, table};
 use crate::checkpoint::store::TaskStore;
+use crate::cluster::contents;
 use crate::cluster::election;
 use crate::cluster::membership;
 use crate::cluster::pipelines::{self, Desired, PipelineRecord};
@@ -20,7 +21,7 @@ use crate::config::ClusterArgs;
 use crate::ids::TaskId;
 use crate::meta::layout::{self, Segment};
 use crate::node::deploy;
-use crate::node::group::Progress;
+use crate::node::group::{Group, Progress};
 
 /// `--watch` looks again after this long.
 const WATCH: Duration = Duration::from_secs(1);
@@ -152,13 +153,13 @@ async fn status(
     let nodes: BTreeMap<String, Presence> = presence::list(&**store, name).await?.into_iter().collect();
     let path = layout::placement(name);
     let placement = match store.get(&path).await? {
-        Some(node) => pipelines::decode(&path, &node.data)?,
+        Some(node) => contents::decode(&path, &node.data)?,
         None => Placement::new(),
     };
     let tasks = record.specification.partitions;
-    let progress = match deploy::known(&connection.cluster, &**store, name).await {
-        Ok((_, group)) => group.progress(record.incarnation, tasks).await,
-        Err(error) => Err(error.to_string()),
+    let progress = match Group::new(&connection.cluster, &record) {
+        Ok(group) => group.progress(record.incarnation, tasks).await,
+        Err(error) => Err(error),
     };
     if let Err(error) = &progress {
         eprintln!("warning: kafka does not say how far `{name}` is: {error}");

@@ -6,12 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tracing::{debug, info};
 
-use super::pipelines::decode;
+use super::contents::{decode, encode};
 use crate::meta::layout::LEADER;
 use crate::meta::{Coordination, MetaError, MetaStore, SessionState, Write};
 
@@ -55,8 +54,7 @@ async fn step<'a>(
     let number = session.borrow_and_update().number;
     let (node, mut changes) = store.watch(LEADER).await?;
     let Some(node) = node else {
-        let data = Bytes::from(serde_json::to_vec(own).expect("it has string keys only"));
-        match store.multi(vec![Write::Create { path: LEADER.into(), data, ephemeral: true }]).await {
+        match store.multi(vec![Write::Create { path: LEADER.into(), data: encode(own), ephemeral: true }]).await {
             Ok(_) => *made_in = Some(number),
             Err(MetaError::Exists { .. }) => {}
             Err(error) => return Err(error),

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use tracing::{debug, info, warn};
 
-use super::membership::NodeRecord;
-use super::pipelines::{self, Desired, PipelineRecord, decode};
+use super::contents::{decode, encode};
+use super::membership;
+use super::pipelines::{self, Desired, PipelineRecord};
 use super::placement::{self, Capacity, Demand, Placement};
 use super::presence::{self, Activity, Presence};
 use super::watching::Watching;
@@ -112,18 +112,12 @@ async fn round(watching: &mut Watching<'_>, store: &dyn Coordination, groups: &d
 
 /// The nodes that take threads.
 async fn capacities(watching: &mut Watching<'_>, store: &dyn MetaStore) -> Result<Vec<Capacity>, MetaError> {
-    let mut nodes = Vec::new();
-    for name in watching.children(layout::NODES).await? {
-        let Ok(segment) = Segment::new(&name) else { continue };
-        let path = layout::node(&segment);
-        let Some(node) = store.get(&path).await? else { continue };
-        let record: NodeRecord = decode(&path, &node.data)?;
-        if let Some(threads) = record.threads {
-            let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
-            nodes.push(Capacity { node: name, threads: number(threads), cores: number(record.cores) });
-        }
-    }
-    Ok(nodes)
+    watching.children(layout::NODES).await?;
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let capacity = |(node, record): (String, membership::NodeRecord)| {
+        Some(Capacity { node, threads: number(record.threads?), cores: number(record.cores) })
+    };
+    Ok(membership::list(store).await?.into_iter().filter_map(capacity).collect())
 }
 
 async fn place(store: &dyn MetaStore, nodes: &[Capacity], known: &[Known]) -> Result<(), MetaError> {
@@ -157,10 +151,6 @@ async fn place(store: &dyn MetaStore, nodes: &[Capacity], known: &[Known]) -> Re
         info!(pipeline = %known.name, threads = ?wanted, "placed");
     }
     Ok(())
-}
-
-fn encode(placement: &Placement) -> Bytes {
-    Bytes::from(serde_json::to_vec(placement).expect("it has string keys only"))
 }
 
 /// What one thread of a pipeline needs.
@@ -236,6 +226,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::cluster::membership::NodeRecord;
     use crate::cluster::pipelines::Specification;
     use crate::meta::local::LocalStore;
 

@@ -8,13 +8,12 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
 
-use super::pipelines::decode;
+use super::contents::{decode, encode};
 use crate::meta::layout::{self, Segment};
 use crate::meta::{Coordination, MetaError, MetaStore, Version, Write};
 
@@ -194,7 +193,7 @@ impl Entry {
         let Self { path, name, record, .. } = self;
         let store = &*self.store;
         store.ensure(layout::NODES).await?;
-        let data = Bytes::from(serde_json::to_vec(record).expect("a record has string keys only"));
+        let data = encode(record);
         let until = tokio::time::Instant::now() + self.session_timeout + Duration::from_secs(2);
         let mut said = false;
         loop {

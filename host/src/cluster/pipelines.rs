@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::contents::{decode, encode};
 use crate::meta::layout::{self, Segment};
 use crate::meta::{MetaError, MetaStore, Version, Write};
 
@@ -233,21 +234,6 @@ pub async fn list(store: &dyn MetaStore) -> Result<Vec<(Segment, PipelineRecord)
         }
     }
     Ok(pipelines)
-}
-
-fn encode(value: &impl Serialize) -> Bytes {
-    Bytes::from(serde_json::to_vec(value).expect("it has string keys only"))
-}
-
-/// Reads what stands at `path`.
-///
-/// # Errors
-/// It is damaged.
-pub fn decode<T: for<'de> Deserialize<'de>>(path: &str, data: &[u8]) -> Result<T, MetaError> {
-    serde_json::from_slice(data).map_err(|error| MetaError::Failed {
-        path: path.to_owned(),
-        reason: format!("what stands there is damaged, or of another version: {error}"),
-    })
 }
 
 /// Who does it: user and host.

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::debug;
 
-use super::pipelines::decode;
+use super::contents::{decode, encode};
 use crate::meta::layout::{self, Segment};
 use crate::meta::{Coordination, MetaError, MetaStore, Write};
 
@@ -145,7 +144,7 @@ async fn publish(store: Arc<dyn Coordination>, path: String, mut values: watch::
 
 /// Writes the node; one of an earlier session, which would go with that, is replaced.
 async fn write(store: &dyn MetaStore, path: &str, value: &Presence, is_ours: bool) -> Result<(), MetaError> {
-    let data = Bytes::from(serde_json::to_vec(value).expect("it has string keys only"));
+    let data = encode(value);
     if is_ours && let Some(node) = store.get(path).await? {
         store.multi(vec![Write::Set { path: path.into(), data, version: node.version }]).await?;
         return Ok(());

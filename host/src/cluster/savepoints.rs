@@ -14,8 +14,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::contents::{decode, encode};
 use super::leader::delete_tree;
-use super::pipelines::{self, Desired, PipelineRecord, Specification, decode};
+use super::pipelines::{self, Desired, PipelineRecord, Specification};
 use super::presence;
 use crate::checkpoint::head::Head;
 use crate::checkpoint::repair;
@@ -23,12 +24,14 @@ use crate::checkpoint::resolve::{Disagreement, GroupOffsets, resolve};
 use crate::checkpoint::store::{StateError, TaskStore};
 use crate::ids::{ChunkName, ManifestId, TaskId};
 use crate::meta::layout::{self, Segment, TaskPath};
-use crate::meta::{MetaError, MetaStore, Write};
+use crate::meta::{MetaError, MetaStore, Version, Write};
 
 /// A pipeline that runs commits while its state is copied: so often is looked again.
 const ATTEMPTS_MAX: usize = 50;
 /// Pause between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// The version of a node that has just been made.
+const MADE: Version = Version(0);
 
 /// What is written down of a savepoint.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -203,12 +206,12 @@ impl<'a> Savepoints<'a> {
         };
         self.store.ensure(&layout::savepoints(&self.pipeline)).await?;
         let create = Write::Create { path: root.clone(), data: encode(&savepoint), ephemeral: false };
-        let version = match self.store.multi(vec![create]).await {
+        match self.store.multi(vec![create]).await {
             Err(MetaError::Exists { .. }) => {
                 return Err(SavepointError::Exists { pipeline: self.pipeline.to_string(), name: name.to_string() });
             }
-            made => made?.first().copied().flatten(),
-        };
+            made => drop(made?),
+        }
         let partitions = record.specification.partitions;
         for partition in 0..partitions {
             let path = format!("{root}/{partition}");
@@ -218,19 +221,13 @@ impl<'a> Savepoints<'a> {
                 savepoint.stateful |= matches!(part, Part::Head(_));
                 savepoint.tasks += 1;
                 savepoint.bytes += bytes;
-                self.overwrite(&path, encode(&part)).await?;
+                self.store.multi(vec![Write::Set { path, data: encode(&part), version: MADE }]).await?;
             }
             progress(partition + 1, partitions);
         }
         savepoint.complete = true;
-        let version = version.unwrap_or(crate::meta::Version(0));
-        self.store.multi(vec![Write::Set { path: root, data: encode(&savepoint), version }]).await?;
+        self.store.multi(vec![Write::Set { path: root, data: encode(&savepoint), version: MADE }]).await?;
         Ok(savepoint)
-    }
-
-    async fn overwrite(&self, path: &str, data: Bytes) -> Result<(), MetaError> {
-        let version = self.store.get(path).await?.map_or(crate::meta::Version(0), |node| node.version);
-        self.store.multi(vec![Write::Set { path: path.to_owned(), data, version }]).await.map(drop)
     }
 
     /// Copies a task's chunks below `path`. `None` for a task that has never started.
@@ -397,10 +394,6 @@ impl<'a> Savepoints<'a> {
 
 fn task_id(pipeline: &Segment, incarnation: u64, partition: u32) -> TaskId {
     TaskId { pipeline: pipeline.to_string(), incarnation, stage: 0, partition }
-}
-
-fn encode(value: &impl Serialize) -> Bytes {
-    Bytes::from(serde_json::to_vec(value).expect("it has string keys only"))
 }
 
 #[cfg(test)]

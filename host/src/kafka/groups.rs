@@ -17,13 +17,14 @@ const REQUEST_WAIT: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// It has members, or the brokers do not do it, in librdkafka's words.
-pub async fn delete(settings: &KafkaSettings, group: &str) -> Result<(), String> {
+pub fn delete(settings: &KafkaSettings, group: &str) -> Result<(), String> {
     let failed = |error: ClientError| error.to_string();
     let config = settings.metadata_config().map_err(|error| failed(error.into()))?;
     let admin: AdminClient<Context> =
         config.create_with_context(Context::default()).map_err(|error| failed(creation_error(error)))?;
     let options = AdminOptions::new().request_timeout(Some(REQUEST_WAIT));
-    let answers = admin.delete_groups(&[group], &options).await.map_err(|error| error.to_string())?;
+    let answers = futures::executor::block_on(admin.delete_groups(&[group], &options));
+    let answers = answers.map_err(|error| error.to_string())?;
     match answers.into_iter().next() {
         Some(Err((_, code @ RDKafkaErrorCode::GroupAuthorizationFailed))) => {
             Err(format!("group `{group}`: {code}; grant this user `Delete` on the group"))

@@ -35,7 +35,7 @@ pub(super) struct Crew {
 }
 
 impl Crew {
-    /// Starts so many threads, which `control` stops.
+    /// Starts so many threads, at most one for each partition; `control` stops them.
     ///
     /// # Errors
     /// A thread cannot be started.
@@ -76,11 +76,12 @@ impl Crew {
         Ok(crew)
     }
 
-    /// More threads, or fewer: those that go commit first.
+    /// More threads, or fewer, and at most one for each partition: those that go commit first.
     ///
     /// # Errors
     /// A thread cannot be started.
     pub(super) fn resize(&mut self, threads: usize) -> Result<(), NodeError> {
+        let threads = threads.min(self.plan().partitions.max(1) as usize);
         self.wanted = threads;
         for (_, control) in self.members.range(threads..) {
             control.drain(self.drain_deadline);

@@ -96,12 +96,6 @@ async fn goes_on(store: &Arc<dyn MetaStore>, plan: &Plan) -> Result<(), NodeErro
 }
 
 impl Deployable {
-    /// Whether deploying it changes anything.
-    #[must_use]
-    pub fn changes_something(&self) -> bool {
-        self.next(self.known.as_ref()) != self.known
-    }
-
     fn next(&self, known: Option<&PipelineRecord>) -> Option<PipelineRecord> {
         let specification = self.specification.clone();
         let Some(known) = known else { return Some(PipelineRecord::first(specification, Desired::Running)) };

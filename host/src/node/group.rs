@@ -50,7 +50,9 @@ impl Groups for KafkaGroups {
     }
 
     async fn delete(&self, group: &str) -> Result<(), String> {
-        groups::delete(&self.kafka, group).await
+        let (kafka, group) = (self.kafka.clone(), group.to_owned());
+        let deleted = tokio::task::spawn_blocking(move || groups::delete(&kafka, &group)).await;
+        deleted.map_err(|error| error.to_string())?
     }
 }
 

@@ -115,7 +115,7 @@ impl Hosted {
             if self.control.is_draining() {
                 break Ok(());
             }
-            let Some(wanted) = self.wanted.borrow_and_update().clone() else {
+            let Some(mut now) = self.wanted.borrow_and_update().clone() else {
                 self.withdraw().await;
                 tokio::select! {
                     changed = self.wanted.changed() => if changed.is_err() { break Ok(()) },
@@ -126,7 +126,7 @@ impl Hosted {
             let begin = Instant::now();
             let control = Control::below(&self.control);
             control.awaits();
-            let lived = self.live(wanted.clone(), plan.take(), &control).await;
+            let lived = self.live(&mut now, plan.take(), &control).await;
             control.has_come();
             match lived {
                 Ok(()) => self.failures = 0,
@@ -135,7 +135,7 @@ impl Hosted {
                     if begin.elapsed() >= RECOVERED {
                         self.failures = 0;
                     }
-                    self.failed(&wanted, &error).await;
+                    self.failed(&now, &error).await;
                 }
             }
         };
@@ -143,8 +143,9 @@ impl Hosted {
         result
     }
 
-    /// From loading to the end of all threads. `Ok` when they ended because something else is wanted.
-    async fn live(&mut self, mut now: Wanted, plan: Option<Plan>, control: &Arc<Control>) -> Result<(), NodeError> {
+    /// From loading to the end of all threads. `Ok` when they ended because something else is wanted. `now` becomes what was done
+    /// last.
+    async fn live(&mut self, now: &mut Wanted, plan: Option<Plan>, control: &Arc<Control>) -> Result<(), NodeError> {
         let begin = Instant::now();
         self.publish(|presence| {
             let by_itself = presence.by_itself;
@@ -156,19 +157,18 @@ impl Hosted {
         });
         let plan = match plan {
             Some(plan) => plan,
-            None => match self.load(&now, control).await? {
+            None => match self.load(now, control).await? {
                 Some(plan) => plan,
                 None => return Ok(()),
             },
         };
-        let threads = now.threads.min(plan.partitions.max(1) as usize);
-        let mut crew = Crew::start(&self.services, plan, threads, Arc::clone(control))?;
+        let mut crew = Crew::start(&self.services, plan, now.threads, Arc::clone(control))?;
         control.has_come();
         let plan = crew.plan();
         info!(
             pipeline = plan.pipeline,
             revision = plan.revision,
-            threads,
+            threads = crew.threads(),
             partitions = plan.partitions,
             state = if plan.is_stateful() { "kept" } else { "none" },
             guarantee = %plan.guarantee,
@@ -185,27 +185,22 @@ impl Hosted {
                     }
                     return ended;
                 }
-                changed = self.wanted.changed() => {
+                // What is wanted when the threads end is looked at then.
+                changed = self.wanted.changed(), if !control.is_draining() => {
                     let wanted = self.wanted.borrow_and_update().clone();
                     match wanted.filter(|wanted| changed.is_ok() && wanted.record.incarnation == now.record.incarnation) {
                         None => {
-                            self.publish(|presence| presence.activity = Activity::Stopping);
-                            crew.drain();
-                            // What is wanted then is looked at when they have ended.
                             loading = None;
-                            now.record.incarnation = 0;
-                            if changed.is_err() {
-                                return crew.ended().await;
-                            }
+                            crew.drain();
                         }
                         Some(wanted) => {
                             if wanted.record.revision != now.record.revision {
                                 loading = Some(self.load_beside(&wanted.record, control, Duration::ZERO));
                             }
                             if wanted.threads != now.threads {
-                                crew.resize(wanted.threads.min(plan.partitions.max(1) as usize))?;
+                                crew.resize(wanted.threads)?;
                             }
-                            now = wanted;
+                            *now = wanted;
                         }
                     }
                 }

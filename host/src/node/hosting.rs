@@ -10,7 +10,8 @@ use tracing::{debug, warn};
 
 use super::Services;
 use super::hosted::{Hosted, OnFailure, Wanted, draining};
-use crate::cluster::pipelines::{Desired, PipelineRecord, decode};
+use crate::cluster::contents::decode;
+use crate::cluster::pipelines::{Desired, PipelineRecord};
 use crate::cluster::placement::Placement;
 use crate::cluster::watching::Watching;
 use crate::meta::MetaError;
