@@ -1,7 +1,7 @@
 //! Kafka: the only place that names rdkafka. It knows nothing of plugins and of state.
 //!
 //! Everything here blocks and belongs on a worker's own OS thread; a [`Consumer`](consumer::Consumer) or
-//! [`Producer`](producer::Producer) is used by one thread at a time. Records cross the border borrowed, a batch at a time,
+//! [`Producer`](producer::Producer) is used by one thread at a time; [`Offsets`](offsets::Offsets) may be asked by any. Records cross the border borrowed, a batch at a time,
 //! and nothing is allocated per record on this side. `unsafe` is confined to [`native`], which wraps the calls of librdkafka
 //! that rdkafka has no form for.
 //!
@@ -14,6 +14,7 @@ mod context;
 pub mod embedded;
 pub mod groups;
 mod native;
+pub mod offsets;
 pub mod partition;
 mod probe;
 pub mod producer;

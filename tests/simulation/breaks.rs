@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use sluicegate::kafka::TopicPartition;
-use sluicegate::kafka::consumer::Committed;
+use sluicegate::kafka::offsets::Committed;
 use sluicegate::meta::MetaStore;
 use sluicegate::worker::plan::Plan;
 

@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
+use rdkafka::consumer::Consumer;
 use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use sluicegate_harness::kafka::{Kafka, KafkaOptions};
 
 use crate::deployment::{Deployment, Servers};
@@ -51,6 +52,39 @@ fn a_producer_of_the_same_transactional_id_fences_the_thread_which_goes_on_from_
         node.wait_for("commits to go on", |node| (commits(node) > before + 3.0).then_some(()));
         node
     });
+    deployment.wait_until_done(&mut node);
+    node.stop();
+    check_exact(&deployment);
+}
+
+#[test]
+fn a_partition_that_kafka_tells_no_offset_of_holds_up_no_other() {
+    let deployment = Deployment::new(COUNT);
+    deployment.produce("in", records(300, 30));
+    deployment.run_through();
+    deployment.wait_until_group_is_empty();
+    // While a transaction has offsets of a partition, nobody is told which are committed.
+    let foreign: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &deployment.servers.kafka)
+        .set("transactional.id", format!("{}/foreign", deployment.group()))
+        .create()
+        .unwrap();
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset(&deployment.topic("in"), 0, Offset::Offset(1)).unwrap();
+    foreign.init_transactions(SOON).unwrap();
+    foreign.begin_transaction().unwrap();
+    let group = deployment.consumer().group_metadata().unwrap();
+    foreign.send_offsets_to_transaction(&offsets, &group, SOON).unwrap();
+
+    deployment.produce("in", records(300, 30));
+    let given = deployment.read("in");
+    let held_up = given.iter().filter(|record| record.partition == Some(0)).count() / 2;
+    assert!(held_up > 0 && held_up < 300, "{held_up} records of the second half are in partition 0");
+    let mut node = deployment.start();
+    deployment.wait_for_output(&mut node, "out", given.len() - held_up);
+    node.wait_for_log("waiting: read committed offsets");
+    assert_eq!(deployment.read("out").len(), given.len() - held_up);
+    foreign.abort_transaction(SOON).unwrap();
     deployment.wait_until_done(&mut node);
     node.stop();
     check_exact(&deployment);

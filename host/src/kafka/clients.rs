@@ -6,9 +6,9 @@
 use std::time::{Duration, Instant};
 
 use super::consumer::{
-    Closed, CommitError, CommitOffset, Committed, ConsumeError, Consumer, ConsumerEvent, ConsumerOptions, FetchOutcome,
-    RequestError, Start, StartError,
+    Closed, CommitError, CommitOffset, ConsumeError, Consumer, ConsumerEvent, ConsumerOptions, FetchOutcome, StartError,
 };
+use super::offsets::{Committed, Offsets, RequestError, Start};
 use super::producer::{FlushError, Flushed, Producer, ProducerEvent, ProducerOptions, SendError, TopicHandle};
 use super::settings::KafkaSettings;
 use super::transaction::{Membership, TransactionError};
@@ -39,6 +39,8 @@ pub trait Kafka: Clone + Send + Sync + 'static {
 pub trait ConsumerClient: Send {
     /// Proof of being a member, for a transaction.
     type Membership;
+    /// For questions beside the thread.
+    type Offsets: OffsetsClient;
 
     fn meet_coordinator(&self, wait: Duration);
     fn join(&self) -> Result<(), ClientError>;
@@ -55,12 +57,26 @@ pub trait ConsumerClient: Send {
     fn start(&mut self, offsets: &[(TopicPartition, i64)], wait: Duration) -> Result<(), StartError>;
     fn halt(&mut self, partitions: &[TopicPartition]) -> Result<(), RequestError>;
     fn membership(&self) -> Option<Self::Membership>;
-    fn committed(&self, partitions: &[TopicPartition], wait: Duration) -> Result<Vec<Committed>, RequestError>;
-    fn start_offset(&self, partition: TopicPartition, start: Start, wait: Duration) -> Result<i64, RequestError>;
+    fn offsets(&self) -> Self::Offsets;
     fn commit(&mut self, offsets: &[CommitOffset], wait: Duration) -> Result<(), CommitError>;
     fn commit_later(&mut self, offsets: &[CommitOffset]) -> Result<(), CommitError>;
     fn has_unanswered_commits(&self) -> bool;
     fn close(self, deadline: Duration) -> Closed;
+}
+
+/// Asks the brokers about offsets, from any thread.
+pub trait OffsetsClient: Clone + Send + Sync + 'static {
+    /// What the group has committed for these partitions, in one request.
+    ///
+    /// # Errors
+    /// The broker is away, does not answer within `wait`, or refuses.
+    fn committed(&self, partitions: &[TopicPartition], wait: Duration) -> Result<Vec<Committed>, RequestError>;
+
+    /// The offset at which a partition that has none begins.
+    ///
+    /// # Errors
+    /// As for [`OffsetsClient::committed`].
+    fn start_offset(&self, partition: TopicPartition, start: Start, wait: Duration) -> Result<i64, RequestError>;
 }
 
 /// A producer: [`Producer`].
@@ -111,6 +127,7 @@ impl Kafka for KafkaSettings {
 
 impl ConsumerClient for Consumer {
     type Membership = Membership;
+    type Offsets = Offsets;
 
     fn meet_coordinator(&self, wait: Duration) {
         self.meet_coordinator(wait);
@@ -155,12 +172,8 @@ impl ConsumerClient for Consumer {
         self.membership()
     }
 
-    fn committed(&self, partitions: &[TopicPartition], wait: Duration) -> Result<Vec<Committed>, RequestError> {
-        self.committed(partitions, wait)
-    }
-
-    fn start_offset(&self, partition: TopicPartition, start: Start, wait: Duration) -> Result<i64, RequestError> {
-        self.start_offset(partition, start, wait)
+    fn offsets(&self) -> Offsets {
+        self.offsets()
     }
 
     fn commit(&mut self, offsets: &[CommitOffset], wait: Duration) -> Result<(), CommitError> {

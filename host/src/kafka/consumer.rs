@@ -11,7 +11,7 @@ mod positions;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,8 +22,10 @@ use thiserror::Error;
 
 use self::positions::Positions;
 use super::access::advice;
+use super::clients::OffsetsClient;
 use super::context::{Context, Notice};
-use super::native::{Fetched, GroupMetadata, Message, Reader, metadata_of};
+use super::native::{Fetched, GroupMetadata, Message, Reader};
+use super::offsets::{Offsets, RequestError};
 use super::settings::{KafkaSettings, creation_error};
 use super::statistics::Statistics;
 use super::{ClientError, TopicPartition};
@@ -38,6 +40,8 @@ const NOTICES_MAX: usize = 64;
 const SEEK_RETRY: Duration = Duration::from_millis(2);
 /// How long starting a partition waits for its leader, at most.
 const ROUSE_WAIT: Duration = Duration::from_millis(100);
+/// Between two looks, when closing, whether a question is still under way.
+const CLOSE_LOOK: Duration = Duration::from_millis(10);
 /// How long dropping a consumer may take.
 const DROP_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -204,59 +208,6 @@ impl CommitError {
     }
 }
 
-/// Asking the broker failed.
-#[derive(Clone, Debug, Error)]
-#[error("{action}: {source}")]
-pub struct RequestError {
-    action: &'static str,
-    #[source]
-    source: KafkaError,
-}
-
-impl RequestError {
-    /// `action` failed with `code`.
-    #[must_use]
-    pub fn new(action: &'static str, code: RDKafkaErrorCode) -> Self {
-        Self { action, source: KafkaError::Global(code) }
-    }
-
-    /// Whether the same request may succeed later.
-    #[must_use]
-    pub fn is_retriable(&self) -> bool {
-        !matches!(
-            self.source.rdkafka_error_code(),
-            Some(
-                RDKafkaErrorCode::TopicAuthorizationFailed
-                    | RDKafkaErrorCode::GroupAuthorizationFailed
-                    | RDKafkaErrorCode::InvalidArgument
-                    | RDKafkaErrorCode::Fatal
-            )
-        )
-    }
-}
-
-/// An offset the group has committed for a partition.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Committed {
-    /// Of which partition.
-    pub partition: TopicPartition,
-    /// `None` where the group has committed nothing.
-    pub offset: Option<i64>,
-    /// What was stored with it; empty if nothing. Bytes that are not UTF-8 are replaced.
-    pub metadata: String,
-}
-
-/// Where a partition without an offset begins.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Start {
-    /// At the oldest record there is.
-    Earliest,
-    /// Behind the newest.
-    Latest,
-    /// At the first record of this time or later, in milliseconds since 1970; behind the newest if there is none.
-    Timestamp(i64),
-}
-
 /// Starting partitions failed.
 #[derive(Clone, Debug, Error)]
 pub enum StartError {
@@ -349,7 +300,7 @@ impl Consumer {
     /// is one now does not matter to anything but speed.
     pub fn meet_coordinator(&self, wait: Duration) {
         // A request that only the coordinator answers. Its contents are of no interest, nor what the answer is.
-        let _ = self.committed(&[TopicPartition { input: 0, partition: 0 }], wait);
+        let _ = self.offsets().committed(&[TopicPartition { input: 0, partition: 0 }], wait);
     }
 
     /// Joins the group. Does not wait for it; [`ConsumerEvent::Assigned`] says that it has happened.
@@ -596,7 +547,7 @@ impl Consumer {
         self.pause(partitions)?;
         let list = self.list(partitions.iter().map(|&partition| (partition, Offset::Offset(0))));
         let assigned = if cooperative { self.native().incremental_assign(&list) } else { self.native().assign(&list) };
-        assigned.map_err(|source| RequestError { action: "accept partitions", source })
+        assigned.map_err(RequestError::of("accept partitions"))
     }
 
     /// Answers [`ConsumerEvent::Revoked`]: the partitions are no longer held. Everything that must be done while nobody else
@@ -614,7 +565,7 @@ impl Consumer {
             self.positions.clear();
             self.native().unassign()
         };
-        released.map_err(|source| RequestError { action: "release partitions", source })
+        released.map_err(RequestError::of("release partitions"))
     }
 
     /// Lets records of accepted partitions flow, from the offsets given. May also be used to go back.
@@ -700,9 +651,7 @@ impl Consumer {
         if partitions.is_empty() {
             return Ok(());
         }
-        self.native()
-            .pause(&self.plain_list(partitions))
-            .map_err(|source| RequestError { action: "pause partitions", source })
+        self.native().pause(&self.plain_list(partitions)).map_err(RequestError::of("pause partitions"))
     }
 
     /// Goes on fetching partitions that were paused, where they were.
@@ -713,9 +662,7 @@ impl Consumer {
         if partitions.is_empty() {
             return Ok(());
         }
-        self.native()
-            .resume(&self.plain_list(partitions))
-            .map_err(|source| RequestError { action: "resume partitions", source })
+        self.native().resume(&self.plain_list(partitions)).map_err(RequestError::of("resume partitions"))
     }
 
     /// Offset of the next record of a partition, once it is started.
@@ -774,52 +721,10 @@ impl Consumer {
         Ok(())
     }
 
-    /// What the group has committed for these partitions, in one request.
-    ///
-    /// # Errors
-    /// The broker is away, does not answer within `wait`, or refuses.
-    pub fn committed(&self, partitions: &[TopicPartition], wait: Duration) -> Result<Vec<Committed>, RequestError> {
-        let failed = |source| RequestError { action: "read committed offsets", source };
-        if partitions.is_empty() {
-            return Ok(Vec::new());
-        }
-        let list = self.native().committed_offsets(self.plain_list(partitions), wait).map_err(failed)?;
-        let metadata = metadata_of(&list);
-        let elements = list.elements();
-        let mut committed = Vec::with_capacity(partitions.len());
-        for ((&partition, element), metadata) in partitions.iter().zip(&elements).zip(metadata) {
-            element.error().map_err(failed)?;
-            let offset = match element.offset() {
-                Offset::Offset(offset) => Some(offset),
-                _ => None,
-            };
-            committed.push(Committed { partition, offset, metadata });
-        }
-        Ok(committed)
-    }
-
-    /// The offset at which a partition that has none begins.
-    ///
-    /// # Errors
-    /// As for [`Consumer::committed`].
-    pub fn start_offset(&self, partition: TopicPartition, start: Start, wait: Duration) -> Result<i64, RequestError> {
-        let failed = |source| RequestError { action: "look up the offset to start from", source };
-        let topic = self.topics.get(partition.input as usize).map_or("", String::as_str);
-        let ends = || self.native().fetch_watermarks(topic, partition.partition, wait).map_err(failed);
-        match start {
-            Start::Earliest => Ok(ends()?.0),
-            Start::Latest => Ok(ends()?.1),
-            Start::Timestamp(timestamp) => {
-                let list = self.list([(partition, Offset::Offset(timestamp))]);
-                let list = self.native().offsets_for_times(list, wait).map_err(failed)?;
-                let elements = list.elements();
-                let found = elements.first().map(|element| element.error().map(|()| element.offset()));
-                match found.transpose().map_err(failed)? {
-                    Some(Offset::Offset(offset)) => Ok(offset),
-                    _ => Ok(ends()?.1),
-                }
-            }
-        }
+    /// Asks what the group has committed, and where partitions begin and end, from any thread.
+    #[must_use]
+    pub fn offsets(&self) -> Offsets {
+        Offsets::new(self.reader().consumer(), &self.topics)
     }
 
     /// Leaves the group and ends, within `deadline`. What is held is given back without a commit: commit before.
@@ -843,7 +748,13 @@ impl Consumer {
             if let Err(error) = given_back {
                 tracing::debug!(%error, "nothing to give back while closing");
             }
+            // A question that is under way uses the client, and has a time-out.
+            let client = Arc::clone(consumer);
             drop(reader);
+            while Arc::strong_count(&client) > 1 {
+                thread::sleep(CLOSE_LOOK);
+            }
+            drop(client);
             // Nobody waits any more after the deadline.
             let _ = ended.send(());
         });

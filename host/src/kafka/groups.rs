@@ -5,8 +5,10 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::error::RDKafkaErrorCode;
 
-use super::consumer::{CommitError, CommitOffset, Committed, Consumer, ConsumerOptions, RequestError, Start};
+use super::clients::OffsetsClient;
+use super::consumer::{CommitError, CommitOffset, Consumer, ConsumerOptions};
 use super::context::Context;
+use super::offsets::{Committed, RequestError, Start};
 use super::settings::{KafkaSettings, creation_error};
 use super::{ClientError, TopicPartition};
 
@@ -61,7 +63,7 @@ impl GroupClient {
     /// The broker does not answer within `wait`, or refuses.
     pub fn committed(&self, partitions: &[u32], wait: Duration) -> Result<Vec<Vec<Committed>>, RequestError> {
         let all: Vec<TopicPartition> = partitions.iter().flat_map(|partition| self.inputs(*partition)).collect();
-        let found = self.consumer.committed(&all, wait)?;
+        let found = self.consumer.offsets().committed(&all, wait)?;
         Ok(found.chunks(self.topics.max(1)).map(<[Committed]>::to_vec).collect())
     }
 
@@ -70,7 +72,8 @@ impl GroupClient {
     /// # Errors
     /// The broker does not answer within `wait`, or refuses.
     pub fn offsets(&self, partition: u32, at: Start, wait: Duration) -> Result<Vec<i64>, RequestError> {
-        self.inputs(partition).map(|input| self.consumer.start_offset(input, at, wait)).collect()
+        let offsets = self.consumer.offsets();
+        self.inputs(partition).map(|input| offsets.start_offset(input, at, wait)).collect()
     }
 
     /// Commits offsets of a partition number, for the topics in their order. The group must have no members.

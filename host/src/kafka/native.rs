@@ -2,7 +2,7 @@
 //! topic handle, and reading offset metadata that may be anything. The only module with `unsafe` in it; what it hands out is safe.
 //!
 //! Invariants:
-//! - A [`Reader`] or [`Writer`] owns its client. Handles of topics and queues are fields before the client, so that they are
+//! - A [`Reader`] or [`Writer`] owns its client, a reader together with those whose call is under way. Handles of topics and queues are fields before the client, so that they are
 //!   destroyed before it (fields drop in order), and nothing outside gets at them.
 //! - A message that was taken is destroyed exactly once: by [`Taken`], which owns it from the call on and lends it out.
 //! - What is lent out ([`Fetched`], [`HeaderIter`]) borrows from the `Taken` and so cannot outlive the message.
@@ -14,6 +14,7 @@ use std::marker::PhantomData;
 use std::os::raw::c_int;
 use std::ptr::{self, NonNull};
 use std::slice;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
@@ -75,7 +76,7 @@ pub(super) struct Reader {
     /// Where answers to offset commits arrive, one each.
     commits: Queue,
     taken: Vec<*mut sys::rd_kafka_message_t>,
-    consumer: BaseConsumer<Context>,
+    consumer: Arc<BaseConsumer<Context>>,
 }
 
 // SAFETY: librdkafka's handles are not bound to a thread, and every method that is not `&self`-safe takes `&mut self`.
@@ -111,11 +112,11 @@ impl Reader {
         }
         // SAFETY: the client is alive, and outlives the queues as it does the topics.
         let (queue, commits) = unsafe { (Queue::new(client), Queue::new(client)) };
-        Ok(Self { names, topics: handles, queue, commits, taken: Vec::new(), consumer })
+        Ok(Self { names, topics: handles, queue, commits, taken: Vec::new(), consumer: Arc::new(consumer) })
     }
 
     /// The consumer, for everything rdkafka has a form for.
-    pub(super) fn consumer(&self) -> &BaseConsumer<Context> {
+    pub(super) fn consumer(&self) -> &Arc<BaseConsumer<Context>> {
         &self.consumer
     }
 

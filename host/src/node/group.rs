@@ -13,8 +13,8 @@ use crate::cluster::leader::Groups;
 use crate::cluster::pipelines::PipelineRecord;
 use crate::cluster::savepoints::Offsets;
 use crate::config::{self, Cluster, Pipeline};
-use crate::kafka::consumer::{Committed, Start};
 use crate::kafka::groups::{self, GroupClient};
+use crate::kafka::offsets::{Committed, Start};
 use crate::kafka::settings::KafkaSettings;
 
 /// How long the brokers may take to answer.

@@ -10,7 +10,8 @@ use crate::checkpoint::store::StateError;
 use crate::engine::{CallError, OpenError};
 use crate::ids::{ManifestId, TaskId};
 use crate::kafka::ClientError;
-use crate::kafka::consumer::{CommitError, ConsumeError, RequestError, StartError};
+use crate::kafka::consumer::{CommitError, ConsumeError, StartError};
+use crate::kafka::offsets::RequestError;
 use crate::kafka::producer::{FlushError, SendError};
 use crate::kafka::transaction::TransactionError;
 

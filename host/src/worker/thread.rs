@@ -24,7 +24,7 @@ use super::orphans::Orphans;
 use super::outbox::Outbox;
 use super::plan::Plan;
 use super::plans::Plans;
-use super::restore::{Asked, Attempt, Restorer};
+use super::restore::{Attempt, Progress, Restorer};
 use super::runtime::Runtime;
 use super::step::{self, Observed, Step};
 use super::task;
@@ -151,10 +151,18 @@ impl<K: Kafka> Thread<K> {
         equipment.gathering.arrive(GATHERING_WAIT);
         consumer.join()?;
         let now = runtime.now();
+        let (offsets, owner) = (consumer.offsets(), name.clone());
         Ok(Self {
             consumer,
             outbox,
-            restorer: Restorer::new(Arc::clone(&plan), Arc::clone(&meta), Arc::clone(&runtime), orphans, name.clone()),
+            restorer: Restorer::new(
+                Arc::clone(&plan),
+                Arc::clone(&meta),
+                Arc::clone(&runtime),
+                offsets,
+                orphans,
+                owner,
+            ),
             name,
             committer: Committer::new(Arc::clone(&plan), meta, runtime, budget, Arc::clone(&metrics)),
             slots: BTreeMap::new(),
@@ -391,34 +399,35 @@ impl<K: Kafka> Thread<K> {
         Ok(())
     }
 
-    /// Goes on with tasks that are coming up.
+    /// Takes in tasks that have come up.
     fn bring_up(&mut self) -> Result<(), Failure> {
-        let mut positions = Vec::new();
+        let (mut positions, mut first) = (Vec::new(), Vec::new());
         while let Some(report) = self.restorer.next_report() {
             let partition = report.partition;
             let Some(slot) = self.slots.get_mut(&partition) else { continue };
-            let Some(attempt) = slot.attempt.as_mut() else { continue };
-            if let Some(task) = self.restorer.report(attempt, report)? {
-                self.counters.restored(self.equipment.runtime.since(attempt.began()));
-                slot.attempt = None;
-                positions.extend(task.positions());
-                debug!(task = %self.plan.task(partition), offsets = ?task.next, "running");
-                if task.durable.is_some() && self.plan.guarantee == Guarantee::AtLeastOnce {
-                    // Its last owner may have ended between its commit and the group's.
-                    self.group_offsets_at = Some(self.equipment.runtime.now());
+            let Some(attempt) = &slot.attempt else { continue };
+            let task = match self.restorer.report(attempt, report)? {
+                None => continue,
+                Some(Progress::First(offsets)) => {
+                    first.push((partition, offsets));
+                    continue;
                 }
-                self.tasks[partition as usize] = Some(Box::new(task));
+                Some(Progress::Up(task)) => task,
+            };
+            self.counters.restored(self.equipment.runtime.since(attempt.began()));
+            slot.attempt = None;
+            positions.extend(task.positions());
+            debug!(task = %self.plan.task(partition), offsets = ?task.next, "running");
+            if task.durable.is_some() && self.plan.guarantee == Guarantee::AtLeastOnce {
+                // Its last owner may have ended between its commit and the group's.
+                self.group_offsets_at = Some(self.equipment.runtime.now());
             }
+            self.tasks[partition as usize] = Some(task);
         }
         self.consumer.start(&positions, START_WAIT)?;
-        if self.equipment.control.is_draining() {
-            return Ok(());
-        }
-        for (&partition, slot) in &mut self.slots {
-            let Some(attempt) = &mut slot.attempt else { continue };
-            // One that Kafka does not answer must not hold up the others, nor the group.
-            if self.restorer.advance(partition, attempt, &mut self.consumer)? == Asked::InVain {
-                break;
+        if !first.is_empty() && !self.equipment.control.is_draining() {
+            for (partition, attempt) in self.restorer.commit_first(&first, &mut self.consumer) {
+                self.slots.entry(partition).or_default().attempt = Some(attempt);
             }
         }
         Ok(())

@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use sluicegate::kafka::clients::{ConsumerClient, Kafka, ProducerClient};
+use sluicegate::kafka::clients::{ConsumerClient, Kafka, OffsetsClient, ProducerClient};
 use sluicegate::kafka::consumer::{
-    Closed, CommitError, CommitOffset, Committed, ConsumeError, ConsumerEvent, ConsumerOptions, FetchOutcome,
-    RequestError, Start, StartError,
+    Closed, CommitError, CommitOffset, ConsumeError, ConsumerEvent, ConsumerOptions, FetchOutcome, StartError,
 };
+use sluicegate::kafka::offsets::{Committed, RequestError, Start};
 use sluicegate::kafka::producer::{FlushError, Flushed, ProducerEvent, ProducerOptions, SendError, TopicHandle};
 use sluicegate::kafka::transaction::TransactionError;
 use sluicegate::kafka::{ClientError, Fetched, TopicPartition};
 
 use super::{Break, ReadBefore};
 use crate::kafka::Clients;
-use crate::kafka::consumer::{Consumer, Membership};
+use crate::kafka::consumer::{Consumer, Membership, Offsets};
 use crate::kafka::producer::Producer;
 
 /// Kafka, behind what is wrong.
@@ -57,6 +57,7 @@ pub(crate) struct BrokenConsumer {
 
 impl ConsumerClient for BrokenConsumer {
     type Membership = Membership;
+    type Offsets = BrokenOffsets;
 
     fn meet_coordinator(&self, wait: Duration) {
         self.inner.meet_coordinator(wait);
@@ -100,17 +101,8 @@ impl ConsumerClient for BrokenConsumer {
         self.inner.membership()
     }
 
-    fn committed(&self, partitions: &[TopicPartition], wait: Duration) -> Result<Vec<Committed>, RequestError> {
-        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let known: Vec<Committed> = partitions.iter().filter_map(|at| read.get(at).cloned()).collect();
-        if self.how == Some(Break::ReadsBeforeClaim) && known.len() == partitions.len() {
-            return Ok(known);
-        }
-        self.inner.committed(partitions, wait)
-    }
-
-    fn start_offset(&self, partition: TopicPartition, start: Start, wait: Duration) -> Result<i64, RequestError> {
-        self.inner.start_offset(partition, start, wait)
+    fn offsets(&self) -> BrokenOffsets {
+        BrokenOffsets { inner: self.inner.offsets(), how: self.how, read: Arc::clone(&self.read) }
     }
 
     fn commit(&mut self, offsets: &[CommitOffset], wait: Duration) -> Result<(), CommitError> {
@@ -127,6 +119,29 @@ impl ConsumerClient for BrokenConsumer {
 
     fn close(self, deadline: Duration) -> Closed {
         self.inner.close(deadline)
+    }
+}
+
+/// Questions, behind what is wrong.
+#[derive(Clone)]
+pub(crate) struct BrokenOffsets {
+    inner: Offsets,
+    how: Option<Break>,
+    read: ReadBefore,
+}
+
+impl OffsetsClient for BrokenOffsets {
+    fn committed(&self, partitions: &[TopicPartition], wait: Duration) -> Result<Vec<Committed>, RequestError> {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known: Vec<Committed> = partitions.iter().filter_map(|at| read.get(at).cloned()).collect();
+        if self.how == Some(Break::ReadsBeforeClaim) && known.len() == partitions.len() {
+            return Ok(known);
+        }
+        self.inner.committed(partitions, wait)
+    }
+
+    fn start_offset(&self, partition: TopicPartition, start: Start, wait: Duration) -> Result<i64, RequestError> {
+        self.inner.start_offset(partition, start, wait)
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sluicegate::checkpoint::head::Head;
 use sluicegate::kafka::TopicPartition;
-use sluicegate::kafka::consumer::Committed;
+use sluicegate::kafka::offsets::Committed;
 use sluicegate::meta::layout::TaskPath;
 use sluicegate::meta::{MetaError, MetaStore, Node, Version, Write};
 use sluicegate::worker::plan::Plan;

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use rand::Rng;
 use rdkafka::error::RDKafkaErrorCode;
-use sluicegate::kafka::clients::ConsumerClient;
+use sluicegate::kafka::clients::{ConsumerClient, OffsetsClient};
 use sluicegate::kafka::consumer::{
-    Closed, CommitError, CommitOffset, Committed, ConsumeError, ConsumerEvent, ConsumerOptions, FetchOutcome,
-    RequestError, Start, StartError,
+    Closed, CommitError, CommitOffset, ConsumeError, ConsumerEvent, ConsumerOptions, FetchOutcome, StartError,
 };
+use sluicegate::kafka::offsets::{Committed, RequestError, Start};
 use sluicegate::kafka::{ClientError, Fetched, HeaderIter, TopicPartition};
 
 use super::Clients;
@@ -244,6 +244,7 @@ impl From<&CommitOffset> for Offset {
 
 impl ConsumerClient for Consumer {
     type Membership = Membership;
+    type Offsets = Offsets;
 
     fn meet_coordinator(&self, _: Duration) {}
 
@@ -313,37 +314,8 @@ impl ConsumerClient for Consumer {
         Some(Membership { member: member.id?, generation: member.generation? })
     }
 
-    fn committed(&self, partitions: &[TopicPartition], wait: Duration) -> Result<Vec<Committed>, RequestError> {
-        self.broker.faults.point(self.pid);
-        let late = self.broker.faults.kafka_latency();
-        self.kernel.sleep(late.min(wait));
-        let mut found = None;
-        let stable = self.kernel.wait_for(wait.saturating_sub(late), || {
-            found = self.broker.stable_offsets(partitions);
-            found.is_some()
-        });
-        if !stable || late >= wait {
-            return Err(RequestError::new("read committed offsets", RDKafkaErrorCode::OperationTimedOut));
-        }
-        let back = self.broker.faults.latency();
-        self.kernel.sleep(back);
-        let committed = |(at, stored): (&TopicPartition, Option<(i64, String)>)| {
-            let (offset, metadata) = stored.map_or((None, String::new()), |(offset, text)| (Some(offset), text));
-            Committed { partition: *at, offset, metadata }
-        };
-        let committed: Vec<Committed> = partitions.iter().zip(found.into_iter().flatten()).map(committed).collect();
-        let shown: Vec<String> = committed
-            .iter()
-            .map(|found| format!("{}@{:?} {}", found.partition, found.offset, found.metadata))
-            .collect();
-        self.kernel.note(format_args!("{} {}: committed is {}", self.pid, self.client_id, shown.join(", ")));
-        Ok(committed)
-    }
-
-    fn start_offset(&self, partition: TopicPartition, start: Start, _: Duration) -> Result<i64, RequestError> {
-        let late = self.broker.faults.latency();
-        self.kernel.sleep(late);
-        Ok(if start == Start::Earliest { 0 } else { self.broker.end_offset(partition) })
+    fn offsets(&self) -> Offsets {
+        Offsets { broker: self.broker.clone(), pid: self.pid, client_id: self.client_id.clone() }
     }
 
     fn commit(&mut self, offsets: &[CommitOffset], wait: Duration) -> Result<(), CommitError> {
@@ -368,6 +340,50 @@ impl ConsumerClient for Consumer {
 
     fn close(self, _: Duration) -> Closed {
         Closed::Left
+    }
+}
+
+/// Asks on a consumer's connections.
+#[derive(Clone)]
+pub(crate) struct Offsets {
+    broker: Broker,
+    pid: Pid,
+    client_id: String,
+}
+
+impl OffsetsClient for Offsets {
+    fn committed(&self, partitions: &[TopicPartition], wait: Duration) -> Result<Vec<Committed>, RequestError> {
+        let kernel = &self.broker.kernel;
+        self.broker.faults.point(self.pid);
+        let late = self.broker.faults.kafka_latency();
+        kernel.sleep(late.min(wait));
+        let mut found = None;
+        let stable = kernel.wait_for(wait.saturating_sub(late), || {
+            found = self.broker.stable_offsets(partitions);
+            found.is_some()
+        });
+        if !stable || late >= wait {
+            return Err(RequestError::new("read committed offsets", RDKafkaErrorCode::OperationTimedOut));
+        }
+        let back = self.broker.faults.latency();
+        kernel.sleep(back);
+        let committed = |(at, stored): (&TopicPartition, Option<(i64, String)>)| {
+            let (offset, metadata) = stored.map_or((None, String::new()), |(offset, text)| (Some(offset), text));
+            Committed { partition: *at, offset, metadata }
+        };
+        let committed: Vec<Committed> = partitions.iter().zip(found.into_iter().flatten()).map(committed).collect();
+        let shown: Vec<String> = committed
+            .iter()
+            .map(|found| format!("{}@{:?} {}", found.partition, found.offset, found.metadata))
+            .collect();
+        kernel.note(format_args!("{} {}: committed is {}", self.pid, self.client_id, shown.join(", ")));
+        Ok(committed)
+    }
+
+    fn start_offset(&self, partition: TopicPartition, start: Start, _: Duration) -> Result<i64, RequestError> {
+        let late = self.broker.faults.latency();
+        self.broker.kernel.sleep(late);
+        Ok(if start == Start::Earliest { 0 } else { self.broker.end_offset(partition) })
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use sluicegate::kafka::TopicPartition;
+use sluicegate::kafka::clients::OffsetsClient;
 use sluicegate::kafka::consumer::{Closed, CommitOffset, ConsumerEvent};
 use sluicegate::kafka::settings::KafkaSettings;
 
@@ -16,13 +17,13 @@ fn committed_offsets_come_back_with_their_metadata() {
     let (settings, topic, group) = (settings(&bootstrap), topic(&bootstrap, "metadata", 3), unique("group"));
     let mut member = member(&settings, &group, &[&topic]);
     let partitions = member.join_from_start();
-    let before = member.consumer.committed(&partitions, SOON).unwrap();
+    let before = member.consumer.offsets().committed(&partitions, SOON).unwrap();
     assert!(before.iter().all(|committed| committed.offset.is_none() && committed.metadata.is_empty()), "{before:?}");
 
     let commit = |partition, offset, metadata: &str| CommitOffset { partition, offset, metadata: metadata.to_owned() };
     let offsets = [commit(at(0, 0), 7, "12-9f86d081884c7d65"), commit(at(0, 2), 0, "")];
     member.consumer.commit(&offsets, SOON).unwrap();
-    let after = member.consumer.committed(&partitions, SOON).unwrap();
+    let after = member.consumer.offsets().committed(&partitions, SOON).unwrap();
     let seen: Vec<_> = after.iter().map(|c| (c.partition.partition, c.offset, c.metadata.as_str())).collect();
     assert_eq!(seen, [(0, Some(7), "12-9f86d081884c7d65"), (1, None, ""), (2, Some(0), "")]);
 }
@@ -49,7 +50,7 @@ fn commits_sent_and_commits_waited_for_do_not_mix_up_their_answers() {
     assert_eq!(answers.len(), 1);
     assert!(answers[0].is_err(), "metadata longer than the broker takes");
     assert!(member.consumer.commit(&[commit(3, &too_long)], SOON).is_err());
-    assert_eq!(member.consumer.committed(&[at(0, 0)], SOON).unwrap()[0].offset, Some(2));
+    assert_eq!(member.consumer.offsets().committed(&[at(0, 0)], SOON).unwrap()[0].offset, Some(2));
 }
 
 /// Answers the events of a member as a worker does: commit, then release; read the committed offsets, then start.
@@ -58,7 +59,7 @@ fn answer(member: &mut Member) {
         match event {
             ConsumerEvent::Assigned(partitions) => {
                 member.consumer.accept(&partitions).unwrap();
-                let committed = member.consumer.committed(&partitions, SOON).unwrap();
+                let committed = member.consumer.offsets().committed(&partitions, SOON).unwrap();
                 let offsets: Vec<_> =
                     committed.iter().map(|committed| (committed.partition, committed.offset.unwrap_or(0))).collect();
                 member.consumer.start(&offsets, SOON).unwrap();

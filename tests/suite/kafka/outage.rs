@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use sluicegate::kafka::consumer::{Closed, Start};
+use sluicegate::kafka::clients::OffsetsClient;
+use sluicegate::kafka::consumer::Closed;
+use sluicegate::kafka::offsets::Start;
 use sluicegate::kafka::producer::{FlushError, SendError};
 use sluicegate_harness::kafka::{Kafka, KafkaOptions};
 
@@ -46,7 +48,8 @@ fn log_after_a_restart(timestamp: i64) -> [Vec<u64>; 2] {
     // Not the first one: it may have lost its partitions meanwhile.
     let mut reader = member(&settings, "reader", &["t"]);
     reader.join_from_start();
-    let ends = [0, 1].map(|partition| reader.consumer.start_offset(at(0, partition), Start::Latest, SOON).unwrap());
+    let ends =
+        [0, 1].map(|partition| reader.consumer.offsets().start_offset(at(0, partition), Start::Latest, SOON).unwrap());
     reader.fetch_until(usize::try_from(ends.iter().sum::<i64>()).unwrap());
     [0, 1].map(|partition| {
         let from = at(0, partition);

@@ -2,8 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use sluicegate::kafka::consumer::{ConsumerEvent, PartitionFault, Start, StartError};
+use sluicegate::kafka::clients::OffsetsClient;
+use sluicegate::kafka::consumer::{ConsumerEvent, PartitionFault, StartError};
 use sluicegate::kafka::embedded::EmbeddedBroker;
+use sluicegate::kafka::offsets::Start;
 use sluicegate::kafka::producer::{FlushError, SendError};
 
 use super::{at, member, produce, producer, settings};
@@ -177,7 +179,7 @@ fn partitions_begin_where_they_are_told() {
     }
     out.flush(Instant::now() + SOON).unwrap();
     let member = member(&settings, &unique("group"), &[&topic]);
-    let offset = |start| member.consumer.start_offset(at(0, 0), start, SOON).unwrap();
+    let offset = |start| member.consumer.offsets().start_offset(at(0, 0), start, SOON).unwrap();
     assert_eq!(offset(Start::Earliest), 0);
     assert_eq!(offset(Start::Latest), 3);
     assert_eq!(offset(Start::Timestamp(0)), 0);

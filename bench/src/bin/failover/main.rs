@@ -8,7 +8,7 @@
 mod cluster;
 mod reader;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -124,33 +124,23 @@ fn rolling(
     arguments: &Arguments,
     servers: &Servers,
     topics: &Topics,
-    program: &std::path::Path,
+    program: &Path,
     protocol: Protocol,
 ) -> Result<Duration> {
     let mut cluster = Cluster::start(program, servers, topics, protocol, &format!("rolling-{protocol}"), PARTITIONS)?;
-    let (done, source) = (AtomicBool::new(false), cluster.source.clone());
-    std::thread::scope(|scope| {
-        let load = scope.spawn(|| load(&servers.bootstrap, &source, arguments.rate, &done));
-        let mut reader = Reader::new(&servers.bootstrap, &cluster.sink, PARTITIONS)?;
-        reader.until_all_flow()?;
-        let reader = reader.watch(scope);
-        let result = (0..NODES).try_for_each(|node| {
+    let ((), longest) = under_load(&mut cluster, &servers.bootstrap, arguments.rate, |cluster| {
+        (0..NODES).try_for_each(|node| {
             cluster.stop(node)?;
             std::thread::sleep(AWAY);
             cluster.join(node)?;
             std::thread::sleep(BETWEEN);
-            Ok::<_, anyhow::Error>(())
-        });
-        done.store(true, Ordering::Relaxed);
-        load.join().expect("the load does not panic")?;
-        let seen = reader.finish()?;
-        result?;
-        for (partition, stall) in seen.longest.iter().enumerate() {
-            println!("    partition {partition}: {:.2} s", stall.as_secs_f64());
-        }
-        ensure!(seen.wrong == 0, "{} counts were not the one after the one before", seen.wrong);
-        Ok(seen.longest.iter().copied().max().unwrap_or_default())
-    })
+            Ok(())
+        })
+    })?;
+    for (partition, stall) in longest.iter().enumerate() {
+        println!("    partition {partition}: {:.2} s", stall.as_secs_f64());
+    }
+    Ok(longest.into_iter().max().unwrap_or_default())
 }
 
 /// Kills the node with the state, and sees how long its partitions stand still.
@@ -158,7 +148,7 @@ fn takeover(
     arguments: &Arguments,
     servers: &Servers,
     topics: &Topics,
-    program: &std::path::Path,
+    program: &Path,
     protocol: Protocol,
 ) -> Result<serde_json::Value> {
     let mut cluster = Cluster::start(program, servers, topics, protocol, &format!("takeover-{protocol}"), PARTITIONS)?;
@@ -167,37 +157,57 @@ fn takeover(
     ensure!(!partitions.is_empty(), "the node to be killed has no partition");
     fill(&servers.bootstrap, &cluster.source, &partitions, arguments.megabytes)?;
     cluster.wait_until_done()?;
+    let (killed, longest) = under_load(&mut cluster, &servers.bootstrap, arguments.rate, |cluster| {
+        let killed = cluster.kill(victim)?;
+        cluster.wait_until_running()?;
+        std::thread::sleep(BETWEEN);
+        Ok(killed)
+    })?;
+    let longest = longest.into_iter().max().unwrap_or_default();
+    let events = cluster.events_since(killed, &partitions)?;
+    let timeout = protocol.session_timeout();
+    println!(
+        "kill -9 of a node with {} MB of state, {protocol}: no partition stood still longer than {longest:.1?} (session time-out {timeout:?}); \
+         goal: {TAKEOVER_GOAL:?} beyond it: {}",
+        arguments.megabytes,
+        if longest <= timeout + TAKEOVER_GOAL { "ok" } else { "MISSED" }
+    );
+    println!(
+        "    noticed by the group after {:.1} s, partitions assigned after {:.1} s, state restored after {:.1} s (reading it took {:.2} s)",
+        events.noticed, events.assigned, events.restored, events.restore_took
+    );
+    Ok(json!({
+        "scenario": "takeover", "protocol": protocol.to_string(), "stall_s": longest.as_secs_f64(),
+        "noticed_s": events.noticed, "assigned_s": events.assigned, "restored_s": events.restored,
+        "restore_took_s": events.restore_took,
+    }))
+}
+
+/// Does something to a cluster while records flow through it. Returns what came of it, and for each partition the longest time in
+/// which nothing came out.
+///
+/// # Errors
+/// What was done failed, or a count is not the one after the one before.
+fn under_load<T>(
+    cluster: &mut Cluster,
+    bootstrap: &str,
+    rate: u64,
+    what: impl FnOnce(&mut Cluster) -> Result<T>,
+) -> Result<(T, Vec<Duration>)> {
     let (done, source) = (AtomicBool::new(false), cluster.source.clone());
     std::thread::scope(|scope| {
-        let load = scope.spawn(|| load(&servers.bootstrap, &source, arguments.rate, &done));
-        let mut reader = Reader::new(&servers.bootstrap, &cluster.sink, PARTITIONS)?;
-        reader.until_all_flow()?;
-        let reader = reader.watch(scope);
-        let killed = cluster.kill(victim)?;
-        let result = cluster.wait_until_running();
-        std::thread::sleep(BETWEEN);
+        let load = scope.spawn(|| load(bootstrap, &source, rate, &done));
+        let watched = (|| {
+            let mut reader = Reader::new(bootstrap, &cluster.sink, PARTITIONS)?;
+            reader.until_all_flow()?;
+            let reader = reader.watch(scope);
+            anyhow::Ok((what(cluster), reader.finish()?))
+        })();
         done.store(true, Ordering::Relaxed);
         load.join().expect("the load does not panic")?;
-        let seen = reader.finish()?;
-        result?;
+        let (result, seen) = watched?;
+        let result = result?;
         ensure!(seen.wrong == 0, "{} counts were not the one after the one before", seen.wrong);
-        let longest = seen.longest.iter().copied().max().unwrap_or_default();
-        let events = cluster.events_since(killed, &partitions)?;
-        let timeout = protocol.session_timeout();
-        println!(
-            "kill -9 of a node with {} MB of state, {protocol}: its partitions stood still for {longest:.1?} (session time-out {timeout:?}); \
-             goal: {TAKEOVER_GOAL:?} beyond it: {}",
-            arguments.megabytes,
-            if longest <= timeout + TAKEOVER_GOAL { "ok" } else { "MISSED" }
-        );
-        println!(
-            "    noticed by the group after {:.1} s, partitions assigned after {:.1} s, state restored after {:.1} s (reading it took {:.2} s)",
-            events.noticed, events.assigned, events.restored, events.restore_took
-        );
-        Ok(json!({
-            "scenario": "takeover", "protocol": protocol.to_string(), "stall_s": longest.as_secs_f64(),
-            "noticed_s": events.noticed, "assigned_s": events.assigned, "restored_s": events.restored,
-            "restore_took_s": events.restore_took,
-        }))
+        Ok((result, seen.longest))
     })
 }

@@ -12,8 +12,6 @@ use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 
 /// How long everything may take to flow.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// After the load has ended, how long until nothing comes any more.
-const QUIET: Duration = Duration::from_secs(3);
 
 /// Reads on one thread.
 pub(crate) struct Reader {
@@ -24,7 +22,6 @@ pub(crate) struct Reader {
 }
 
 /// What it saw.
-#[derive(Clone, Default)]
 pub(crate) struct Seen {
     /// By source partition.
     pub(crate) longest: Vec<Duration>,
@@ -103,15 +100,7 @@ impl Reader {
             while !stopped.load(Ordering::Relaxed) {
                 self.take()?;
             }
-            // What comes after the load has ended is counted, and no longer timed.
-            let seen = self.seen.longest.clone();
-            let mut quiet = Instant::now();
-            while quiet.elapsed() < QUIET {
-                if self.take()? {
-                    quiet = Instant::now();
-                }
-            }
-            Ok(Seen { longest: seen, wrong: self.seen.wrong })
+            Ok(self.seen)
         });
         Watching { stop, thread }
     }
