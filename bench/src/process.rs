@@ -105,6 +105,19 @@ impl Measured {
         kib.and_then(|kib| kib.parse::<f64>().ok()).map_or(f64::NAN, |kib| kib / 1024.0)
     }
 
+    /// The sum of a metric's values, from the endpoint that the log names.
+    ///
+    /// # Errors
+    /// There is no endpoint, or it does not answer.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let log = self.log()?;
+        let named = log.split_once("http endpoint:").and_then(|(_, rest)| rest.split_once("address="));
+        let address = named.and_then(|(_, rest)| rest.split_whitespace().next()).context("no endpoint is logged")?;
+        let text = ureq::get(format!("http://{address}/metrics")).call()?.body_mut().read_to_string()?;
+        let values = text.lines().filter(|line| line.split(['{', ' ']).next() == Some(name));
+        Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
     /// Closes its standard input, sends SIGTERM and waits for it.
     ///
     /// # Errors

@@ -70,6 +70,8 @@ pub(crate) struct Measurement {
     pub(crate) cpu_first_s: f64,
     /// CPU time by thread, of the threads that were alive at the end.
     pub(crate) threads: BTreeMap<String, f64>,
+    /// The part of the worker threads' time from the first record on in which they committed; not known of loops.
+    pub(crate) committing: Option<f64>,
     /// Load of the machine when it ended.
     pub(crate) load: f64,
 }
@@ -149,7 +151,13 @@ impl Ground<'_> {
         sink: &str,
         count: u64,
     ) -> Result<Measurement> {
-        let mut first: Option<(Instant, u64, f64)> = None;
+        let ours = contender == Contender::Sluicegate;
+        let committing = |process: &Measured| match ours {
+            true => process.metric("sluicegate_commit_duration_seconds_sum").map(Some),
+            false => Ok(None),
+        };
+        let threads = std::thread::available_parallelism()?.get() as f64;
+        let mut first: Option<(Instant, u64, f64, Option<f64>)> = None;
         let mut seen = (Instant::now(), 0);
         loop {
             let records = self.topics.records(sink, PARTITIONS)?;
@@ -160,9 +168,10 @@ impl Ground<'_> {
                 bail!("{} stands still at {records} records:\n{}", contender.name(), process.log_tail());
             }
             if first.is_none() && records > 0 {
-                first = Some((now, records, process.cpu_seconds()?));
+                first = Some((now, records, process.cpu_seconds()?, committing(&process)?));
             }
-            if let Some((begin, before, cpu_first_s)) = first.filter(|_| records >= count) {
+            if let Some((begin, before, cpu_first_s, committing_first)) = first.filter(|_| records >= count) {
+                let since = |first: f64, last: f64| (last - first) / threads / (now - begin).as_secs_f64();
                 let measurement = Measurement {
                     contender,
                     round,
@@ -172,9 +181,10 @@ impl Ground<'_> {
                     cpu_s: process.cpu_seconds()?,
                     cpu_first_s,
                     threads: process.cpu_by_thread(),
+                    committing: committing_first.zip(committing(&process)?).map(|(first, last)| since(first, last)),
                     load: load(),
                 };
-                process.stop(contender == Contender::Sluicegate)?;
+                process.stop(ours)?;
                 return Ok(measurement);
             }
             process.expect_running()?;

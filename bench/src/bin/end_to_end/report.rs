@@ -44,6 +44,10 @@ pub(crate) fn print_summary(measured: &[Measurement], delivery: Delivery) {
             median(of(contender).map(Measurement::records_per_second)),
             median(of(contender).map(Measurement::cpu_per_million)),
         );
+        if contender == Contender::Sluicegate {
+            let share = median(of(contender).filter_map(|one| one.committing));
+            println!("{:>5}    of the worker threads' time in commits: {:.1} %", "", share * 100.0);
+        }
         let threads = threads(of(contender));
         let shown = threads.iter().filter(|(_, cpu)| *cpu >= 0.005).map(|(name, cpu)| format!("{name} {cpu:.3}"));
         println!("{:>5}    by thread: {}", "", shown.collect::<Vec<_>>().join(", "));
@@ -111,6 +115,7 @@ pub(crate) fn json(measured: &[Measurement]) -> Value {
             "records_per_s": one.records_per_second(),
             "cpu_s_per_million": one.cpu_per_million(),
             "cpu_s_by_thread": one.threads,
+            "committing": one.committing,
             "load": one.load,
         })
     };
