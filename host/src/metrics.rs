@@ -84,6 +84,8 @@ pub struct Metrics {
     pub commit_duration: HistogramFamily<PipelineLabels>,
     /// `sluicegate_commit_delay_seconds_total`.
     pub commit_delay: Family<PipelineLabels, Counter<f64, std::sync::atomic::AtomicU64>>,
+    /// `sluicegate_commit_held_up_seconds_total`.
+    pub commit_held_up: Family<PipelineLabels, Counter<f64, std::sync::atomic::AtomicU64>>,
     /// `sluicegate_commit_waits_total`.
     pub commit_waits: Family<PipelineLabels, Counter>,
     /// `sluicegate_transactions_aborted_total`.
@@ -132,6 +134,7 @@ impl Default for Metrics {
             lag: Family::default(),
             commit_duration: Family::new_with_constructor(commit_buckets),
             commit_delay: Family::default(),
+            commit_held_up: Family::default(),
             commit_waits: Family::default(),
             transactions_aborted: Family::default(),
             checkpoint_bytes: Family::default(),
@@ -158,6 +161,8 @@ impl Default for Metrics {
         registry.register_with_unit("commit_duration", commit, Unit::Seconds, metrics.commit_duration.clone());
         let delay = "Time that commits were delayed beyond the interval to keep to the metadata store's byte budget";
         registry.register_with_unit("commit_delay", delay, Unit::Seconds, metrics.commit_delay.clone());
+        let held_up = "Time that worker threads with records to process spent on commits instead";
+        registry.register_with_unit("commit_held_up", held_up, Unit::Seconds, metrics.commit_held_up.clone());
         let waits = "Times that a commit had to wait for Kafka or the metadata store";
         registry.register("commit_waits", waits, metrics.commit_waits.clone());
         let aborted = "Transactions that did not end with a commit, whose records were processed again";

@@ -282,6 +282,8 @@ impl Kernel {
                 Some(Entry::Timer(_, waker)) => waker.wake(),
                 Some(Entry::Task(id)) => self.poll(id),
                 Some(Entry::Fiber(_, id)) => self.resume(fibers, id, false, &mut panicked),
+                // One whose process has crashed does not begin any more.
+                Some(Entry::Start(pid, _)) if self.has_crashed(pid) => {}
                 Some(Entry::Start(pid, body)) => {
                     let id = {
                         let mut state = self.state();

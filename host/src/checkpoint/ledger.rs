@@ -143,7 +143,7 @@ impl Ledger {
         new
     }
 
-    /// The delta is durable: moves the homes of what it wrote and forgets what was before. `state` must not have changed since
+    /// The delta is durable: moves the homes of what it wrote and forgets what was before. `state` has been sealed after
     /// [`Ledger::encode`].
     pub fn apply(&mut self, state: &mut TaskState, delta: Delta) {
         state.stores_mut().for_each(|store| store.mark_durable());
@@ -226,6 +226,7 @@ mod tests {
             self.row.clone_from(&delta.row);
             let row = &self.row;
             self.chunks.retain(|name, _| row.contains(name));
+            state.seal();
             ledger.apply(state, delta);
         }
 

@@ -270,14 +270,14 @@ impl Claim {
         self.lineage = Lineage::restored(base);
     }
 
-    /// Makes the commit of what changed in `state`, or, where Kafka decides, its preparation. Nothing is written yet; `state` must
-    /// not change until it is settled and given to [`Claim::settled`], and where Kafka decides not until [`Claim::committed`];
-    /// or it is rolled back, with [`Claim::aborted`].
+    /// Makes the commit of what changed in `state`, or, where Kafka decides, its preparation. Nothing is written yet. What
+    /// changes in `state` from now on belongs to the next commit. This one is durable with [`Claim::settled`] or, where Kafka
+    /// decides, with [`Claim::committed`]; or `state` is rolled back, with [`Claim::aborted`].
     pub fn commit(
         &mut self,
         decider: Decider,
         ledger: &Ledger,
-        state: &TaskState,
+        state: &mut TaskState,
         make: impl FnOnce(Epoch, Vec<ChunkName>) -> Manifest,
     ) -> PendingCommit {
         let generation = self.head.generation;
@@ -285,6 +285,7 @@ impl Claim {
             self.last_chunk += 1;
             ChunkName { generation, counter: self.last_chunk }
         });
+        state.seal();
         let manifest = make(protocol::next_epoch(&self.head), delta.row.clone());
         let id = manifest.id;
         let next = match decider {

@@ -38,7 +38,7 @@ pub trait Kafka: Clone + Send + Sync + 'static {
 #[expect(missing_docs, clippy::missing_errors_doc, reason = "said at `Consumer`")]
 pub trait ConsumerClient: Send {
     /// Proof of being a member, for a transaction.
-    type Membership;
+    type Membership: Send + 'static;
     /// For questions beside the thread.
     type Offsets: OffsetsClient;
 
@@ -81,9 +81,9 @@ pub trait OffsetsClient: Clone + Send + Sync + 'static {
 
 /// A producer: [`Producer`].
 #[expect(missing_docs, clippy::missing_errors_doc, reason = "said at `Producer`")]
-pub trait ProducerClient: Send {
+pub trait ProducerClient: Send + 'static {
     /// What its consumer gives for a transaction.
-    type Membership;
+    type Membership: Send + 'static;
 
     fn topic(&mut self, name: &str) -> Result<TopicHandle, ClientError>;
     fn send<'h>(

@@ -212,6 +212,9 @@ impl Reader {
 /// Who a member of a group is, for transactions: what it was when this was taken.
 pub(super) struct GroupMetadata(NonNull<sys::rd_kafka_consumer_group_metadata_t>);
 
+// SAFETY: memory of its own that nothing else refers to, and no method changes it.
+unsafe impl Send for GroupMetadata {}
+
 impl GroupMetadata {
     /// Whether it names a member of a generation. Brokers take offsets without either from anybody, and would fence nobody.
     pub(super) fn names_a_member(&self) -> bool {

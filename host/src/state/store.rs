@@ -55,6 +55,8 @@ pub struct Store {
     free: Vec<Slot>,
     ordered: Option<BTreeMap<Box<[u8]>, Slot>>,
     undo: Vec<Undo>,
+    /// Of changes that are being made durable, and may still be taken back.
+    sealed: Vec<Undo>,
     live_entries: usize,
     live_bytes: u64,
 }
@@ -143,18 +145,18 @@ impl Store {
         self.slots.iter().filter_map(|stored| Some((&*stored.key, stored.value.as_deref()?)))
     }
 
-    /// Slots of the entries that changed since [`Store::mark_durable`], each once, in the order of their first change.
+    /// Slots of the entries that changed since [`Store::seal`], each once, in the order of their first change.
     pub fn changed(&self) -> impl ExactSizeIterator<Item = Slot> {
         self.undo.iter().map(|undo| undo.slot)
     }
 
-    /// Whether anything changed since [`Store::mark_durable`].
+    /// Whether anything changed since [`Store::seal`].
     #[must_use]
     pub fn has_changed(&self) -> bool {
         !self.undo.is_empty()
     }
 
-    /// Whether this entry changed since [`Store::mark_durable`].
+    /// Whether this entry changed since [`Store::seal`].
     #[must_use]
     pub fn is_changed(&self, slot: Slot) -> bool {
         self.slots[slot as usize].changed
@@ -178,28 +180,38 @@ impl Store {
         self.slots[slot as usize].home = home;
     }
 
-    /// What changed is durable now: forgets what was before.
-    pub fn mark_durable(&mut self) {
-        for undo in std::mem::take(&mut self.undo) {
+    /// What changed is being made durable: later changes belong to the next time.
+    pub fn seal(&mut self) {
+        for undo in &self.undo {
             self.slots[undo.slot as usize].changed = false;
         }
+        self.sealed.append(&mut self.undo);
     }
 
-    /// Takes back every change since [`Store::mark_durable`].
+    /// What was sealed is durable now: forgets what was before.
+    pub fn mark_durable(&mut self) {
+        self.sealed.clear();
+    }
+
+    /// Takes back every change that is not durable, the latest first.
     pub fn roll_back(&mut self) {
-        for Undo { slot, former } in std::mem::take(&mut self.undo) {
+        let mut undone = std::mem::take(&mut self.sealed);
+        undone.append(&mut self.undo);
+        let slots: Vec<Slot> = undone.iter().map(|undo| undo.slot).collect();
+        for Undo { slot, former } in undone.into_iter().rev() {
             let stored = &mut self.slots[slot as usize];
             stored.changed = false;
             let key_len = stored.key.len();
             let before = stored.value.as_ref().map(|value| value.len());
             let after = former.as_ref().map(|value| value.len());
             stored.value = former;
-            let never_durable = stored.home == 0 && stored.value.is_none();
             self.account(key_len, before, after);
             if before.is_some() != after.is_some() {
                 self.order(slot, after.is_some());
             }
-            if never_durable {
+        }
+        for slot in slots {
+            if self.slots[slot as usize].home == 0 {
                 self.forget(slot);
             }
         }
@@ -306,6 +318,7 @@ mod tests {
         let mut store = Store::default();
         store.put(b"kept", Some(b"1"));
         store.put(b"gone", Some(b"2"));
+        store.seal();
         store.mark_durable();
         store.put(b"kept", Some(b"other length"));
         store.put(b"kept", None);
@@ -321,6 +334,7 @@ mod tests {
     fn a_deleted_entry_stays_listed_as_a_change_until_it_is_durable() {
         let mut store = Store::default();
         store.put(b"k", Some(b"v"));
+        store.seal();
         store.mark_durable();
         store.put(b"k", None);
         let changed: Vec<_> = store.changed().map(|slot| store.entry(slot)).collect();
@@ -340,9 +354,11 @@ mod tests {
     fn a_forgotten_slot_is_used_again() {
         let mut store = Store::default();
         store.put(b"a", Some(b"1"));
+        store.seal();
         store.mark_durable();
         store.put(b"a", None);
         let slot = store.changed().next().unwrap();
+        store.seal();
         store.mark_durable();
         store.forget(slot);
         store.put(b"b", Some(b"2"));
@@ -378,6 +394,7 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Step {
         Put(u8, Option<Vec<u8>>),
+        Seal,
         Durable,
         RollBack,
         Scan,
@@ -386,6 +403,7 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
             8 => (0..20u8, proptest::option::of(proptest::collection::vec(any::<u8>(), 0..4))).prop_map(|(key, value)| Step::Put(key, value)),
+            1 => Just(Step::Seal),
             1 => Just(Step::Durable),
             1 => Just(Step::RollBack),
             1 => Just(Step::Scan),
@@ -397,7 +415,7 @@ mod tests {
         fn behaves_like_an_ordered_map_with_a_copy_to_go_back_to(steps in proptest::collection::vec(step(), 0..200)) {
             let mut store = Store::default();
             let mut model = BTreeMap::<Vec<u8>, Vec<u8>>::new();
-            let mut durable = model.clone();
+            let (mut sealed, mut durable) = (None, model.clone());
             for step in steps {
                 match step {
                     Step::Put(key, value) => {
@@ -407,8 +425,9 @@ mod tests {
                             None => { model.remove(&vec![key]); }
                         }
                     }
-                    Step::Durable => { store.mark_durable(); durable = model.clone(); }
-                    Step::RollBack => { store.roll_back(); model = durable.clone(); }
+                    Step::Seal => { store.seal(); sealed = Some(model.clone()); }
+                    Step::Durable => { store.mark_durable(); durable = sealed.take().unwrap_or(durable); }
+                    Step::RollBack => { store.roll_back(); model = durable.clone(); sealed = None; }
                     Step::Scan => {
                         let page = store.scan(b"", None, usize::MAX, usize::MAX);
                         let keys: Vec<_> = page.keys.values().flatten().map(<[u8]>::to_vec).collect();

@@ -87,7 +87,12 @@ impl TaskState {
         self.transforms.iter_mut().flat_map(|transform| &mut transform.stores).chain(&mut self.kept)
     }
 
-    /// Whether anything changed since it was last durable.
+    /// What changed is being made durable: see [`Store::seal`].
+    pub fn seal(&mut self) {
+        self.stores_mut().for_each(Store::seal);
+    }
+
+    /// Whether anything changed since it was last sealed.
     #[must_use]
     pub fn has_changed(&self) -> bool {
         self.stores().any(Store::has_changed)

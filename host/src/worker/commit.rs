@@ -5,8 +5,8 @@
 //! Under exactly-once a [`Transaction`] does it.
 //!
 //! A commit is made in steps that never block for long, because the thread has to go on answering its group while a broker or
-//! the metadata store is away. Between the first and the last step no record is processed, so that the state stays as it was
-//! encoded.
+//! the metadata store is away. State and offsets are sealed when it begins. Under exactly-once records are processed meanwhile:
+//! their outputs are held back, and what they change is for the next commit.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -54,6 +54,8 @@ struct UnderWay {
     phase: Phase,
     began: Instant,
     said: Instant,
+    /// What was processed meanwhile has to be taken back, and why.
+    spoiled: Option<String>,
 }
 
 /// How far [`Committer::advance`] got.
@@ -66,7 +68,8 @@ pub enum Advanced {
         /// Partition numbers.
         lost: Vec<u32>,
     },
-    /// The transaction was aborted: what was done since the last commit counts nowhere, and the tasks have to go back to it.
+    /// The transaction was aborted, or it was committed and what was processed meanwhile is of no use: what was done since the
+    /// last commit counts nowhere, and the tasks have to go back to it.
     /// Those that are lost have to be claimed again.
     Aborted {
         /// Partition numbers.
@@ -141,6 +144,8 @@ impl Committer {
                 Guarantee::AtLeastOnce => Phase::Flush,
                 Guarantee::ExactlyOnce => {
                     let settling = self.plan.is_stateful().then(|| self.settling(tasks));
+                    // With state they are sealed already.
+                    tasks.iter_mut().flatten().filter(|task| task.dirty).for_each(|task| task.seal());
                     Phase::Transaction(Transaction::new(Arc::clone(&self.runtime), settling))
                 }
             };
@@ -151,13 +156,28 @@ impl Committer {
 
     fn go(&mut self, phase: Phase) {
         let now = self.runtime.now();
-        self.under_way = Some(UnderWay { phase, began: now, said: now });
+        self.under_way = Some(UnderWay { phase, began: now, said: now, spoiled: None });
     }
 
-    /// Under exactly-once: [`Committer::advance`] is to abort the transaction, unless Kafka has been asked to commit it.
+    /// Whether records may be processed during the commit under way.
+    #[must_use]
+    pub fn may_process(&self) -> bool {
+        match &self.under_way {
+            Some(UnderWay { phase: Phase::Transaction(transaction), spoiled: None, .. }) => !transaction.is_aborting(),
+            Some(_) => false,
+            None => true,
+        }
+    }
+
+    /// Under exactly-once: [`Committer::advance`] is to abort the transaction. When Kafka has been asked to commit it, only what was
+    /// processed meanwhile is taken back.
     pub fn abort(&mut self, tasks: &Tasks, reason: &str) {
         match &mut self.under_way {
-            Some(UnderWay { phase: Phase::Transaction(transaction), .. }) => transaction.abort(tasks, reason),
+            Some(UnderWay { phase: Phase::Transaction(transaction), spoiled, .. }) => {
+                if !transaction.abort(tasks, reason) {
+                    spoiled.get_or_insert_with(|| reason.to_owned());
+                }
+            }
             _ => self.go(Phase::Transaction(Transaction::to_abort(Arc::clone(&self.runtime), reason))),
         }
     }
@@ -215,7 +235,10 @@ impl Committer {
                 },
                 Phase::Offsets => match commit_offsets(tasks, consumer, wait) {
                     Ok(()) => {
-                        tasks.iter_mut().flatten().for_each(|task| mark_committed(task));
+                        tasks.iter_mut().flatten().filter(|task| task.dirty).for_each(|task| {
+                            task.seal();
+                            task.committed();
+                        });
                         return Ok(self.ended(Vec::new(), under_way.began));
                     }
                     Err(CommitError::NotOwner(reason)) => {
@@ -233,7 +256,11 @@ impl Committer {
                     Outcome::Waiting(waiting) => waiting,
                     Outcome::Committed => {
                         self.wrote(transaction.bytes());
-                        return Ok(self.ended(Vec::new(), under_way.began));
+                        let ended = self.ended(Vec::new(), under_way.began);
+                        return Ok(match under_way.spoiled {
+                            None => ended,
+                            Some(reason) => Advanced::Aborted { lost: Vec::new(), reason },
+                        });
                     }
                     Outcome::Aborted { lost, reason } => {
                         self.wrote(transaction.bytes());
@@ -246,7 +273,7 @@ impl Committer {
                 let waited_s = self.runtime.since(under_way.began).as_secs();
                 warn!(
                     pipeline = self.plan.pipeline,
-                    waited_s, "waiting for {waiting} to commit; no records are processed meanwhile"
+                    waited_s, "waiting for {waiting} to commit; readers of the sinks see nothing new meanwhile"
                 );
                 under_way.said = self.runtime.now();
                 self.metrics.commit_waits.get_or_create(&self.labels()).inc();
@@ -279,7 +306,9 @@ impl Committer {
                 Guarantee::AtLeastOnce => Decider::Head,
                 Guarantee::ExactlyOnce => Decider::Kafka,
             };
-            Some(claim.commit(decider, ledger, state, make))
+            let commit = claim.commit(decider, ledger, state, make);
+            task.seal();
+            Some(commit)
         };
         let commits = tasks.iter_mut().flatten().filter(|task| task.dirty).filter_map(commit).collect();
         Settling::new(Arc::clone(&self.meta), Arc::clone(&self.runtime), commits)
@@ -290,7 +319,7 @@ impl Committer {
     /// decides.
     pub fn clean_stop(&self, tasks: &mut Tasks, leaving: impl Fn(u32) -> bool, wait: Duration) {
         let stop = |task: &mut Box<Task>| task.durable.as_mut().and_then(|durable| durable.claim.clean_stop());
-        let tasks = tasks.iter_mut().flatten().filter(|task| !task.dirty && leaving(task.partition));
+        let tasks = tasks.iter_mut().flatten().filter(|task| !task.is_ahead() && leaving(task.partition));
         let commits: Vec<_> = tasks.filter_map(stop).collect();
         if commits.is_empty() {
             return;
@@ -314,7 +343,7 @@ impl Committer {
             let Task { durable: Some(Durable { claim, ledger }), state, .. } = &mut **task else { continue };
             match claim.settled(commit, ledger, state) {
                 Settled::Durable => {
-                    mark_committed(task);
+                    task.committed();
                     offsets.extend(task.group_offsets());
                 }
                 Settled::Lost => lost.push(partition),
@@ -342,11 +371,6 @@ impl Committer {
         self.last_took = Some(took);
         Advanced::Ended { lost }
     }
-}
-
-pub(super) fn mark_committed(task: &mut Task) {
-    task.committed.clone_from(&task.next);
-    task.dirty = false;
 }
 
 fn commit_offsets(tasks: &Tasks, consumer: &mut impl ConsumerClient, wait: Duration) -> Result<(), CommitError> {

@@ -115,6 +115,10 @@ impl Counters {
         }
     }
 
+    pub(super) fn held_up(&self, time: Duration) {
+        self.metrics.commit_held_up.get_or_create(&self.labels()).inc_by(time.as_secs_f64());
+    }
+
     fn task_labels(&self, task: &Task) -> TaskLabels {
         TaskLabels { pipeline: self.pipeline.clone(), task: task.partition }
     }

@@ -172,7 +172,7 @@ mod tests {
         }
     }
 
-    fn commit(claim: &mut Claim, ledger: &Ledger, state: &TaskState) -> PendingCommit {
+    fn commit(claim: &mut Claim, ledger: &Ledger, state: &mut TaskState) -> PendingCommit {
         claim.commit(Decider::Head, ledger, state, |epoch, chunks| Manifest {
             id: ManifestId { epoch, nonce: 1 },
             chunks,
@@ -198,7 +198,7 @@ mod tests {
         let (mut ledger, mut state) = (Ledger::default(), TaskState::new([("count", vec!["counts".to_owned()])]));
         state.store_mut(0).put(b"key", Some(b"value"));
         let mut claim = bench.claim(0);
-        let pending = commit(&mut claim, &ledger, &state);
+        let pending = commit(&mut claim, &ledger, &mut state);
         let mut settled = until_settled(&mut bench.settling(vec![pending]));
         assert_eq!(*bench.meta.writes.lock().unwrap(), 1);
         assert_eq!(claim.settled(settled.pop().unwrap(), &mut ledger, &mut state), Settled::Durable);
@@ -214,7 +214,7 @@ mod tests {
             state.store_mut(0).put(&key.to_be_bytes(), Some(&value));
         }
         let mut claim = bench.claim(0);
-        let pending = commit(&mut claim, &ledger, &state);
+        let pending = commit(&mut claim, &ledger, &mut state);
         let chunks = pending.chunk_count();
         assert!(chunks > 2, "{chunks}");
         let mut settled = until_settled(&mut bench.settling(vec![pending]));
@@ -225,9 +225,9 @@ mod tests {
     #[test]
     fn the_commit_of_a_task_that_has_gone_is_not_given_back() {
         let bench = Bench::new();
-        let (ledger, state) = (Ledger::default(), TaskState::default());
+        let (ledger, mut state) = (Ledger::default(), TaskState::default());
         let mut claims = [bench.claim(0), bench.claim(1)];
-        let commits = claims.iter_mut().map(|claim| commit(claim, &ledger, &state)).collect();
+        let commits = claims.iter_mut().map(|claim| commit(claim, &ledger, &mut state)).collect();
         let mut settling = bench.settling(commits);
         assert!(settling.wait(Duration::from_millis(1)).unwrap().is_none());
         settling.forget(0);

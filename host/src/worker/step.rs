@@ -5,6 +5,12 @@ use std::time::{Duration, Instant};
 /// The longest a thread waits for a first record: group events are looked at between two waits.
 pub const FETCH_WAIT_MAX: Duration = Duration::from_millis(20);
 
+/// How long a thread that has nothing to process waits for a commit that is under way, before it looks for records again.
+const OVERLAP_WAIT: Duration = Duration::from_millis(2);
+
+/// How long one step of a commit may hold up a thread that must not process records meanwhile, before it looks at its group again.
+pub const COMMIT_WAIT: Duration = Duration::from_millis(500);
+
 /// A commit that comes before the interval is over waits so long, and as long as the last one took: the metadata store and the
 /// brokers have others to serve.
 const EARLY_MIN: Duration = Duration::from_millis(10);
@@ -29,10 +35,12 @@ pub struct Observed {
     pub last_took: Option<Duration>,
     /// Whether the last look at the source took everything that was there.
     pub caught_up: bool,
-    /// Whether anything was done since the last commit.
+    /// Whether anything was done since the last commit, or since the one under way began.
     pub dirty: bool,
     /// Whether a commit is under way that could not be ended yet.
     pub committing: bool,
+    /// Whether records may be processed during a commit.
+    pub overlapping: bool,
     /// Whether any task can take records.
     pub running: bool,
     /// Whether there is another plan to go over to, when everything is committed.
@@ -45,7 +53,15 @@ pub struct Observed {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
     /// Begin a commit, or go on with the one under way.
-    Commit,
+    Commit {
+        /// At most.
+        wait: Duration,
+    },
+    /// Go on with the commit under way, then take and process what there is.
+    Overlap {
+        /// How long to wait for the commit.
+        wait: Duration,
+    },
     /// Take records, waiting at most this long for the first, and process them.
     Fetch {
         /// At most.
@@ -65,21 +81,26 @@ pub enum Step {
 /// Decides.
 #[must_use]
 pub fn next(observed: &Observed) -> Step {
+    let overlapping = observed.overlapping && observed.running && !observed.draining && !observed.changing;
+    if observed.committing && overlapping {
+        return Step::Overlap { wait: if observed.caught_up { OVERLAP_WAIT } else { Duration::ZERO } };
+    }
+    let commit = Step::Commit { wait: if overlapping { Duration::ZERO } else { COMMIT_WAIT } };
     if observed.committing {
-        return Step::Commit;
+        return commit;
     }
     if observed.draining {
-        return if observed.dirty { Step::Commit } else { Step::Finish };
+        return if observed.dirty { commit } else { Step::Finish };
     }
     if observed.changing {
-        return if observed.dirty { Step::Commit } else { Step::Change };
+        return if observed.dirty { commit } else { Step::Change };
     }
     if !observed.dirty && observed.budget_delay > observed.stretch_max {
         return Step::Idle { wait: FETCH_WAIT_MAX };
     }
     let due = observed.last_commit + pause(observed);
     if observed.dirty && observed.now >= due {
-        return Step::Commit;
+        return commit;
     }
     let wait = if observed.dirty { FETCH_WAIT_MAX.min(due - observed.now) } else { FETCH_WAIT_MAX };
     if observed.running { Step::Fetch { wait } } else { Step::Idle { wait } }
@@ -100,6 +121,8 @@ fn pause(observed: &Observed) -> Duration {
 mod tests {
     use super::*;
 
+    const COMMIT: Step = Step::Commit { wait: COMMIT_WAIT };
+
     fn observed() -> Observed {
         let now = Instant::now();
         Observed {
@@ -113,6 +136,7 @@ mod tests {
             caught_up: false,
             dirty: true,
             committing: false,
+            overlapping: false,
             running: true,
             changing: false,
             draining: false,
@@ -126,7 +150,7 @@ mod tests {
         seen.now += Duration::from_millis(995);
         assert_eq!(next(&seen), Step::Fetch { wait: Duration::from_millis(5) });
         seen.now += Duration::from_millis(5);
-        assert_eq!(next(&seen), Step::Commit);
+        assert_eq!(next(&seen), COMMIT);
     }
 
     #[test]
@@ -139,10 +163,10 @@ mod tests {
     #[test]
     fn many_bytes_do_not_wait_for_the_interval_but_for_the_budget() {
         let seen = Observed { bytes_due: true, ..observed() };
-        assert_eq!(next(&seen), Step::Commit);
+        assert_eq!(next(&seen), COMMIT);
         let over_budget = Observed { budget_delay: Duration::from_secs(1), ..seen };
         assert!(matches!(next(&over_budget), Step::Fetch { .. }));
-        assert_eq!(next(&Observed { now: seen.now + Duration::from_secs(1), ..over_budget }), Step::Commit);
+        assert_eq!(next(&Observed { now: seen.now + Duration::from_secs(1), ..over_budget }), COMMIT);
     }
 
     #[test]
@@ -151,7 +175,7 @@ mod tests {
         seen.now += Duration::from_millis(1_500);
         assert!(matches!(next(&seen), Step::Fetch { .. }));
         seen.now += Duration::from_millis(500);
-        assert_eq!(next(&seen), Step::Commit);
+        assert_eq!(next(&seen), COMMIT);
     }
 
     #[test]
@@ -161,7 +185,7 @@ mod tests {
         seen.now += Duration::from_secs(5);
         assert!(matches!(next(&seen), Step::Fetch { .. }));
         seen.now += Duration::from_secs(1);
-        assert_eq!(next(&seen), Step::Commit);
+        assert_eq!(next(&seen), COMMIT);
         assert!(matches!(next(&Observed { dirty: false, ..seen }), Step::Idle { .. }));
     }
 
@@ -170,34 +194,46 @@ mod tests {
         let took = Duration::from_millis(30);
         let mut seen = Observed { last_took: Some(took), caught_up: true, ..observed() };
         seen.now += took;
-        assert_eq!(next(&seen), Step::Commit);
+        assert_eq!(next(&seen), COMMIT);
         assert!(matches!(next(&Observed { caught_up: false, ..seen }), Step::Fetch { .. }), "there is a backlog");
         let over_budget = Observed { budget_delay: Duration::from_millis(1), ..seen };
         assert!(matches!(next(&over_budget), Step::Fetch { .. }), "the store is asked for too much already");
         let costly =
             Observed { last_took: Some(Duration::from_secs(20)), now: seen.last_commit + seen.commit_interval, ..seen };
-        assert_eq!(next(&costly), Step::Commit, "the interval is the longest that a record waits");
+        assert_eq!(next(&costly), COMMIT, "the interval is the longest that a record waits");
     }
 
     #[test]
     fn a_commit_under_way_comes_before_everything() {
-        assert_eq!(next(&Observed { committing: true, draining: true, dirty: false, ..observed() }), Step::Commit);
+        assert_eq!(next(&Observed { committing: true, draining: true, dirty: false, ..observed() }), COMMIT);
+    }
+
+    #[test]
+    fn records_are_processed_during_a_commit_unless_the_thread_is_to_come_to_rest() {
+        let seen = Observed { committing: true, overlapping: true, ..observed() };
+        assert_eq!(next(&seen), Step::Overlap { wait: Duration::ZERO });
+        assert_eq!(next(&Observed { caught_up: true, ..seen }), Step::Overlap { wait: OVERLAP_WAIT });
+        assert_eq!(next(&Observed { draining: true, ..seen }), COMMIT);
+        assert_eq!(next(&Observed { changing: true, ..seen }), COMMIT);
+        assert_eq!(next(&Observed { running: false, ..seen }), COMMIT);
+        let due = Observed { committing: false, now: seen.last_commit + seen.commit_interval, ..seen };
+        assert_eq!(next(&due), Step::Commit { wait: Duration::ZERO }, "it is only begun");
     }
 
     #[test]
     fn draining_commits_once_and_finishes() {
         let seen = Observed { draining: true, ..observed() };
-        assert_eq!(next(&seen), Step::Commit);
+        assert_eq!(next(&seen), COMMIT);
         assert_eq!(next(&Observed { dirty: false, ..seen }), Step::Finish);
     }
 
     #[test]
     fn another_plan_is_gone_over_to_when_everything_is_committed() {
         let seen = Observed { changing: true, ..observed() };
-        assert_eq!(next(&seen), Step::Commit);
+        assert_eq!(next(&seen), COMMIT);
         assert_eq!(next(&Observed { dirty: false, ..seen }), Step::Change);
         assert_eq!(next(&Observed { dirty: false, draining: true, ..seen }), Step::Finish);
-        assert_eq!(next(&Observed { committing: true, ..seen }), Step::Commit);
+        assert_eq!(next(&Observed { committing: true, ..seen }), COMMIT);
     }
 
     #[test]

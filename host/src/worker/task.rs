@@ -22,12 +22,14 @@ pub struct Task {
     pub durable: Option<Durable>,
     /// The next offset of each input, after what was processed.
     pub next: Vec<i64>,
+    /// The next offset of each input, as of the commit under way, if the task has a part in it.
+    pub sealed: Option<Vec<i64>>,
     /// The next offset of each input, as of the last commit.
     pub committed: Vec<i64>,
     /// Records taken from Kafka and not processed yet, by input.
     pub inbox: Vec<Batch>,
-    /// There is something to commit: records were processed since the last commit, or Kafka does not know what the task goes on
-    /// from.
+    /// There is something to commit: records were processed since the last commit began, or Kafka does not know what the task goes
+    /// on from.
     pub dirty: bool,
 }
 
@@ -50,7 +52,8 @@ impl Task {
         offsets: Vec<i64>,
     ) -> Self {
         let inbox = offsets.iter().map(|_| Batch::default()).collect();
-        Self { partition, instances, state, durable, next: offsets.clone(), committed: offsets, inbox, dirty: false }
+        let next = offsets.clone();
+        Self { partition, instances, state, durable, next, sealed: None, committed: offsets, inbox, dirty: false }
     }
 
     /// Everything in the inbox as one batch, in processing order; the buffers of a single input are kept for reuse.
@@ -85,11 +88,31 @@ impl Task {
         self.dirty = true;
     }
 
+    /// What was done until now is in the commit that begins; what comes is for the next.
+    pub fn seal(&mut self) {
+        self.sealed = Some(self.next.clone());
+        self.dirty = false;
+    }
+
+    /// What was sealed is committed.
+    pub fn committed(&mut self) {
+        if let Some(sealed) = self.sealed.take() {
+            self.committed = sealed;
+        }
+    }
+
+    /// Whether something has been done that is not committed.
+    #[must_use]
+    pub fn is_ahead(&self) -> bool {
+        self.dirty || self.sealed.is_some()
+    }
+
     /// Takes back everything since the last commit; the instances are new, the caller moves the consumer back.
     pub fn roll_back(&mut self, instances: Vec<Instance>) {
         self.state.stores_mut().for_each(|store| store.roll_back());
         self.instances = instances;
         self.next.clone_from(&self.committed);
+        self.sealed = None;
         self.inbox.iter_mut().for_each(Batch::clear);
         self.dirty = false;
     }

@@ -26,7 +26,7 @@ use super::plan::Plan;
 use super::plans::Plans;
 use super::restore::{Attempt, Progress, Restorer};
 use super::runtime::Runtime;
-use super::step::{self, Observed, Step};
+use super::step::{self, COMMIT_WAIT, Observed, Step};
 use super::task;
 use super::throttle::Throttle;
 use crate::config::Guarantee;
@@ -39,8 +39,6 @@ use crate::record::Batch;
 
 /// How long a thread waits at its start for the group's coordinator, and then for the node's other threads.
 const GATHERING_WAIT: Duration = Duration::from_secs(1);
-/// How long one step of a commit may hold the thread up before it looks at its group again.
-const COMMIT_WAIT: Duration = Duration::from_millis(500);
 /// How long librdkafka may take to move to an offset.
 const START_WAIT: Duration = Duration::from_secs(10);
 /// How long the end waits for the group to take the offsets that the heads have.
@@ -215,10 +213,12 @@ impl<K: Kafka> Thread<K> {
             self.repeat_group_offsets();
             self.report();
             match step::next(&self.observe()) {
-                Step::Commit => {
-                    let began = self.equipment.runtime.now();
-                    self.commit()?;
-                    self.equipment.control.worked(self.equipment.runtime.since(began));
+                Step::Commit { wait } => {
+                    self.commit(wait)?;
+                }
+                Step::Overlap { wait } => {
+                    self.commit(wait)?;
+                    self.fetch(Duration::ZERO)?;
                 }
                 Step::Change => self.change()?,
                 Step::Fetch { wait } => self.fetch(wait)?,
@@ -253,6 +253,10 @@ impl<K: Kafka> Thread<K> {
             caught_up: self.caught_up,
             dirty,
             committing: self.committer.is_under_way(),
+            overlapping: self.is_exactly_once()
+                && self.committer.may_process()
+                && self.outbox.has_room()
+                && self.bytes_since_commit < self.plan.commit_bytes,
             running: self.tasks.iter().any(Option::is_some) && self.may_begin(),
             changing: self.equipment.plans.is_newer(self.plan_seen),
             draining: self.equipment.control.is_draining(),
@@ -312,18 +316,55 @@ impl<K: Kafka> Thread<K> {
         }
     }
 
+    /// Goes on with the commit under way. When it ends, so does holding outputs back.
     fn advance(&mut self, wait: Duration) -> Result<Advanced, Failure> {
-        self.committer.advance(&mut self.tasks, &mut self.outbox, &mut self.consumer, wait)
+        let began = self.equipment.runtime.now();
+        let advanced = self.committer.advance(&mut self.tasks, &mut self.outbox, &mut self.consumer, wait)?;
+        self.held_up(began);
+        match advanced {
+            Advanced::Waiting(_) => {}
+            Advanced::Ended { .. } => self.send_held()?,
+            Advanced::Aborted { .. } | Advanced::Unknown { .. } => drop(self.outbox.open()),
+        }
+        Ok(advanced)
+    }
+
+    /// Sends, in a transaction of their own, outputs that were held back during a commit.
+    fn send_held(&mut self) -> Result<(), Failure> {
+        let held = self.outbox.open();
+        if held.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.outbox.begin() {
+            return self.transaction_failed(error);
+        }
+        let plan = Arc::clone(&self.plan);
+        let mut sending =
+            Sending::new(&plan, &self.equipment, &mut self.outbox, &mut self.consumer, &mut self.counters);
+        let sent = held.iter().try_for_each(|(sink, batch)| sending.deliver(*sink, batch, batch.records()));
+        self.counters.sent(&mut self.outbox);
+        sent.or_else(|failure| self.not_delivered(*failure))
+    }
+
+    fn not_delivered(&mut self, failure: Failure) -> Result<(), Failure> {
+        match failure {
+            Failure::Transaction(error) => self.transaction_failed(error),
+            failure => Err(failure),
+        }
     }
 
     /// Begins a commit. A task whose plugin asks for patience while it is flushed goes back and has no part in it.
     fn begin_commit(&mut self) -> Result<(), Failure> {
-        if self.is_exactly_once()
-            && !self.committer.is_under_way()
-            && let Err(error) = self.outbox.begin()
-        {
-            return self.transaction_failed(error);
+        if self.committer.is_under_way() {
+            return Ok(());
         }
+        if self.is_exactly_once() {
+            if let Err(error) = self.outbox.begin() {
+                return self.transaction_failed(error);
+            }
+            self.outbox.close();
+        }
+        self.bytes_since_commit = 0;
         loop {
             match self.committer.begin(&mut self.tasks) {
                 Err(Failure::Flush { transform, partition, error }) if error.is_transient() => {
@@ -372,14 +413,17 @@ impl<K: Kafka> Thread<K> {
         Ok(())
     }
 
-    fn commit(&mut self) -> Result<(), Failure> {
+    /// Begins a commit or goes on with the one under way, and waits for it for about `wait`.
+    fn commit(&mut self, wait: Duration) -> Result<(), Failure> {
+        let began = self.equipment.runtime.now();
         self.begin_commit()?;
-        let wait = self.equipment.control.left().map_or(COMMIT_WAIT, |left| left.min(COMMIT_WAIT));
+        self.held_up(began);
+        let wait = self.equipment.control.left().map_or(wait, |left| left.min(wait));
         match self.advance(wait)? {
             Advanced::Aborted { lost, reason } => self.go_back(&lost, &reason)?,
             Advanced::Unknown { reason } => self.recover(&reason)?,
             Advanced::Ended { lost } => {
-                self.begin_interval();
+                self.last_commit = self.equipment.runtime.now();
                 for partition in lost {
                     self.claim_again(partition)?;
                 }
@@ -396,7 +440,15 @@ impl<K: Kafka> Thread<K> {
         }
         // The group is served between the steps of a commit that waits.
         self.consumer.fetch(0, 0, Duration::ZERO, |_| {})?;
+        self.equipment.control.worked(self.equipment.runtime.since(began));
         Ok(())
+    }
+
+    /// Since `began`, a commit was worked on.
+    fn held_up(&self, began: Instant) {
+        if !self.caught_up {
+            self.counters.held_up(self.equipment.runtime.since(began));
+        }
     }
 
     /// Takes in tasks that have come up.
@@ -485,8 +537,8 @@ impl<K: Kafka> Thread<K> {
         self.bytes_since_commit += fetched.bytes as u64;
         let began = (fetched.records > 0).then(|| self.equipment.runtime.now());
         for partition in 0..self.tasks.len() {
-            // A transaction that is being aborted takes no more.
-            if self.committer.is_under_way() {
+            // What is done before an abort is done in vain.
+            if !self.committer.may_process() {
                 break;
             }
             let Some(task) = &mut self.tasks[partition] else { continue };
@@ -512,15 +564,8 @@ impl<K: Kafka> Thread<K> {
         let mut batch = task.take_batch();
         task.advance(&batch);
         self.counters.taken(&batch);
-        let mut sending = Sending {
-            plan: &plan,
-            runtime: &*self.equipment.runtime,
-            outbox: &mut self.outbox,
-            consumer: &mut self.consumer,
-            control: &self.equipment.control,
-            counters: &mut self.counters,
-            served: self.equipment.runtime.now(),
-        };
+        let mut sending =
+            Sending::new(&plan, &self.equipment, &mut self.outbox, &mut self.consumer, &mut self.counters);
         let now = self.equipment.runtime.now_ms();
         match chain::run(&plan, &mut task.instances, &mut task.state, &mut batch, now, &mut sending) {
             Ok(()) => {
@@ -535,10 +580,7 @@ impl<K: Kafka> Thread<K> {
                 }
                 Ok(())
             }
-            Err(ChainError::Destination(failure)) => match *failure {
-                Failure::Transaction(error) => self.transaction_failed(error),
-                failure => Err(failure),
-            },
+            Err(ChainError::Destination(failure)) => self.not_delivered(*failure),
             Err(ChainError::Call { transform, batch, error }) => {
                 let span = task::span(&plan, &batch);
                 let name = plan.transforms[transform].name.clone();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::commit::{Tasks, mark_committed};
+use super::commit::Tasks;
 use super::failure::Failure;
 use super::outbox::{OffsetsSent, Outbox};
 use super::permit::{CommitPermit, Prepared};
@@ -83,18 +83,25 @@ impl Transaction {
         self.bytes
     }
 
-    /// Gives it up, unless Kafka has been asked to commit it: then the answer has to be awaited.
-    pub fn abort(&mut self, tasks: &Tasks, reason: &str) {
+    /// Gives it up, unless Kafka has been asked to commit it: then the answer has to be awaited. Whether it is given up.
+    pub fn abort(&mut self, tasks: &Tasks, reason: &str) -> bool {
         if matches!(self.stage, Stage::Prepare { .. } | Stage::Offsets(_)) {
             self.stage = Stage::Abort { lost: self.uncertain(tasks), reason: reason.to_owned() };
         }
+        self.is_aborting()
+    }
+
+    /// Whether it will not be committed.
+    #[must_use]
+    pub fn is_aborting(&self) -> bool {
+        matches!(self.stage, Stage::Abort { .. })
     }
 
     /// Tasks whose heads may or may not have been written.
     fn uncertain(&self, tasks: &Tasks) -> Vec<u32> {
         match &self.stage {
             Stage::Prepare { settling: Some(_), .. } => {
-                tasks.iter().flatten().filter(|task| task.dirty).map(|task| task.partition).collect()
+                tasks.iter().flatten().filter(|task| task.sealed.is_some()).map(|task| task.partition).collect()
             }
             _ => Vec::new(),
         }
@@ -121,16 +128,24 @@ impl Transaction {
                         None => continue,
                     }
                 }
-                Stage::Offsets(permit) => match consumer.membership() {
-                    Some(membership) => match outbox.send_offsets(permit, &offsets(tasks), &membership, wait) {
-                        Ok(sent) => Ok(Stage::Commit(sent)),
-                        Err((permit, error)) => Err((Stage::Offsets(permit), "kafka to take the offsets", error)),
-                    },
-                    None => Ok(abort("this member has left its group for the moment")),
-                },
+                Stage::Offsets(permit) => {
+                    let asked = outbox.is_asking() || {
+                        let membership = consumer.membership();
+                        membership.map(|member| outbox.ask_offsets(&permit, offsets(tasks), member)).is_some()
+                    };
+                    match asked.then(|| outbox.offsets_sent(permit, wait)) {
+                        None => Ok(abort("this member has left its group for the moment")),
+                        Some(Ok(sent)) => Ok(Stage::Commit(sent)),
+                        Some(Err((permit, error))) => Err((Stage::Offsets(permit), "kafka to take the offsets", error)),
+                    }
+                }
                 Stage::Commit(sent) => match outbox.commit(&sent, wait) {
                     Ok(()) => {
-                        tasks.iter_mut().flatten().filter(|task| takes_part(task)).for_each(|task| committed(task));
+                        tasks
+                            .iter_mut()
+                            .flatten()
+                            .filter(|task| task.sealed.is_some())
+                            .for_each(|task| committed(task));
                         return Ok(Outcome::Committed);
                     }
                     Err(error) => Err((Stage::Commit(sent), "kafka to commit the transaction", error)),
@@ -258,25 +273,19 @@ fn offsets(tasks: &Tasks) -> Vec<CommitOffset> {
     let of = |task: &Task| {
         let manifest = task.durable.as_ref().and_then(|durable| durable.claim.undecided());
         let metadata = manifest.map_or_else(String::new, |manifest| manifest.to_string());
-        task.positions().into_iter().map(move |(partition, offset)| {
+        task.partitions().zip(task.sealed.clone().unwrap_or_default()).map(move |(partition, offset)| {
             let metadata = metadata.clone();
             CommitOffset { partition, offset, metadata }
         })
     };
-    tasks.iter().flatten().filter(|task| takes_part(task)).flat_map(|task| of(task)).collect()
-}
-
-/// Whether a task has something in the transaction. One that came up while it was being committed, with something to tell Kafka,
-/// has nothing prepared and waits for the next.
-fn takes_part(task: &Task) -> bool {
-    task.dirty && task.durable.as_ref().is_none_or(|durable| durable.claim.undecided().is_some())
+    tasks.iter().flatten().flat_map(|task| of(task)).collect()
 }
 
 fn committed(task: &mut Task) {
     if let Task { durable: Some(Durable { claim, ledger }), state, .. } = task {
         claim.committed(ledger, state);
     }
-    mark_committed(task);
+    task.committed();
 }
 
 fn aborted(task: &mut Task) {

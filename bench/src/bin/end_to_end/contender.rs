@@ -70,7 +70,7 @@ pub(crate) struct Measurement {
     pub(crate) cpu_first_s: f64,
     /// CPU time by thread, of the threads that were alive at the end.
     pub(crate) threads: BTreeMap<String, f64>,
-    /// The part of the worker threads' time from the first record on in which they committed; not known of loops.
+    /// The part of the worker threads' time from the first record on in which commits held them up; not known of loops.
     pub(crate) committing: Option<f64>,
     /// Load of the machine when it ended.
     pub(crate) load: f64,
@@ -153,7 +153,7 @@ impl Ground<'_> {
     ) -> Result<Measurement> {
         let ours = contender == Contender::Sluicegate;
         let committing = |process: &Measured| match ours {
-            true => process.metric("sluicegate_commit_duration_seconds_sum").map(Some),
+            true => process.metric("sluicegate_commit_held_up_seconds_total").map(Some),
             false => Ok(None),
         };
         let threads = std::thread::available_parallelism()?.get() as f64;

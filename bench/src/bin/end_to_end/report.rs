@@ -46,7 +46,7 @@ pub(crate) fn print_summary(measured: &[Measurement], delivery: Delivery) {
         );
         if contender == Contender::Sluicegate {
             let share = median(of(contender).filter_map(|one| one.committing));
-            println!("{:>5}    of the worker threads' time in commits: {:.1} %", "", share * 100.0);
+            println!("{:>5}    commits held the worker threads up for {:.1} % of their time", "", share * 100.0);
         }
         let threads = threads(of(contender));
         let shown = threads.iter().filter(|(_, cpu)| *cpu >= 0.005).map(|(name, cpu)| format!("{name} {cpu:.3}"));

@@ -155,13 +155,15 @@ impl Cluster {
         Ok(())
     }
 
-    /// Waits until all tasks run, on the nodes that are there.
+    /// Waits until all tasks run, some on each of the nodes that are there.
     pub(crate) fn wait_until_running(&mut self) -> Result<()> {
-        let here = self.nodes.iter().flatten().count();
+        let here: Vec<usize> = (0..NODES).filter(|node| self.nodes[*node].is_some()).collect();
         self.wait("all tasks run", |cluster| {
-            let status = cluster.status()?;
-            let on = status["nodes"].as_object().map_or(0, serde_json::Map::len);
-            Ok(status["state"] == "running" && on == here)
+            let running = cluster.status()?["state"] == "running";
+            Ok(running
+                && here
+                    .iter()
+                    .try_fold(true, |all, node| anyhow::Ok(all && !cluster.partitions_of(*node)?.is_empty()))?)
         })
     }
 

@@ -113,7 +113,7 @@ impl Running {
     fn write(&mut self, decider: Decider, offset: i64) -> PendingCommit {
         self.nonce += 1;
         let nonce = self.nonce;
-        self.claim.commit(decider, &self.ledger, &self.state, |epoch, chunks| Manifest {
+        self.claim.commit(decider, &self.ledger, &mut self.state, |epoch, chunks| Manifest {
             id: ManifestId { epoch, nonce },
             chunks,
             offsets: [("orders".to_owned(), offset)].into(),

@@ -93,13 +93,16 @@ impl<K: Kafka> Thread<K> {
         if !self.committer.is_under_way() && !self.tasks.iter().flatten().any(|task| task.dirty) {
             return Ok(Vec::new());
         }
-        self.begin_commit()?;
         while self.equipment.runtime.now() < until && !self.equipment.control.is_overdue() {
+            self.begin_commit()?;
             match self.advance(COMMIT_WAIT)? {
                 Advanced::Waiting(_) => {}
                 Advanced::Ended { lost } => {
                     self.begin_interval();
-                    return Ok(lost);
+                    // What was processed during the commit takes another one.
+                    if !self.is_exactly_once() || !self.tasks.iter().flatten().any(|task| task.dirty) {
+                        return Ok(lost);
+                    }
                 }
                 Advanced::Aborted { lost, reason } => {
                     self.go_back(&lost, &reason)?;

@@ -1,5 +1,6 @@
 //! Going back: to the last commit in memory, or to what Kafka says.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::warn;
@@ -60,7 +61,7 @@ impl<K: Kafka> Thread<K> {
         warn!(pipeline = self.plan.pipeline, "the transaction was aborted, its records are processed again: {reason}");
         self.counters.aborted();
         self.begin_interval();
-        let took_part = |task: &Task| task.dirty || task.inbox.iter().any(|inbox| !inbox.is_empty());
+        let took_part = |task: &Task| task.is_ahead() || task.inbox.iter().any(|inbox| !inbox.is_empty());
         let tasks = self.tasks.iter().flatten();
         let numbers: Vec<u32> = tasks.filter(|task| took_part(task)).map(|task| task.partition).collect();
         let mut positions = Vec::new();
@@ -169,7 +170,7 @@ pub(super) fn open_outbox<K: Kafka>(
     name: &str,
     mut meanwhile: impl FnMut() -> Result<(), Failure>,
 ) -> Result<Outbox<K>, Failure> {
-    let open = || Outbox::new(&equipment.kafka, plan, name.to_owned());
+    let open = || Outbox::new(&equipment.kafka, plan, name.to_owned(), Arc::clone(&equipment.runtime));
     let mut outbox = open()?;
     let mut said = equipment.runtime.now();
     while plan.guarantee == Guarantee::ExactlyOnce && !equipment.control.is_draining() {

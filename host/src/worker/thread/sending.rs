@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use tracing::error;
 
+use super::Equipment;
 use crate::config::{Guarantee, OnError};
 use crate::kafka::clients::{ConsumerClient, Kafka};
 use crate::kafka::producer::SendError;
 use crate::kafka::transaction::TransactionError;
-use crate::record::{Batch, Emission, Reject};
+use crate::record::{Batch, Emission, RecordView, Reject};
 use crate::worker::chain::Destination;
 use crate::worker::control::Control;
 use crate::worker::counters::Counters;
@@ -23,19 +24,34 @@ const REJECTS_LOGGED: u64 = 10;
 
 /// The destination of a chain: the outbox, and what happens to rejected records.
 pub(super) struct Sending<'a, K: Kafka> {
-    pub(super) plan: &'a Plan,
-    pub(super) runtime: &'a dyn Runtime,
-    pub(super) outbox: &'a mut Outbox<K>,
-    pub(super) consumer: &'a mut K::Consumer,
-    pub(super) control: &'a Control,
-    pub(super) counters: &'a mut Counters,
-    pub(super) served: Instant,
+    plan: &'a Plan,
+    runtime: &'a dyn Runtime,
+    outbox: &'a mut Outbox<K>,
+    consumer: &'a mut K::Consumer,
+    control: &'a Control,
+    counters: &'a mut Counters,
+    served: Instant,
 }
 
-impl<K: Kafka> Destination for Sending<'_, K> {
-    type Error = Box<Failure>;
+impl<'a, K: Kafka> Sending<'a, K> {
+    pub(super) fn new(
+        plan: &'a Plan,
+        equipment: &'a Equipment<K>,
+        outbox: &'a mut Outbox<K>,
+        consumer: &'a mut K::Consumer,
+        counters: &'a mut Counters,
+    ) -> Self {
+        let (runtime, control) = (&*equipment.runtime, &*equipment.control);
+        Self { plan, runtime, outbox, consumer, control, counters, served: runtime.now() }
+    }
 
-    fn send(&mut self, sink: usize, batch: &Batch, emission: &Emission) -> Result<(), Box<Failure>> {
+    /// Sends records that were made of those of `batch`.
+    pub(super) fn deliver<'r>(
+        &mut self,
+        sink: usize,
+        batch: &Batch,
+        records: impl Iterator<Item = RecordView<'r>>,
+    ) -> Result<(), Box<Failure>> {
         let partition = batch.runs.first().map_or(0, |run| run.partition);
         let Self { runtime, outbox, consumer, control, served, .. } = self;
         let mut fatal = None;
@@ -47,7 +63,7 @@ impl<K: Kafka> Destination for Sending<'_, K> {
             }
             fatal.is_none() && !control.is_overdue()
         };
-        for record in emission.records(batch) {
+        for record in records {
             match outbox.send(sink, &record, partition, &mut meanwhile) {
                 Ok(()) => {}
                 Err(SendError::QueueFull) => {
@@ -68,6 +84,18 @@ impl<K: Kafka> Destination for Sending<'_, K> {
             }
         }
         Ok(())
+    }
+}
+
+impl<K: Kafka> Destination for Sending<'_, K> {
+    type Error = Box<Failure>;
+
+    fn send(&mut self, sink: usize, batch: &Batch, emission: &Emission) -> Result<(), Box<Failure>> {
+        if self.outbox.is_closed() {
+            self.outbox.hold(sink, batch, emission);
+            return Ok(());
+        }
+        self.deliver(sink, batch, emission.records(batch))
     }
 
     fn reject(&mut self, transform: usize, batch: &Batch, rejects: &[Reject]) -> Result<(), Box<Failure>> {
