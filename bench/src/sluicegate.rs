@@ -28,6 +28,8 @@ pub struct Pipeline<'a> {
     pub sink: &'a str,
     /// How it delivers.
     pub delivery: Delivery,
+    /// `zookeeper-bytes-per-second`, if it is not to be the default.
+    pub zookeeper_budget: Option<&'a str>,
 }
 
 /// How a contender delivers.
@@ -53,7 +55,8 @@ impl Pipeline<'_> {
     /// # Errors
     /// The files cannot be written.
     pub fn command(&self, program: &Path, servers: &Servers, folder: &Path) -> Result<Command> {
-        let Self { name, plugin, source, sink, delivery } = self;
+        let Self { name, plugin, source, sink, delivery, zookeeper_budget } = self;
+        let limits = zookeeper_budget.map(|budget| format!("[limits]\nzookeeper-bytes-per-second = \"{budget}\"\n"));
         let pipeline = format!(
             "name = \"{name}\"\n[[source]]\ntopic = \"{source}\"\nstart = \"earliest\"\n[[transform]]\nname = \"work\"\nplugin = \"{}\"\n\
              [[sink]]\ntopic = \"{sink}\"\n[delivery]\nguarantee = \"{}\"\ncommit-interval = \"{}ms\"\n",
@@ -63,11 +66,12 @@ impl Pipeline<'_> {
         );
         let cluster = format!(
             "[node]\nname = \"bench-{}\"\n[kafka]\nbootstrap.servers = \"{}\"\n[zookeeper]\nconnect = \"{}\"\nnamespace = \"/bench\"\n\
-             [http]\nlisten = \"127.0.0.1:0\"\n[cache]\npath = \"{}\"\n",
+             [http]\nlisten = \"127.0.0.1:0\"\n[cache]\npath = \"{}\"\n{}",
             std::process::id(),
             servers.bootstrap,
             servers.connect,
-            folder.join("cache").display()
+            folder.join("cache").display(),
+            limits.unwrap_or_default()
         );
         let (pipeline_file, cluster_file) = (folder.join(format!("{name}.toml")), folder.join("sluicegate.toml"));
         fs::write(&pipeline_file, pipeline).context("write the pipeline file")?;

@@ -74,6 +74,14 @@ fn run(seconds: u64, seed: u64) {
         Err(panic) => {
             let why = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
             let why = why.and_then(|why| why.lines().next()).unwrap_or("it panicked");
+            // Who has which partition, as the broker sees it.
+            let group = ["--describe", "--members", "--verbose", "--group", &deployment.group()];
+            let members = kafka.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &group);
+            println!("{}", members.unwrap_or_else(|error| format!("{error:#}")));
+            let kept = deployment.keep().join("kafka.log");
+            if let Err(error) = std::fs::copy(kafka.log(), &kept) {
+                println!("kafka's log is not kept: {error}");
+            }
             println!("chaos FAILED: seed {seed}, {seconds} s, {why}; the logs are in {}", deployment.keep().display());
             resume_unwind(panic);
         }

@@ -178,11 +178,15 @@ fn main() -> Result<()> {
                     .command(&servers)?
             } else {
                 let plugin = arguments.work.replace('-', "_");
-                Pipeline { name: &name, plugin: &plugin, source: &source, sink: &sink, delivery }.command(
-                    &program,
-                    &servers,
-                    folder.path(),
-                )?
+                Pipeline {
+                    name: &name,
+                    plugin: &plugin,
+                    source: &source,
+                    sink: &sink,
+                    delivery,
+                    zookeeper_budget: None,
+                }
+                .command(&program, &servers, folder.path())?
             };
             let log = folder.path().join(format!("{name}.log"));
             measured[at].push(measure(&arguments, &servers, &topics, command, native, &name, log)?);

@@ -65,11 +65,9 @@ fn main() -> Result<()> {
         let sink = format!("bench-{name}");
         topics.create(&sink, PARTITIONS)?;
         let delivery = Delivery { exactly_once: true, commit_interval_ms: 100 };
-        let command = Pipeline { name: &name, plugin: "value_length", source, sink: &sink, delivery }.command(
-            &program,
-            &servers,
-            folder.path(),
-        )?;
+        let command =
+            Pipeline { name: &name, plugin: "value_length", source, sink: &sink, delivery, zookeeper_budget: None }
+                .command(&program, &servers, folder.path())?;
         let mut process = Measured::start("sluicegate run", command, folder.path().join(format!("{name}.log")))?;
         while topics.records(&sink, PARTITIONS)? == 0 {
             process.expect_running()?;

@@ -123,7 +123,8 @@ fn measure(
     topics.create(&source, partitions)?;
     topics.create(&sink, partitions)?;
     let delivery = Delivery { exactly_once: true, commit_interval_ms: arguments.commit_interval_ms };
-    let pipeline = Pipeline { name: &name, plugin: "keyed_count", source: &source, sink: &sink, delivery };
+    let pipeline =
+        Pipeline { name: &name, plugin: "keyed_count", source: &source, sink: &sink, delivery, zookeeper_budget: None };
     let mut command = pipeline.command(program, servers, folder.path())?;
     command.args(["--worker-threads", &THREADS.to_string()]);
     let mut process = Measured::start(&name, command, folder.path().join("log"))?;

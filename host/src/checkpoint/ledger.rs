@@ -158,7 +158,10 @@ impl Ledger {
             self.row.push(chunk.held);
         }
         for (number, slot) in delta.forget {
-            state.store_mut(usize::from(number)).forget(slot);
+            let store = state.store_mut(usize::from(number));
+            // Also if it is there again: no copy of it is left.
+            store.set_home(slot, 0);
+            store.forget(slot);
         }
     }
 

@@ -749,12 +749,12 @@ impl Consumer {
                 tracing::debug!(%error, "nothing to give back while closing");
             }
             // A question that is under way uses the client, and has a time-out.
-            let client = Arc::clone(consumer);
+            let mut client = Arc::clone(consumer);
             drop(reader);
-            while Arc::strong_count(&client) > 1 {
+            while let Err(shared) = Arc::try_unwrap(client) {
+                client = shared;
                 thread::sleep(CLOSE_LOOK);
             }
-            drop(client);
             // Nobody waits any more after the deadline.
             let _ = ended.send(());
         });

@@ -383,7 +383,8 @@ unsafe fn bytes<'a>(pointer: *const c_void, length: usize) -> Option<&'a [u8]> {
 }
 
 fn milliseconds(wait: Duration) -> c_int {
-    c_int::try_from(wait.as_millis()).unwrap_or(c_int::MAX)
+    // Rounded up: waiting for less than a millisecond must not become not waiting.
+    c_int::try_from(wait.as_micros().div_ceil(1000)).unwrap_or(c_int::MAX)
 }
 
 /// `text` must be a NUL-terminated string.

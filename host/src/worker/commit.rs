@@ -31,6 +31,8 @@ use crate::kafka::producer::FlushError;
 use crate::meta::MetaStore;
 use crate::metrics::{Metrics, PipelineLabels};
 
+/// Records are processed during a commit for so long.
+const OVERLAP_MAX: Duration = Duration::from_secs(1);
 /// A commit that waits this long is worth a message, and another one each time it has waited as long again.
 const WAIT_MESSAGE: Duration = Duration::from_secs(5);
 
@@ -68,8 +70,12 @@ pub enum Advanced {
         /// Partition numbers.
         lost: Vec<u32>,
     },
-    /// The transaction was aborted, or it was committed and what was processed meanwhile is of no use: what was done since the
-    /// last commit counts nowhere, and the tasks have to go back to it.
+    /// It ended, but what was processed meanwhile is of no use: the tasks have to go back to this commit.
+    Spoiled {
+        /// Why.
+        reason: String,
+    },
+    /// The transaction was aborted: what was done since the last commit counts nowhere, and the tasks have to go back to it.
     /// Those that are lost have to be claimed again.
     Aborted {
         /// Partition numbers.
@@ -159,13 +165,30 @@ impl Committer {
         self.under_way = Some(UnderWay { phase, began: now, said: now, spoiled: None });
     }
 
-    /// Whether records may be processed during the commit under way.
+    /// Whether what is processed now counts.
     #[must_use]
     pub fn may_process(&self) -> bool {
         match &self.under_way {
             Some(UnderWay { phase: Phase::Transaction(transaction), spoiled: None, .. }) => !transaction.is_aborting(),
             Some(_) => false,
             None => true,
+        }
+    }
+
+    /// Whether records are to be processed during the commit under way. Not when it takes long: its transaction is open meanwhile.
+    #[must_use]
+    pub fn may_overlap(&self) -> bool {
+        let is_young = |under_way: &UnderWay| self.runtime.since(under_way.began) < OVERLAP_MAX;
+        self.may_process() && self.under_way.as_ref().is_none_or(is_young)
+    }
+
+    /// Under exactly-once: what was processed since the transaction was begun, or since its commit was, is to be taken back.
+    pub fn take_back(&mut self, tasks: &Tasks, reason: &str) {
+        match &mut self.under_way {
+            Some(UnderWay { phase: Phase::Transaction(transaction), spoiled, .. }) if !transaction.is_aborting() => {
+                spoiled.get_or_insert_with(|| reason.to_owned());
+            }
+            _ => self.abort(tasks, reason),
         }
     }
 
@@ -259,7 +282,7 @@ impl Committer {
                         let ended = self.ended(Vec::new(), under_way.began);
                         return Ok(match under_way.spoiled {
                             None => ended,
-                            Some(reason) => Advanced::Aborted { lost: Vec::new(), reason },
+                            Some(reason) => Advanced::Spoiled { reason },
                         });
                     }
                     Outcome::Aborted { lost, reason } => {
@@ -273,7 +296,7 @@ impl Committer {
                 let waited_s = self.runtime.since(under_way.began).as_secs();
                 warn!(
                     pipeline = self.plan.pipeline,
-                    waited_s, "waiting for {waiting} to commit; readers of the sinks see nothing new meanwhile"
+                    waited_s, "waiting for {waiting} to commit; no records are processed meanwhile"
                 );
                 under_way.said = self.runtime.now();
                 self.metrics.commit_waits.get_or_create(&self.labels()).inc();

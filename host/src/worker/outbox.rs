@@ -27,6 +27,7 @@ use crate::record::{Batch, Emission, RecordView};
 const ANSWER_WAIT: Duration = Duration::from_millis(500);
 /// So many bytes of outputs are held back at most, and those of one more batch.
 const HELD_MAX: usize = 16 << 20;
+const IN_USE: &str = "the producer is used while a question is under way";
 /// How long to wait for room before looking again whether to go on.
 const ROOM_WAIT: Duration = Duration::from_millis(5);
 /// A buffer that stays full this long is worth a message.
@@ -64,7 +65,14 @@ impl<P> Place<P> {
     fn here(&self) -> &P {
         match self {
             Self::Here(producer) => producer,
-            _ => panic!("the producer is used while a question is under way"),
+            _ => panic!("{IN_USE}"),
+        }
+    }
+
+    fn here_mut(&mut self) -> &mut P {
+        match self {
+            Self::Here(producer) => producer,
+            _ => panic!("{IN_USE}"),
         }
     }
 }
@@ -108,9 +116,7 @@ impl<K: Kafka> Outbox<K> {
     /// # Errors
     /// A topic that cannot be used.
     pub fn change(&mut self, plan: &Plan) -> Result<(), ClientError> {
-        if let Place::Here(producer) = &mut self.producer {
-            self.sinks = sinks(producer, plan)?;
-        }
+        self.sinks = sinks(self.producer.here_mut(), plan)?;
         self.sent = vec![0; self.sinks.len()];
         Ok(())
     }

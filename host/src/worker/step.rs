@@ -81,7 +81,10 @@ pub enum Step {
 /// Decides.
 #[must_use]
 pub fn next(observed: &Observed) -> Step {
-    let overlapping = observed.overlapping && observed.running && !observed.draining && !observed.changing;
+    // What the budget asks beyond the stretch is waited before records are taken, also during a commit.
+    let within_budget = observed.budget_delay <= observed.stretch_max;
+    let comes_to_rest = observed.draining || observed.changing;
+    let overlapping = observed.overlapping && observed.running && within_budget && !comes_to_rest;
     if observed.committing && overlapping {
         return Step::Overlap { wait: if observed.caught_up { OVERLAP_WAIT } else { Duration::ZERO } };
     }
@@ -95,7 +98,7 @@ pub fn next(observed: &Observed) -> Step {
     if observed.changing {
         return if observed.dirty { commit } else { Step::Change };
     }
-    if !observed.dirty && observed.budget_delay > observed.stretch_max {
+    if !observed.dirty && !within_budget {
         return Step::Idle { wait: FETCH_WAIT_MAX };
     }
     let due = observed.last_commit + pause(observed);
@@ -111,7 +114,7 @@ fn pause(observed: &Observed) -> Duration {
     let interval = if observed.bytes_due { Duration::ZERO } else { observed.commit_interval };
     let interval = interval + observed.budget_delay.min(observed.stretch_max);
     match observed.last_took {
-        // Nothing waits to be processed, so that standing still for a commit costs no throughput.
+        // Nothing waits to be processed, so that more commits cost no throughput.
         Some(took) if observed.caught_up && observed.budget_delay.is_zero() => interval.min(EARLY_MIN.max(took)),
         _ => interval,
     }
@@ -216,6 +219,8 @@ mod tests {
         assert_eq!(next(&Observed { draining: true, ..seen }), COMMIT);
         assert_eq!(next(&Observed { changing: true, ..seen }), COMMIT);
         assert_eq!(next(&Observed { running: false, ..seen }), COMMIT);
+        let in_debt = Observed { budget_delay: Duration::from_secs(6), stretch_max: Duration::from_secs(5), ..seen };
+        assert_eq!(next(&in_debt), COMMIT, "or the debt would grow with every commit");
         let due = Observed { committing: false, now: seen.last_commit + seen.commit_interval, ..seen };
         assert_eq!(next(&due), Step::Commit { wait: Duration::ZERO }, "it is only begun");
     }

@@ -254,7 +254,7 @@ impl<K: Kafka> Thread<K> {
             dirty,
             committing: self.committer.is_under_way(),
             overlapping: self.is_exactly_once()
-                && self.committer.may_process()
+                && self.committer.may_overlap()
                 && self.outbox.has_room()
                 && self.bytes_since_commit < self.plan.commit_bytes,
             running: self.tasks.iter().any(Option::is_some) && self.may_begin(),
@@ -324,7 +324,7 @@ impl<K: Kafka> Thread<K> {
         match advanced {
             Advanced::Waiting(_) => {}
             Advanced::Ended { .. } => self.send_held()?,
-            Advanced::Aborted { .. } | Advanced::Unknown { .. } => drop(self.outbox.open()),
+            Advanced::Spoiled { .. } | Advanced::Aborted { .. } | Advanced::Unknown { .. } => drop(self.outbox.open()),
         }
         Ok(advanced)
     }
@@ -420,6 +420,7 @@ impl<K: Kafka> Thread<K> {
         self.held_up(began);
         let wait = self.equipment.control.left().map_or(wait, |left| left.min(wait));
         match self.advance(wait)? {
+            Advanced::Spoiled { reason } => self.take_back(&reason)?,
             Advanced::Aborted { lost, reason } => self.go_back(&lost, &reason)?,
             Advanced::Unknown { reason } => self.recover(&reason)?,
             Advanced::Ended { lost } => {
@@ -427,9 +428,9 @@ impl<K: Kafka> Thread<K> {
                 for partition in lost {
                     self.claim_again(partition)?;
                 }
-                // The group would not take the offsets now: a drain does not try for ever.
+                // The group would not take the offsets, or there is more to commit: a drain does not try for ever.
                 if self.equipment.control.is_overdue() && self.tasks.iter().flatten().any(|task| task.dirty) {
-                    return Err(Failure::Undrained { waiting_for: "the group to take the offsets".to_owned() });
+                    return Err(Failure::Undrained { waiting_for: "a commit of what was processed last".to_owned() });
                 }
             }
             Advanced::Waiting(waiting_for) => {

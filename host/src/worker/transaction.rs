@@ -167,7 +167,9 @@ impl Transaction {
             self.stage = match next {
                 Ok(stage) => stage,
                 Err((stage, waiting, TransactionError::Again { text })) => {
-                    debug!("transaction: {text}");
+                    if !outbox.is_asking() {
+                        debug!("transaction: {text}");
+                    }
                     self.stage = stage;
                     return Ok(Outcome::Waiting(waiting));
                 }

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 /// A server program: a pinned set of artifacts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Distribution {
-    /// Apache Kafka 4.1.0 with its command-line tools.
+    /// Apache Kafka 4.1.2 with its command-line tools.
     Kafka,
     /// Apache ZooKeeper 3.9.4.
     ZooKeeper,
@@ -21,7 +21,7 @@ pub enum Distribution {
 impl Distribution {
     fn name(self) -> &'static str {
         match self {
-            Self::Kafka => "kafka-4.1.0",
+            Self::Kafka => "kafka-4.1.2",
             Self::ZooKeeper => "zookeeper-3.9.4",
         }
     }
@@ -29,7 +29,12 @@ impl Distribution {
     /// `(group, artifact, version)`; what they depend on comes along.
     fn artifacts(self) -> &'static [(&'static str, &'static str, &'static str)] {
         match self {
-            Self::Kafka => &[("org.apache.kafka", "kafka_2.13", "4.1.0"), ("org.apache.kafka", "kafka-tools", "4.1.0")],
+            // Without the last, for which it brings the rest, the server logs nothing.
+            Self::Kafka => &[
+                ("org.apache.kafka", "kafka_2.13", "4.1.2"),
+                ("org.apache.kafka", "kafka-tools", "4.1.2"),
+                ("org.apache.logging.log4j", "log4j-slf4j-impl", "2.25.3"),
+            ],
             // The last two are optional dependencies that the server does not start without.
             Self::ZooKeeper => &[
                 ("org.apache.zookeeper", "zookeeper", "3.9.4"),

@@ -21,7 +21,7 @@ use crate::process::{Attachment, Home, JavaCommand, Server};
 const CLUSTER_ID: &str = "c2x1aWNlZ2F0ZS10ZXN0cw";
 const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Log to standard output, which goes to the server's log file.
+/// Log to standard output, which goes to the server's log file; what groups do, in detail.
 const LOGGING: &str = "\
 appender.out.type = Console
 appender.out.name = out
@@ -29,6 +29,8 @@ appender.out.layout.type = PatternLayout
 appender.out.layout.pattern = %d{HH:mm:ss.SSS} %p %c{1}: %m%n
 rootLogger.level = WARN
 rootLogger.appenderRef.out.ref = out
+logger.group.name = org.apache.kafka.coordinator.group
+logger.group.level = INFO
 ";
 
 /// How a Kafka is started. `KafkaOptions::default()` is small and starts fast.
@@ -216,6 +218,12 @@ impl Kafka {
     /// It does not run.
     pub fn resume(&self) -> Result<()> {
         self.server.resume()
+    }
+
+    /// Where the broker's log is.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        self.server.log()
     }
 
     /// The end of the broker's log.

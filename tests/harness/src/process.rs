@@ -167,6 +167,11 @@ impl Server {
         self.signal(libc::SIGCONT)
     }
 
+    /// Where the server's log is.
+    pub(crate) fn log(&self) -> &Path {
+        &self.log
+    }
+
     /// The last lines the server wrote.
     pub(crate) fn log_tail(&self) -> String {
         let log = fs::read(&self.log).unwrap_or_default();

@@ -71,7 +71,9 @@ pub(crate) struct Measurement {
     /// CPU time by thread, of the threads that were alive at the end.
     pub(crate) threads: BTreeMap<String, f64>,
     /// The part of the worker threads' time from the first record on in which commits held them up; not known of loops.
-    pub(crate) committing: Option<f64>,
+    pub(crate) held_up: Option<f64>,
+    /// Bytes a second that it wrote to ZooKeeper.
+    pub(crate) written_per_s: Option<f64>,
     /// Load of the machine when it ended.
     pub(crate) load: f64,
 }
@@ -94,6 +96,23 @@ pub(crate) struct Ground<'a> {
     pub(crate) source: &'a str,
     pub(crate) program: &'a Path,
     pub(crate) delivery: Delivery,
+    pub(crate) zookeeper_budget: Option<&'a str>,
+}
+
+/// What `sluicegate run` has counted.
+#[derive(Clone, Copy)]
+struct Counted {
+    held_up_s: f64,
+    written: f64,
+}
+
+impl Counted {
+    fn by(process: &Measured) -> Result<Self> {
+        Ok(Self {
+            held_up_s: process.metric("sluicegate_commit_held_up_seconds_total")?,
+            written: process.metric("sluicegate_checkpoint_bytes_total")?,
+        })
+    }
 }
 
 impl Ground<'_> {
@@ -127,7 +146,8 @@ impl Ground<'_> {
         let threads = match contender {
             Contender::Sluicegate => {
                 let plugin = work.name().replace('-', "_");
-                let pipeline = Pipeline { name, plugin: &plugin, source, sink, delivery };
+                let zookeeper_budget = self.zookeeper_budget;
+                let pipeline = Pipeline { name, plugin: &plugin, source, sink, delivery, zookeeper_budget };
                 return pipeline.command(self.program, self.servers, self.folder);
             }
             Contender::Rdkafka => {
@@ -152,12 +172,9 @@ impl Ground<'_> {
         count: u64,
     ) -> Result<Measurement> {
         let ours = contender == Contender::Sluicegate;
-        let committing = |process: &Measured| match ours {
-            true => process.metric("sluicegate_commit_held_up_seconds_total").map(Some),
-            false => Ok(None),
-        };
+        let counted = |process: &Measured| ours.then(|| Counted::by(process)).transpose();
         let threads = std::thread::available_parallelism()?.get() as f64;
-        let mut first: Option<(Instant, u64, f64, Option<f64>)> = None;
+        let mut first: Option<(Instant, u64, f64, Option<Counted>)> = None;
         let mut seen = (Instant::now(), 0);
         loop {
             let records = self.topics.records(sink, PARTITIONS)?;
@@ -168,10 +185,11 @@ impl Ground<'_> {
                 bail!("{} stands still at {records} records:\n{}", contender.name(), process.log_tail());
             }
             if first.is_none() && records > 0 {
-                first = Some((now, records, process.cpu_seconds()?, committing(&process)?));
+                first = Some((now, records, process.cpu_seconds()?, counted(&process)?));
             }
-            if let Some((begin, before, cpu_first_s, committing_first)) = first.filter(|_| records >= count) {
-                let since = |first: f64, last: f64| (last - first) / threads / (now - begin).as_secs_f64();
+            if let Some((begin, before, cpu_first_s, counted_first)) = first.filter(|_| records >= count) {
+                let flowed_s = (now - begin).as_secs_f64();
+                let counted = counted_first.zip(counted(&process)?);
                 let measurement = Measurement {
                     contender,
                     round,
@@ -181,7 +199,8 @@ impl Ground<'_> {
                     cpu_s: process.cpu_seconds()?,
                     cpu_first_s,
                     threads: process.cpu_by_thread(),
-                    committing: committing_first.zip(committing(&process)?).map(|(first, last)| since(first, last)),
+                    held_up: counted.map(|(first, last)| (last.held_up_s - first.held_up_s) / threads / flowed_s),
+                    written_per_s: counted.map(|(first, last)| (last.written - first.written) / flowed_s),
                     load: load(),
                 };
                 process.stop(ours)?;

@@ -60,6 +60,9 @@ struct Arguments {
     /// Time between commits
     #[arg(long, default_value_t = 1000)]
     commit_interval_ms: u64,
+    /// `zookeeper-bytes-per-second` of `sluicegate run`; its default if not given
+    #[arg(long, value_name = "SIZE")]
+    zookeeper_budget: Option<String>,
     /// The sluicegate program
     #[arg(long, value_name = "FILE")]
     sluicegate: Option<PathBuf>,
@@ -92,6 +95,7 @@ fn main() -> Result<()> {
         source: &source,
         program: &program,
         delivery,
+        zookeeper_budget: arguments.zookeeper_budget.as_deref(),
     };
 
     let works = if arguments.work.is_empty() { Work::value_variants() } else { &arguments.work };

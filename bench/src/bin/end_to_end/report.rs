@@ -45,8 +45,14 @@ pub(crate) fn print_summary(measured: &[Measurement], delivery: Delivery) {
             median(of(contender).map(Measurement::cpu_per_million)),
         );
         if contender == Contender::Sluicegate {
-            let share = median(of(contender).filter_map(|one| one.committing));
-            println!("{:>5}    commits held the worker threads up for {:.1} % of their time", "", share * 100.0);
+            let held_up = median(of(contender).filter_map(|one| one.held_up));
+            let written = median(of(contender).filter_map(|one| one.written_per_s));
+            println!(
+                "{:>5}    commits held the worker threads up for {:.1} % of their time; {:.0} kB/s to ZooKeeper",
+                "",
+                held_up * 100.0,
+                written / 1000.0
+            );
         }
         let threads = threads(of(contender));
         let shown = threads.iter().filter(|(_, cpu)| *cpu >= 0.005).map(|(name, cpu)| format!("{name} {cpu:.3}"));
@@ -115,7 +121,8 @@ pub(crate) fn json(measured: &[Measurement]) -> Value {
             "records_per_s": one.records_per_second(),
             "cpu_s_per_million": one.cpu_per_million(),
             "cpu_s_by_thread": one.threads,
-            "committing": one.committing,
+            "held_up_by_commits": one.held_up,
+            "zookeeper_bytes_per_s": one.written_per_s,
             "load": one.load,
         })
     };

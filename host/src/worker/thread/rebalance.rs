@@ -104,6 +104,10 @@ impl<K: Kafka> Thread<K> {
                         return Ok(lost);
                     }
                 }
+                Advanced::Spoiled { reason } => {
+                    self.take_back(&reason)?;
+                    return Ok(Vec::new());
+                }
                 Advanced::Aborted { lost, reason } => {
                     self.go_back(&lost, &reason)?;
                     return Ok(Vec::new());

@@ -48,6 +48,7 @@ impl<K: Kafka> Thread<K> {
                     self.begin_interval();
                     return Ok(());
                 }
+                Advanced::Spoiled { reason } => return self.take_back(&reason),
                 Advanced::Aborted { lost, reason } => return self.go_back(&lost, &reason),
                 Advanced::Unknown { reason } => return self.recover(&reason),
             }
@@ -60,6 +61,16 @@ impl<K: Kafka> Thread<K> {
     pub(super) fn go_back(&mut self, lost: &[u32], reason: &str) -> Result<(), Failure> {
         warn!(pipeline = self.plan.pipeline, "the transaction was aborted, its records are processed again: {reason}");
         self.counters.aborted();
+        self.roll_back_all(lost)
+    }
+
+    /// The transaction was committed, and what was processed meanwhile is taken back.
+    pub(super) fn take_back(&mut self, reason: &str) -> Result<(), Failure> {
+        warn!(pipeline = self.plan.pipeline, "what was processed during a commit is processed again: {reason}");
+        self.roll_back_all(&[])
+    }
+
+    fn roll_back_all(&mut self, lost: &[u32]) -> Result<(), Failure> {
         self.begin_interval();
         let took_part = |task: &Task| task.is_ahead() || task.inbox.iter().any(|inbox| !inbox.is_empty());
         let tasks = self.tasks.iter().flatten();
@@ -139,8 +150,8 @@ impl<K: Kafka> Thread<K> {
         let pause = slot.patience.take().map_or(PATIENCE.0, |before| (before.pause * 2).min(PATIENCE.1));
         slot.patience = Some(Patience { until: self.equipment.runtime.now() + pause, pause, resumed: false, behind });
         if self.is_exactly_once() {
-            // The other tasks' outputs are in the same transaction.
-            self.committer.abort(&self.tasks, "a plugin asks for patience");
+            // The other tasks' outputs are in the same transaction, or are held back for the same.
+            self.committer.take_back(&self.tasks, "a plugin asks for patience");
             return Ok(());
         }
         self.roll_back(number).map(drop)
