@@ -30,24 +30,31 @@ fn plugin(name: &str) -> Arc<Plugin> {
 
 /// Every second revision allows calls more time, and so transactions.
 pub(crate) fn plan(scenario: &Scenario, revision: u64) -> Plan {
-    let plugin = plugin(if scenario.stateful { "keyed_count" } else { "value_length" });
-    let stores = plugin.manifest().stores.iter().map(|store| (store.name.clone(), store.schema)).collect();
-    let transform = TransformPlan {
-        name: "transform".to_owned(),
-        config: "{}".to_owned(),
+    let transform = |name: &str, plugin: Arc<Plugin>, config: &str, last: bool| TransformPlan {
+        name: name.to_owned(),
+        config: config.to_owned(),
         limits: Limits { time_per_call: Duration::from_secs(5 - revision % 2 * 4), ..Limits::default() },
         grants: Grants::default(),
         log_level: tracing::Level::ERROR,
         inputs: vec!["main".to_owned(); scenario.inputs as usize],
-        outlets: vec![OutletPlan { name: "main".to_owned(), next: false, sinks: vec![0] }],
+        outlets: vec![OutletPlan {
+            name: "main".to_owned(),
+            next: !last,
+            sinks: if last { vec![0] } else { Vec::new() },
+        }],
         identity: TransformIdentity {
-            name: "transform".to_owned(),
+            name: name.to_owned(),
             plugin: plugin.digest().to_owned(),
             config: revision.to_string(),
-            stores,
+            stores: plugin.manifest().stores.iter().map(|store| (store.name.clone(), store.schema)).collect(),
         },
         plugin,
     };
+    let works = plugin(if scenario.stateful { "keyed_count" } else { "value_length" });
+    let mut transforms = vec![transform("transform", works, "{}", !scenario.moody)];
+    if scenario.moody {
+        transforms.push(transform("moody", plugin("guest_misbehaves"), r#"{"how": "moody"}"#, true));
+    }
     let source = |input: u32| SourcePlan { topic: format!("in-{input}"), start: Start::Earliest };
     Plan {
         pipeline: "counted".to_owned(),
@@ -56,7 +63,7 @@ pub(crate) fn plan(scenario: &Scenario, revision: u64) -> Plan {
         group: "simulated/counted/1".to_owned(),
         sources: (0..scenario.inputs).map(source).collect(),
         partitions: scenario.partitions,
-        transforms: vec![transform],
+        transforms,
         sinks: vec![SinkPlan { topic: "out".to_owned(), partitions: scenario.partitions }],
         guarantee: scenario.guarantee,
         commit_interval: Duration::from_millis(200),

@@ -39,12 +39,17 @@ mod holds {
 
     #[test]
     fn exactly_once() {
-        check("exactly-once", 1000);
+        check("exactly-once", 900);
     }
 
     #[test]
     fn two_inputs() {
-        check("two-inputs", 600);
+        check("two-inputs", 500);
+    }
+
+    #[test]
+    fn patience() {
+        check("patience", 300);
     }
 
     #[test]

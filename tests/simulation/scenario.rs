@@ -13,6 +13,8 @@ pub(crate) struct Scenario {
     pub(crate) guarantee: Guarantee,
     /// Counts by key; else a transform without state.
     pub(crate) stateful: bool,
+    /// Behind it a transform that asks for patience now and then.
+    pub(crate) moody: bool,
     /// Source topics, the second one mostly idle.
     pub(crate) inputs: u32,
     pub(crate) partitions: u32,
@@ -21,11 +23,12 @@ pub(crate) struct Scenario {
 }
 
 /// All of them; seeds take turns.
-pub(crate) const SCENARIOS: [Scenario; 5] = [
+pub(crate) const SCENARIOS: [Scenario; 6] = [
     Scenario {
         name: "exactly-once",
         guarantee: Guarantee::ExactlyOnce,
         stateful: true,
+        moody: false,
         inputs: 1,
         partitions: 3,
         nodes: 2,
@@ -35,15 +38,27 @@ pub(crate) const SCENARIOS: [Scenario; 5] = [
         name: "two-inputs",
         guarantee: Guarantee::ExactlyOnce,
         stateful: true,
+        moody: false,
         inputs: 2,
         partitions: 2,
         nodes: 3,
         records: 120,
     },
     Scenario {
+        name: "patience",
+        guarantee: Guarantee::ExactlyOnce,
+        stateful: true,
+        moody: true,
+        inputs: 1,
+        partitions: 3,
+        nodes: 2,
+        records: 100,
+    },
+    Scenario {
         name: "exactly-once-stateless",
         guarantee: Guarantee::ExactlyOnce,
         stateful: false,
+        moody: false,
         inputs: 1,
         partitions: 3,
         nodes: 2,
@@ -53,6 +68,7 @@ pub(crate) const SCENARIOS: [Scenario; 5] = [
         name: "at-least-once",
         guarantee: Guarantee::AtLeastOnce,
         stateful: true,
+        moody: false,
         inputs: 1,
         partitions: 3,
         nodes: 2,
@@ -62,6 +78,7 @@ pub(crate) const SCENARIOS: [Scenario; 5] = [
         name: "at-least-once-stateless",
         guarantee: Guarantee::AtLeastOnce,
         stateful: false,
+        moody: false,
         inputs: 1,
         partitions: 3,
         nodes: 2,

@@ -33,6 +33,8 @@ enum How {
     SendAndReject,
     Fatal,
     Transient,
+    /// Asks for patience during one eighth of the time.
+    Moody,
     /// Sends 4 GiB for one record.
     BigOutput,
     /// Logs a thousand messages and the record's value to stderr.
@@ -82,6 +84,8 @@ impl Transform for Misbehaves {
             }
             How::Fatal => Err(fatal("told to stop")),
             How::Transient => Err(transient("told to wait")),
+            How::Moody if sluicegate_sdk::now() / 50 % 8 == 0 => Err(transient("not now")),
+            How::Moody => self.main.send(record),
             How::BigOutput => (0..4096).try_for_each(|_| self.main.send(record.with_value(vec![b'x'; 1 << 20]))),
             How::Chatter => {
                 (0..1000).for_each(|number| info!("message {number}"));
