@@ -159,11 +159,13 @@ impl Cluster {
     pub(crate) fn wait_until_running(&mut self) -> Result<()> {
         let here: Vec<usize> = (0..NODES).filter(|node| self.nodes[*node].is_some()).collect();
         self.wait("all tasks run", |cluster| {
-            let running = cluster.status()?["state"] == "running";
-            Ok(running
-                && here
-                    .iter()
-                    .try_fold(true, |all, node| anyhow::Ok(all && !cluster.partitions_of(*node)?.is_empty()))?)
+            let status = cluster.status()?;
+            let listed = status["nodes"].as_object().map_or(0, serde_json::Map::len);
+            let mut all = status["state"] == "running" && listed == here.len();
+            for node in &here {
+                all = all && !cluster.partitions_of(*node)?.is_empty();
+            }
+            Ok(all)
         })
     }
 
