@@ -39,12 +39,12 @@ mod holds {
 
     #[test]
     fn exactly_once() {
-        check("exactly-once", 900);
+        check("exactly-once", 1000);
     }
 
     #[test]
     fn two_inputs() {
-        check("two-inputs", 500);
+        check("two-inputs", 600);
     }
 
     #[test]
