@@ -69,7 +69,8 @@ pub(crate) fn plan(scenario: &Scenario, revision: u64) -> Plan {
         commit_interval: Duration::from_millis(200),
         commit_bytes: 512,
         on_error: OnError::Stop,
-        batch_records: 50,
+        // So few that a thread has often not caught up, and processes records during a commit.
+        batch_records: 4,
         batch_bytes: 1 << 20,
     }
 }

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-
 use tracing::warn;
 
 use super::permit::CommitPermit;

@@ -84,37 +84,42 @@ impl Drop for Attempt {
 
 type OffsetsOf<K> = <<K as Kafka>::Consumer as ConsumerClient>::Offsets;
 
+/// What it takes to bring up the tasks of one thread.
+#[derive(Clone)]
+pub struct Means<K: Kafka> {
+    /// The pipeline.
+    pub plan: Arc<Plan>,
+    /// Where heads and chunks are.
+    pub meta: Arc<dyn MetaStore>,
+    /// What the work runs on.
+    pub runtime: Arc<dyn Runtime>,
+    /// What the group has committed.
+    pub offsets: OffsetsOf<K>,
+    /// As whom the thread claims.
+    pub owner: String,
+    /// Transactions of threads that have died.
+    pub orphans: Arc<Orphans<K>>,
+}
+
 /// Brings tasks up.
 pub struct Restorer<K: Kafka> {
-    plan: Arc<Plan>,
-    meta: Arc<dyn MetaStore>,
-    runtime: Arc<dyn Runtime>,
-    offsets: OffsetsOf<K>,
-    owner: String,
-    orphans: Arc<Orphans<K>>,
+    means: Means<K>,
     last_attempt: u64,
     reports: mpsc::UnboundedSender<Report>,
     inbox: mpsc::UnboundedReceiver<Report>,
 }
 
 impl<K: Kafka> Restorer<K> {
-    /// For the tasks of one thread, which claims as `owner`.
+    /// For the tasks of one thread.
     #[must_use]
-    pub fn new(
-        plan: Arc<Plan>,
-        meta: Arc<dyn MetaStore>,
-        runtime: Arc<dyn Runtime>,
-        offsets: OffsetsOf<K>,
-        orphans: Arc<Orphans<K>>,
-        owner: String,
-    ) -> Self {
+    pub fn new(means: Means<K>) -> Self {
         let (reports, inbox) = mpsc::unbounded_channel();
-        Self { plan, meta, runtime, offsets, owner, orphans, last_attempt: 0, reports, inbox }
+        Self { means, last_attempt: 0, reports, inbox }
     }
 
     /// Goes on by another plan.
     pub fn change(&mut self, plan: Arc<Plan>) {
-        self.plan = plan;
+        self.means.plan = plan;
     }
 
     /// Begins to bring a task up.
@@ -125,28 +130,19 @@ impl<K: Kafka> Restorer<K> {
     fn begin_after(&mut self, partition: u32, pause: Duration) -> Attempt {
         self.last_attempt += 1;
         let (reports, number) = (self.reports.clone(), self.last_attempt);
-        let bringing = Bringing {
-            id: self.plan.task(partition),
-            partition,
-            plan: Arc::clone(&self.plan),
-            meta: Arc::clone(&self.meta),
-            runtime: Arc::clone(&self.runtime),
-            offsets: self.offsets.clone(),
-            owner: self.owner.clone(),
-            orphans: Arc::clone(&self.orphans),
-        };
-        let running = self.runtime.spawn_abortable(async move {
+        let bringing = Bringing { id: self.means.plan.task(partition), partition, means: self.means.clone() };
+        let running = self.means.runtime.spawn_abortable(async move {
             if !pause.is_zero() {
-                bringing.runtime.pause(pause).await;
+                bringing.means.runtime.pause(pause).await;
             }
-            let outcome = match bringing.plan.is_stateful() {
+            let outcome = match bringing.means.plan.is_stateful() {
                 true => bringing.stateful().await.map(|task| Progress::Up(Box::new(task))),
                 false => bringing.stateless().await,
             };
             // The thread is gone: nobody waits for the task any more.
             let _ = reports.send(Report { partition, attempt: number, outcome });
         });
-        Attempt { number, began: self.runtime.now(), running }
+        Attempt { number, began: self.means.runtime.now(), running }
     }
 
     /// The next report, if there is one.
@@ -185,30 +181,30 @@ impl<K: Kafka> Restorer<K> {
 struct Bringing<K: Kafka> {
     partition: u32,
     id: TaskId,
-    plan: Arc<Plan>,
-    meta: Arc<dyn MetaStore>,
-    runtime: Arc<dyn Runtime>,
-    offsets: OffsetsOf<K>,
-    owner: String,
-    orphans: Arc<Orphans<K>>,
+    means: Means<K>,
 }
 
 impl<K: Kafka> Bringing<K> {
     async fn stateful(&self) -> Result<Task, Failure> {
-        let store = TaskStore::new(Arc::clone(&self.meta), self.id.clone());
+        let store = TaskStore::new(Arc::clone(&self.means.meta), self.id.clone());
         loop {
-            let claim = match store.claim(&self.owner, |pause| self.runtime.pause(pause)).await {
+            let claim = match store.claim(&self.means.owner, |pause| self.means.runtime.pause(pause)).await {
                 Ok(claim) => claim,
                 Err(StateError::NoHead { .. }) => {
-                    let (nonce, offsets) = (self.runtime.nonce(), self.genesis_offsets().await?);
-                    let head = protocol::genesis(nonce, offsets, self.plan.source_partitions(), self.plan.identities());
+                    let (nonce, offsets) = (self.means.runtime.nonce(), self.genesis_offsets().await?);
+                    let head = protocol::genesis(
+                        nonce,
+                        offsets,
+                        self.means.plan.source_partitions(),
+                        self.means.plan.identities(),
+                    );
                     self.through_outages(|| store.genesis(&head)).await?;
                     continue;
                 }
                 Err(error) => return Err(error.into()),
             };
             if let Some(owner) = claim.may_have_left_open() {
-                self.orphans.watch(owner);
+                self.means.orphans.watch(owner);
             }
             let kafka = self.committed().await?;
             match self.restore(&store, &claim, &kafka).await {
@@ -223,18 +219,18 @@ impl<K: Kafka> Bringing<K> {
 
     /// The state of the manifest that is to be believed.
     async fn restore(&self, store: &TaskStore, claim: &Claim, kafka: &GroupOffsets) -> Result<Restored, Failure> {
-        let began = self.runtime.now();
+        let began = self.means.runtime.now();
         let manifest = resolve::resolve(claim.head(), kafka)
             .map_err(|disagreement| Failure::Disagreement { task: self.id.clone(), disagreement })?;
-        let offsets = compatible::offsets(&self.plan, &self.id, claim.head(), manifest)?;
+        let offsets = compatible::offsets(&self.means.plan, &self.id, claim.head(), manifest)?;
         let (state, ledger) = self
             .through_outages(|| async {
-                let mut state = self.plan.empty_state();
+                let mut state = self.means.plan.empty_state();
                 let ledger = store.restore(claim.head(), manifest, &mut state).await?;
                 Ok((state, ledger))
             })
             .await?;
-        let (keys, bytes, took) = (state.len(), state.bytes(), self.runtime.since(began));
+        let (keys, bytes, took) = (state.len(), state.bytes(), self.means.runtime.since(began));
         info!(task = %self.id, epoch = %manifest.id.epoch, keys, bytes, ?offsets, ?took, "restored");
         Ok(Restored { manifest: manifest.clone(), offsets, state, ledger })
     }
@@ -247,7 +243,7 @@ impl<K: Kafka> Bringing<K> {
         claim.restored(manifest.id);
         let mut task = self.open(state, Some(Durable { claim, ledger }), offsets).await?;
         // Under exactly-once Kafka gets to know what the task goes on from, even if no record comes.
-        task.dirty = self.plan.guarantee == Guarantee::ExactlyOnce && !resolve::names(kafka, &manifest);
+        task.dirty = self.means.plan.guarantee == Guarantee::ExactlyOnce && !resolve::names(kafka, &manifest);
         Ok(task)
     }
 
@@ -256,14 +252,14 @@ impl<K: Kafka> Bringing<K> {
         let mut start = resolve::resolve_stateless(&self.committed().await?, false).map_err(gone)?;
         if let StatelessStart::Genesis { .. } = start {
             // Asked in this order: somebody may have started it since Kafka was asked first.
-            let started = self.through_outages(|| started_once(&*self.meta, &self.id)).await?;
+            let started = self.through_outages(|| started_once(&*self.means.meta, &self.id)).await?;
             start = resolve::resolve_stateless(&self.committed().await?, started).map_err(gone)?;
         }
         match start {
             StatelessStart::Resume(offsets) => {
                 self.note_start();
-                let offsets = self.plan.sources.iter().map(|source| offsets[&source.topic]).collect();
-                let task = self.open(self.plan.empty_state(), None, offsets).await?;
+                let offsets = self.means.plan.sources.iter().map(|source| offsets[&source.topic]).collect();
+                let task = self.open(self.means.plan.empty_state(), None, offsets).await?;
                 Ok(Progress::Up(Box::new(task)))
             }
             StatelessStart::Genesis { missing } => {
@@ -277,20 +273,20 @@ impl<K: Kafka> Bringing<K> {
     /// Notes that the task has started once, beside the task, which does not wait for the metadata store. Each time: the process
     /// may have ended, or the answer been lost, between the first offsets and the note.
     fn note_start(&self) {
-        let (meta, id, runtime) = (Arc::clone(&self.meta), self.id.clone(), Arc::clone(&self.runtime));
+        let (meta, id, runtime) = (Arc::clone(&self.means.meta), self.id.clone(), Arc::clone(&self.means.runtime));
         let note = async move {
             if let Err(error) = through_outages(&*runtime, || note_started(&*meta, &id)).await {
                 warn!(task = %id, "it is not noted that the task has started: {error}");
             }
         };
-        self.runtime.spawn(note.boxed());
+        self.means.runtime.spawn(note.boxed());
     }
 
     /// What the group has committed for the inputs of the task, in one request.
     async fn committed(&self) -> Result<GroupOffsets, Failure> {
-        let partitions: Vec<TopicPartition> = task::partitions(self.partition, self.plan.sources.len()).collect();
+        let partitions: Vec<TopicPartition> = task::partitions(self.partition, self.means.plan.sources.len()).collect();
         let committed = self.ask(move |offsets| offsets.committed(&partitions, KAFKA_WAIT)).await?;
-        let by_topic = self.plan.sources.iter().zip(committed);
+        let by_topic = self.means.plan.sources.iter().zip(committed);
         Ok(by_topic
             .map(|(source, found)| {
                 (source.topic.clone(), GroupOffset { offset: found.offset, metadata: found.metadata })
@@ -301,7 +297,7 @@ impl<K: Kafka> Bringing<K> {
     /// Where the pipeline says to start, for the topics that `wanted` names.
     async fn start_offsets(&self, wanted: impl Fn(&str) -> bool) -> Result<Vec<(TopicPartition, i64)>, Failure> {
         let mut found = Vec::new();
-        let inputs = task::partitions(self.partition, self.plan.sources.len()).zip(&self.plan.sources);
+        let inputs = task::partitions(self.partition, self.means.plan.sources.len()).zip(&self.means.plan.sources);
         for (at, source) in inputs.filter(|(_, source)| wanted(&source.topic)) {
             let start = match source.start {
                 Start::Earliest => offsets::Start::Earliest,
@@ -322,7 +318,7 @@ impl<K: Kafka> Bringing<K> {
         let chosen = self.start_offsets(|topic| !known.contains_key(topic)).await?;
         let chosen = chosen
             .into_iter()
-            .filter_map(|(at, offset)| Some((self.plan.sources.get(at.input as usize)?.topic.clone(), offset)));
+            .filter_map(|(at, offset)| Some((self.means.plan.sources.get(at.input as usize)?.topic.clone(), offset)));
         Ok(chosen.chain(known).collect())
     }
 
@@ -333,12 +329,12 @@ impl<K: Kafka> Bringing<K> {
     ) -> Result<T, Failure> {
         let mut said = false;
         loop {
-            let (offsets, question) = (self.offsets.clone(), question.clone());
-            match self.runtime.blocking(Box::new(move || question(&offsets))).await {
+            let (offsets, question) = (self.means.offsets.clone(), question.clone());
+            match self.means.runtime.blocking(Box::new(move || question(&offsets))).await {
                 Some(Ok(answer)) => return Ok(answer),
                 Some(Err(error)) if error.is_retriable() => {
                     say_once(&mut said, Some(self.partition), &error);
-                    self.runtime.pause(PAUSE).await;
+                    self.means.runtime.pause(PAUSE).await;
                 }
                 Some(Err(error)) => return Err(error.into()),
                 // The runtime is being shut down.
@@ -351,12 +347,12 @@ impl<K: Kafka> Bringing<K> {
     async fn open(&self, state: TaskState, durable: Option<Durable>, offsets: Vec<i64>) -> Result<Task, Failure> {
         let mut pause = Duration::from_millis(100);
         for attempt in 1.. {
-            let (plan, partition, now_ms) = (Arc::clone(&self.plan), self.partition, self.runtime.now_ms());
+            let (plan, partition, now_ms) = (Arc::clone(&self.means.plan), self.partition, self.means.runtime.now_ms());
             // Guests run on a thread that may block.
-            match self.runtime.blocking(Box::new(move || task::instantiate(&plan, partition, now_ms))).await {
+            match self.means.runtime.blocking(Box::new(move || task::instantiate(&plan, partition, now_ms))).await {
                 Some(Ok(instances)) => return Ok(Task::new(partition, instances, state, durable, offsets)),
                 Some(Err((at, error))) => {
-                    let transform = self.plan.transforms[at].name.clone();
+                    let transform = self.means.plan.transforms[at].name.clone();
                     if !error.is_transient() || attempt == OPEN_ATTEMPTS {
                         return Err(Failure::Open { transform, error });
                     }
@@ -365,7 +361,7 @@ impl<K: Kafka> Bringing<K> {
                 // The runtime is being shut down.
                 None => break,
             }
-            self.runtime.pause(pause).await;
+            self.means.runtime.pause(pause).await;
             pause *= 2;
         }
         std::future::pending().await
@@ -375,7 +371,7 @@ impl<K: Kafka> Bringing<K> {
         &self,
         work: impl FnMut() -> F,
     ) -> Result<T, StateError> {
-        through_outages(&*self.runtime, work).await
+        through_outages(&*self.means.runtime, work).await
     }
 
     /// Whether somebody else has claimed the task since: then what was read for this claim stands for nothing.

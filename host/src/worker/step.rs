@@ -5,9 +5,6 @@ use std::time::{Duration, Instant};
 /// The longest a thread waits for a first record: group events are looked at between two waits.
 pub const FETCH_WAIT_MAX: Duration = Duration::from_millis(20);
 
-/// How long a thread that has nothing to process waits for a commit that is under way, before it looks for records again.
-const OVERLAP_WAIT: Duration = Duration::from_millis(2);
-
 /// How long one step of a commit may hold up a thread that must not process records meanwhile, before it looks at its group again.
 pub const COMMIT_WAIT: Duration = Duration::from_millis(500);
 
@@ -57,11 +54,8 @@ pub enum Step {
         /// At most.
         wait: Duration,
     },
-    /// Go on with the commit under way, then take and process what there is.
-    Overlap {
-        /// How long to wait for the commit.
-        wait: Duration,
-    },
+    /// Look at the commit under way, then take and process what there is.
+    Overlap,
     /// Take records, waiting at most this long for the first, and process them.
     Fetch {
         /// At most.
@@ -84,9 +78,11 @@ pub fn next(observed: &Observed) -> Step {
     // What the budget asks beyond the stretch is waited before records are taken, also during a commit.
     let within_budget = observed.budget_delay <= observed.stretch_max;
     let comes_to_rest = observed.draining || observed.changing;
-    let overlapping = observed.overlapping && observed.running && within_budget && !comes_to_rest;
+    // A thread that has caught up only waits for the commit: it is through the sooner, and so is the next one.
+    let has_work = observed.running && !observed.caught_up;
+    let overlapping = observed.overlapping && has_work && within_budget && !comes_to_rest;
     if observed.committing && overlapping {
-        return Step::Overlap { wait: if observed.caught_up { OVERLAP_WAIT } else { Duration::ZERO } };
+        return Step::Overlap;
     }
     let commit = Step::Commit { wait: if overlapping { Duration::ZERO } else { COMMIT_WAIT } };
     if observed.committing {
@@ -214,8 +210,8 @@ mod tests {
     #[test]
     fn records_are_processed_during_a_commit_unless_the_thread_is_to_come_to_rest() {
         let seen = Observed { committing: true, overlapping: true, ..observed() };
-        assert_eq!(next(&seen), Step::Overlap { wait: Duration::ZERO });
-        assert_eq!(next(&Observed { caught_up: true, ..seen }), Step::Overlap { wait: OVERLAP_WAIT });
+        assert_eq!(next(&seen), Step::Overlap);
+        assert_eq!(next(&Observed { caught_up: true, ..seen }), COMMIT);
         assert_eq!(next(&Observed { draining: true, ..seen }), COMMIT);
         assert_eq!(next(&Observed { changing: true, ..seen }), COMMIT);
         assert_eq!(next(&Observed { running: false, ..seen }), COMMIT);

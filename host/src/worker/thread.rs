@@ -24,7 +24,7 @@ use super::orphans::Orphans;
 use super::outbox::Outbox;
 use super::plan::Plan;
 use super::plans::Plans;
-use super::restore::{Attempt, Progress, Restorer};
+use super::restore::{Attempt, Means, Progress, Restorer};
 use super::runtime::Runtime;
 use super::step::{self, COMMIT_WAIT, Observed, Step};
 use super::task;
@@ -149,18 +149,18 @@ impl<K: Kafka> Thread<K> {
         equipment.gathering.arrive(GATHERING_WAIT);
         consumer.join()?;
         let now = runtime.now();
-        let (offsets, owner) = (consumer.offsets(), name.clone());
+        let means = Means {
+            plan: Arc::clone(&plan),
+            meta: Arc::clone(&meta),
+            runtime: Arc::clone(&runtime),
+            offsets: consumer.offsets(),
+            owner: name.clone(),
+            orphans,
+        };
         Ok(Self {
             consumer,
             outbox,
-            restorer: Restorer::new(
-                Arc::clone(&plan),
-                Arc::clone(&meta),
-                Arc::clone(&runtime),
-                offsets,
-                orphans,
-                owner,
-            ),
+            restorer: Restorer::new(means),
             name,
             committer: Committer::new(Arc::clone(&plan), meta, runtime, budget, Arc::clone(&metrics)),
             slots: BTreeMap::new(),
@@ -213,11 +213,9 @@ impl<K: Kafka> Thread<K> {
             self.repeat_group_offsets();
             self.report();
             match step::next(&self.observe()) {
-                Step::Commit { wait } => {
-                    self.commit(wait)?;
-                }
-                Step::Overlap { wait } => {
-                    self.commit(wait)?;
+                Step::Commit { wait } => self.commit(wait)?,
+                Step::Overlap => {
+                    self.commit(Duration::ZERO)?;
                     self.fetch(Duration::ZERO)?;
                 }
                 Step::Change => self.change()?,
@@ -327,30 +325,6 @@ impl<K: Kafka> Thread<K> {
             Advanced::Spoiled { .. } | Advanced::Aborted { .. } | Advanced::Unknown { .. } => drop(self.outbox.open()),
         }
         Ok(advanced)
-    }
-
-    /// Sends, in a transaction of their own, outputs that were held back during a commit.
-    fn send_held(&mut self) -> Result<(), Failure> {
-        let held = self.outbox.open();
-        if held.is_empty() {
-            return Ok(());
-        }
-        if let Err(error) = self.outbox.begin() {
-            return self.transaction_failed(error);
-        }
-        let plan = Arc::clone(&self.plan);
-        let mut sending =
-            Sending::new(&plan, &self.equipment, &mut self.outbox, &mut self.consumer, &mut self.counters);
-        let sent = held.iter().try_for_each(|(sink, batch)| sending.deliver(*sink, batch, batch.records()));
-        self.counters.sent(&mut self.outbox);
-        sent.or_else(|failure| self.not_delivered(*failure))
-    }
-
-    fn not_delivered(&mut self, failure: Failure) -> Result<(), Failure> {
-        match failure {
-            Failure::Transaction(error) => self.transaction_failed(error),
-            failure => Err(failure),
-        }
     }
 
     /// Begins a commit. A task whose plugin asks for patience while it is flushed goes back and has no part in it.

@@ -1,10 +1,11 @@
 //! Where the records of a batch go.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::error;
 
-use super::Equipment;
+use super::{Equipment, Thread};
 use crate::config::{Guarantee, OnError};
 use crate::kafka::clients::{ConsumerClient, Kafka};
 use crate::kafka::producer::SendError;
@@ -116,6 +117,32 @@ impl<K: Kafka> Destination for Sending<'_, K> {
 
     fn processed(&mut self, transform: usize, _records: usize, time: Duration) {
         self.counters.processed(transform, time);
+    }
+}
+
+impl<K: Kafka> Thread<K> {
+    /// Sends, in a transaction of their own, outputs that were held back during a commit.
+    pub(super) fn send_held(&mut self) -> Result<(), Failure> {
+        let held = self.outbox.open();
+        if held.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.outbox.begin() {
+            return self.transaction_failed(error);
+        }
+        let plan = Arc::clone(&self.plan);
+        let mut sending =
+            Sending::new(&plan, &self.equipment, &mut self.outbox, &mut self.consumer, &mut self.counters);
+        let sent = held.iter().try_for_each(|(sink, batch)| sending.deliver(*sink, batch, batch.records()));
+        self.counters.sent(&mut self.outbox);
+        sent.or_else(|failure| self.not_delivered(*failure))
+    }
+
+    pub(super) fn not_delivered(&mut self, failure: Failure) -> Result<(), Failure> {
+        match failure {
+            Failure::Transaction(error) => self.transaction_failed(error),
+            failure => Err(failure),
+        }
     }
 }
 
