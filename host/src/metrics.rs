@@ -72,6 +72,12 @@ pub struct Metrics {
     pub records_out: Family<TopicLabels, Counter>,
     /// `sluicegate_records_rejected_total`.
     pub records_rejected: Family<TransformLabels, Counter>,
+    /// `sluicegate_records_failed_total`.
+    pub records_failed: Family<TransformLabels, Counter>,
+    /// `sluicegate_guest_failures_total`.
+    pub guest_failures: Family<TransformLabels, Counter>,
+    /// `sluicegate_dead_letters_total`.
+    pub dead_letters: Family<TransformLabels, Counter>,
     /// `sluicegate_batch_duration_seconds`.
     pub batch_duration: HistogramFamily<TransformLabels>,
     /// `sluicegate_guest_retries_total`.
@@ -128,6 +134,9 @@ impl Default for Metrics {
             records_in: Family::default(),
             records_out: Family::default(),
             records_rejected: Family::default(),
+            records_failed: Family::default(),
+            guest_failures: Family::default(),
+            dead_letters: Family::default(),
             batch_duration: Family::new_with_constructor(batch_buckets),
             guest_retries: Family::default(),
             guest_memory: Family::default(),
@@ -150,6 +159,12 @@ impl Default for Metrics {
         registry.register("records_in", "Records taken from source topics", metrics.records_in.clone());
         registry.register("records_out", "Records sent to sink topics", metrics.records_out.clone());
         registry.register("records_rejected", "Records that a transform rejected", metrics.records_rejected.clone());
+        let failed = "Records that a transform fails on, or whose output Kafka refuses";
+        registry.register("records_failed", failed, metrics.records_failed.clone());
+        let failures = "Calls into a plugin that failed: traps, deadlines, limits";
+        registry.register("guest_failures", failures, metrics.guest_failures.clone());
+        let letters = "Records put into the dead-letter topic, also those of transactions that were aborted later";
+        registry.register("dead_letters", letters, metrics.dead_letters.clone());
         let batch = "Time that a transform took for a batch";
         registry.register_with_unit("batch_duration", batch, Unit::Seconds, metrics.batch_duration.clone());
         let retries = "Times that a task went back to its last commit because a plugin asked for patience";

@@ -470,6 +470,22 @@ impl Batch {
         })
     }
 
+    /// The origins of all records in order: input, partition and offset.
+    pub fn origins(&self) -> impl Iterator<Item = (u32, i32, i64)> {
+        let runs = self.runs.iter().flat_map(|run| (0..run.count).map(|_| (run.input, run.partition)));
+        runs.zip(&self.offsets).map(|((input, partition), &offset)| (input, partition, offset))
+    }
+
+    /// A copy of the records from index `from` to before `to`.
+    #[must_use]
+    pub fn range(&self, from: usize, to: usize) -> Batch {
+        let mut range = Batch { watermark: self.watermark, ..Batch::default() };
+        for (origin, record) in self.origins().zip(self.records()).take(to).skip(from) {
+            range.push(origin, record.timestamp, record.key, record.value, record.headers);
+        }
+        range
+    }
+
     /// The records in order.
     pub fn records(&self) -> impl Iterator<Item = RecordView<'_>> {
         BatchWalk::new(self)

@@ -5,6 +5,8 @@
 //! - [`step`]: what a thread does next (pure).
 //! - [`budget`]: how many bytes commits may write (pure).
 //! - [`chain`]: the way of a batch through a task's transforms to the sinks.
+//! - [`careful`]: the same, while the records are looked for on which a transform fails.
+//! - [`dead_letter`]: what becomes of those (pure).
 //! - [`task`]: one partition: state, instances, positions.
 //! - [`compatible`]: whether a plan can go on from what a task has (pure).
 //! - [`restore`]: from an assigned partition to a task that can go on, beside the thread.
@@ -20,11 +22,13 @@
 //! - [`thread`]: the loop that puts these together.
 
 pub mod budget;
+pub mod careful;
 pub mod chain;
 pub mod commit;
 pub mod compatible;
 pub mod control;
 mod counters;
+pub mod dead_letter;
 pub mod failure;
 pub mod gathering;
 pub mod orphans;

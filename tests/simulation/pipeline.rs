@@ -6,11 +6,11 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use sluicegate::checkpoint::head::TransformIdentity;
-use sluicegate::config::{OnError, Start};
+use sluicegate::config::Start;
 use sluicegate::engine::{Engine, EngineOptions, Grants, Limits, Plugin};
-use sluicegate::worker::plan::{OutletPlan, Plan, SinkPlan, SourcePlan, TransformPlan};
+use sluicegate::worker::plan::{FailingRecords, OutletPlan, Plan, SinkPlan, SourcePlan, TransformPlan};
 
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Second};
 
 /// Compiled once for all runs.
 fn plugin(name: &str) -> Arc<Plugin> {
@@ -51,9 +51,14 @@ pub(crate) fn plan(scenario: &Scenario, revision: u64) -> Plan {
         plugin,
     };
     let works = plugin(if scenario.stateful { "keyed_count" } else { "value_length" });
-    let mut transforms = vec![transform("transform", works, "{}", !scenario.moody)];
-    if scenario.moody {
-        transforms.push(transform("moody", plugin("guest_misbehaves"), r#"{"how": "moody"}"#, true));
+    let mut transforms = vec![transform("transform", works, "{}", scenario.second.is_none())];
+    if let Some(second) = scenario.second {
+        let config = match second {
+            Second::Moody => r#"{"how": "moody"}"#,
+            // The third record of each key, and others.
+            Second::Traps => r#"{"how": "trap", "on": "3"}"#,
+        };
+        transforms.push(transform("second", plugin("guest_misbehaves"), config, true));
     }
     let source = |input: u32| SourcePlan { topic: format!("in-{input}"), start: Start::Earliest };
     Plan {
@@ -68,7 +73,9 @@ pub(crate) fn plan(scenario: &Scenario, revision: u64) -> Plan {
         guarantee: scenario.guarantee,
         commit_interval: Duration::from_millis(200),
         commit_bytes: 512,
-        on_error: OnError::Stop,
+        // Among the others, so that all of them are counted through.
+        failing: FailingRecords::DeadLetter { sink: 0 },
+        give_up_after: 100,
         // So few that a thread has often not caught up, and processes records during a commit.
         batch_records: 4,
         batch_bytes: 1 << 20,

@@ -53,6 +53,16 @@ mod holds {
     }
 
     #[test]
+    fn failing() {
+        check("failing", 300);
+    }
+
+    #[test]
+    fn failing_at_least_once() {
+        check("failing-at-least-once", 200);
+    }
+
+    #[test]
     fn exactly_once_stateless() {
         check("exactly-once-stateless", 500);
     }

@@ -13,8 +13,8 @@ pub(crate) struct Scenario {
     pub(crate) guarantee: Guarantee,
     /// Counts by key; else a transform without state.
     pub(crate) stateful: bool,
-    /// Behind it a transform that asks for patience now and then.
-    pub(crate) moody: bool,
+    /// Behind it a transform that goes wrong; what it fails on becomes a dead letter.
+    pub(crate) second: Option<Second>,
     /// Source topics, the second one mostly idle.
     pub(crate) inputs: u32,
     pub(crate) partitions: u32,
@@ -22,13 +22,22 @@ pub(crate) struct Scenario {
     pub(crate) records: u32,
 }
 
+/// How the second transform goes wrong.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Second {
+    /// It asks for patience now and then.
+    Moody,
+    /// It traps on some records.
+    Traps,
+}
+
 /// All of them; seeds take turns.
-pub(crate) const SCENARIOS: [Scenario; 6] = [
+pub(crate) const SCENARIOS: [Scenario; 8] = [
     Scenario {
         name: "exactly-once",
         guarantee: Guarantee::ExactlyOnce,
         stateful: true,
-        moody: false,
+        second: None,
         inputs: 1,
         partitions: 3,
         nodes: 2,
@@ -38,7 +47,7 @@ pub(crate) const SCENARIOS: [Scenario; 6] = [
         name: "two-inputs",
         guarantee: Guarantee::ExactlyOnce,
         stateful: true,
-        moody: false,
+        second: None,
         inputs: 2,
         partitions: 2,
         nodes: 3,
@@ -48,7 +57,27 @@ pub(crate) const SCENARIOS: [Scenario; 6] = [
         name: "patience",
         guarantee: Guarantee::ExactlyOnce,
         stateful: true,
-        moody: true,
+        second: Some(Second::Moody),
+        inputs: 1,
+        partitions: 3,
+        nodes: 2,
+        records: 100,
+    },
+    Scenario {
+        name: "failing",
+        guarantee: Guarantee::ExactlyOnce,
+        stateful: true,
+        second: Some(Second::Traps),
+        inputs: 1,
+        partitions: 3,
+        nodes: 2,
+        records: 100,
+    },
+    Scenario {
+        name: "failing-at-least-once",
+        guarantee: Guarantee::AtLeastOnce,
+        stateful: true,
+        second: Some(Second::Traps),
         inputs: 1,
         partitions: 3,
         nodes: 2,
@@ -58,7 +87,7 @@ pub(crate) const SCENARIOS: [Scenario; 6] = [
         name: "exactly-once-stateless",
         guarantee: Guarantee::ExactlyOnce,
         stateful: false,
-        moody: false,
+        second: None,
         inputs: 1,
         partitions: 3,
         nodes: 2,
@@ -68,7 +97,7 @@ pub(crate) const SCENARIOS: [Scenario; 6] = [
         name: "at-least-once",
         guarantee: Guarantee::AtLeastOnce,
         stateful: true,
-        moody: false,
+        second: None,
         inputs: 1,
         partitions: 3,
         nodes: 2,
@@ -78,7 +107,7 @@ pub(crate) const SCENARIOS: [Scenario; 6] = [
         name: "at-least-once-stateless",
         guarantee: Guarantee::AtLeastOnce,
         stateful: false,
-        moody: false,
+        second: None,
         inputs: 1,
         partitions: 3,
         nodes: 2,

@@ -78,7 +78,8 @@ impl Deployment {
         };
         deployment.sources = deployment.rename_topics(&mut table, "source");
         deployment.sinks = deployment.rename_topics(&mut table, "sink");
-        for topic in deployment.sources.iter().chain(&deployment.sinks) {
+        let letters = deployment.rename_dead_letters(&mut table);
+        for topic in deployment.sources.iter().chain(&deployment.sinks).chain(&letters) {
             create_topic(&deployment.servers.kafka, topic, partitions);
         }
         deployment.write(table);
@@ -115,6 +116,13 @@ impl Deployment {
         names
     }
 
+    fn rename_dead_letters(&self, pipeline: &mut Table) -> Option<String> {
+        let topic = pipeline.get_mut("errors")?.as_table_mut().unwrap().get_mut("dead-letter-topic")?;
+        let name = self.topic(topic.as_str().unwrap());
+        *topic = Value::from(name.as_str());
+        Some(name)
+    }
+
     /// Writes the pipeline file, its topics renamed already.
     fn write(&self, mut pipeline: Table) {
         for transform in pipeline["transform"].as_array_mut().unwrap() {
@@ -133,6 +141,7 @@ impl Deployment {
         let mut table: Table = pipeline.parse().unwrap();
         self.rename_topics(&mut table, "source");
         self.rename_topics(&mut table, "sink");
+        self.rename_dead_letters(&mut table);
         self.write(table);
     }
 

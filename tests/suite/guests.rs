@@ -147,7 +147,7 @@ fn records_that_are_skipped_are_counted_and_logged() {
     assert_eq!(node.metric("sluicegate_records_rejected_total") as u64, 50);
     assert_eq!(node.metric("sluicegate_records_in_total") as u64, 200);
     assert_eq!(node.metric("sluicegate_records_out_total") as u64, 150);
-    let said = node.log().matches("skipped a record that was rejected").count();
+    let said = node.log().matches("put aside a record that was rejected").count();
     assert!((1..50).contains(&said), "logged {said} times: with sampling");
     node.stop();
     assert_eq!(deployment.read("out").len(), 150);

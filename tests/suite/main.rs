@@ -8,6 +8,7 @@ mod delivery;
 mod deployment;
 mod engine;
 mod exactly_once;
+mod failing;
 mod guests;
 mod kafka;
 mod meta;

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use sluicegate_harness::kafka::{Kafka, KafkaOptions};
 use sluicegate_harness::zookeeper::{ZooKeeper, ZooKeeperOptions};
@@ -53,6 +53,16 @@ pub(crate) fn create_topic(bootstrap: &str, name: &str, partitions: i32) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let new = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
     let results = runtime.block_on(admin.create_topics([&new], &AdminOptions::new())).unwrap();
+    results.into_iter().for_each(|result| drop(result.unwrap()));
+}
+
+/// Sets one setting of a topic.
+pub(crate) fn alter_topic(bootstrap: &str, name: &str, key: &str, value: &str) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", bootstrap).create().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let change = AlterConfig::new(ResourceSpecifier::Topic(name)).set(key, value);
+    let results = runtime.block_on(admin.alter_configs([&change], &AdminOptions::new())).unwrap();
     results.into_iter().for_each(|result| drop(result.unwrap()));
 }
 

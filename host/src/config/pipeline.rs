@@ -67,8 +67,10 @@ pub struct Pipeline {
     pub discards: Vec<Discard>,
     /// When and how results are committed.
     pub delivery: Delivery,
-    /// What a rejected record does.
+    /// What a failing record does.
     pub on_error: OnError,
+    /// So many records in a row on which a plugin fails stop the pipeline.
+    pub give_up_after: u32,
     /// How records are cut into batches.
     pub batches: BatchLimits,
     text: Text,
@@ -222,13 +224,15 @@ impl fmt::Display for Guarantee {
     }
 }
 
-/// What a record that a plugin rejects does.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// What a record does that a plugin rejects, on which a plugin fails, or whose output Kafka refuses.
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum OnError {
     /// Rolls back to the last commit and stops the pipeline.
     Stop,
     /// Is counted, logged with sampling, and left out.
     Skip,
+    /// Goes to this topic, with where it comes from and why, and is left out.
+    DeadLetter(String),
 }
 
 /// How records are cut into batches.
@@ -275,6 +279,15 @@ impl Pipeline {
     /// Everything that is wrong with it.
     pub fn parse(origin: &Path, text: &str) -> Result<Self, Errors> {
         read::pipeline(Text::new(origin, text))
+    }
+
+    /// Where failing records go, if anywhere.
+    #[must_use]
+    pub fn dead_letter_topic(&self) -> Option<&String> {
+        match &self.on_error {
+            OnError::DeadLetter(topic) => Some(topic),
+            OnError::Stop | OnError::Skip => None,
+        }
     }
 
     /// The text of the file.

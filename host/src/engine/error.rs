@@ -77,6 +77,21 @@ impl CallError {
         }
     }
 
+    /// What kind of failure it is, in a word that does not change.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Trap { .. } => "trap",
+            Self::Deadline { .. } => "deadline",
+            Self::Memory { .. } => "memory",
+            Self::Input(_) => "failed",
+            Self::Transient(_) => "transient",
+            Self::Fatal(_) => "fatal",
+            Self::Misuse(_) => "misuse",
+            Self::Dead => "dead",
+        }
+    }
+
     /// Whether waiting may help.
     #[must_use]
     pub fn is_transient(&self) -> bool {

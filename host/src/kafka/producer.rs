@@ -98,10 +98,9 @@ pub struct DeliveryFailure {
 }
 
 impl DeliveryFailure {
-    /// Whether the record or its topic is to blame, so that sending it again cannot help. Otherwise it failed with its
-    /// transaction.
+    /// Whether this record, or one beside it in its request, is to blame.
     #[must_use]
-    pub fn is_final(&self) -> bool {
+    pub fn is_of_record(&self) -> bool {
         use RDKafkaErrorCode as Code;
         matches!(
             self.code,
@@ -111,13 +110,24 @@ impl DeliveryFailure {
                 | Code::InvalidMessageSize
                 | Code::InvalidTimestamp
                 | Code::InvalidRecord
-                | Code::InvalidTopic
                 | Code::PolicyViolation
+        )
+    }
+
+    /// Whether the record or its topic is to blame, so that sending it again cannot help. Otherwise it failed with its
+    /// transaction.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        use RDKafkaErrorCode as Code;
+        let is_of_topic = matches!(
+            self.code,
+            Code::InvalidTopic
                 | Code::TopicAuthorizationFailed
                 | Code::UnknownTopic
                 | Code::UnknownPartition
                 | Code::UnknownTopicOrPartition
-        )
+        );
+        is_of_topic || self.is_of_record()
     }
 }
 

@@ -14,7 +14,7 @@ use super::NodeError;
 use crate::checkpoint::head::TransformIdentity;
 use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
 use crate::cluster::registry::{Registry, RegistryError, RegistryReference};
-use crate::config::{Bound, Cluster, Grant, KafkaProperties, Pipeline, PluginReference, Transform};
+use crate::config::{Bound, Cluster, Grant, KafkaProperties, OnError, Pipeline, PluginReference, Transform};
 use crate::digest::{self, Digest};
 use crate::engine::{Engine, Grants, Limits, OpenError, Plugin};
 use crate::kafka::settings::KafkaSettings;
@@ -22,7 +22,7 @@ use crate::kafka::topics::{TopicsError, wait_for_topics};
 use crate::meta::layout;
 use crate::meta::{MetaError, MetaStore};
 use crate::worker::control::Control;
-use crate::worker::plan::{OutletPlan, Plan, SinkPlan, SourcePlan, TransformPlan};
+use crate::worker::plan::{FailingRecords, OutletPlan, Plan, SinkPlan, SourcePlan, TransformPlan};
 use crate::worker::runtime::Runtime;
 use crate::worker::task;
 
@@ -240,7 +240,8 @@ async fn topics(
     control: &Arc<Control>,
 ) -> Result<Option<BTreeMap<String, u32>>, NodeError> {
     let sources = pipeline.sources.iter().map(|source| source.topic.clone());
-    let names: Vec<String> = sources.chain(pipeline.sinks.iter().map(|sink| sink.topic.clone())).collect();
+    let sinks = pipeline.sinks.iter().map(|sink| &sink.topic).chain(pipeline.dead_letter_topic());
+    let names: Vec<String> = sources.chain(sinks.cloned()).collect();
     let (kafka, stop) = (kafka.clone(), Arc::clone(control));
     let wait = move || wait_for_topics(&kafka, &names, patience, || stop.is_draining());
     let found = match tokio::task::spawn_blocking(wait).await {
@@ -300,8 +301,8 @@ fn assemble(
             plugin,
         }
     });
-    let sinks =
-        pipeline.sinks.iter().map(|sink| SinkPlan { topic: sink.topic.clone(), partitions: partitions[&sink.topic] });
+    let topics = pipeline.sinks.iter().map(|sink| &sink.topic).chain(pipeline.dead_letter_topic());
+    let sinks = topics.map(|topic| SinkPlan { topic: topic.clone(), partitions: partitions[topic] });
     Plan {
         group: group(cluster, pipeline.name.as_str(), incarnation),
         revision,
@@ -314,7 +315,12 @@ fn assemble(
         guarantee: pipeline.delivery.guarantee,
         commit_interval: pipeline.delivery.commit_interval,
         commit_bytes: pipeline.delivery.commit_bytes,
-        on_error: pipeline.on_error,
+        failing: match pipeline.on_error {
+            OnError::Stop => FailingRecords::Stop,
+            OnError::Skip => FailingRecords::Skip,
+            OnError::DeadLetter(_) => FailingRecords::DeadLetter { sink: pipeline.sinks.len() },
+        },
+        give_up_after: pipeline.give_up_after,
         batch_records: pipeline.batches.records,
         batch_bytes: usize::try_from(pipeline.batches.bytes).unwrap_or(usize::MAX),
     }

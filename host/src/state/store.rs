@@ -55,6 +55,8 @@ pub struct Store {
     free: Vec<Slot>,
     ordered: Option<BTreeMap<Box<[u8]>, Slot>>,
     undo: Vec<Undo>,
+    /// Of changes before the [mark](Store::mark), if there is one.
+    before_mark: Option<Vec<Undo>>,
     /// Of changes that are being made durable, and may still be taken back.
     sealed: Vec<Undo>,
     live_entries: usize,
@@ -182,6 +184,7 @@ impl Store {
 
     /// What changed is being made durable: later changes belong to the next time.
     pub fn seal(&mut self) {
+        self.keep_marked();
         for undo in &self.undo {
             self.slots[undo.slot as usize].changed = false;
         }
@@ -196,8 +199,57 @@ impl Store {
     /// Takes back every change that is not durable, the latest first.
     pub fn roll_back(&mut self) {
         let mut undone = std::mem::take(&mut self.sealed);
+        undone.append(&mut self.before_mark.take().unwrap_or_default());
         undone.append(&mut self.undo);
-        let slots: Vec<Slot> = undone.iter().map(|undo| undo.slot).collect();
+        for slot in self.revert(undone) {
+            if self.slots[slot as usize].home == 0 {
+                self.forget(slot);
+            }
+        }
+    }
+
+    /// From here on, what changes can be taken back by itself, until it is [kept](Store::keep_marked). Costs time for each entry
+    /// that has changed since [`Store::seal`].
+    pub fn mark(&mut self) {
+        self.keep_marked();
+        for undo in &self.undo {
+            self.slots[undo.slot as usize].changed = false;
+        }
+        self.before_mark = Some(std::mem::take(&mut self.undo));
+    }
+
+    /// Makes one of the changes before and after the mark.
+    pub fn keep_marked(&mut self) {
+        let Some(before) = self.before_mark.take() else { return };
+        let later = std::mem::replace(&mut self.undo, before);
+        later.iter().for_each(|undo| self.slots[undo.slot as usize].changed = false);
+        self.undo.iter().for_each(|undo| self.slots[undo.slot as usize].changed = true);
+        for undo in later {
+            let stored = &mut self.slots[undo.slot as usize];
+            if !std::mem::replace(&mut stored.changed, true) {
+                self.undo.push(undo);
+            }
+        }
+    }
+
+    /// Takes back what changed since the mark.
+    pub fn undo_marked(&mut self) {
+        let Some(before) = self.before_mark.take() else { return };
+        let later = std::mem::replace(&mut self.undo, before);
+        let slots = self.revert(later);
+        self.undo.iter().for_each(|undo| self.slots[undo.slot as usize].changed = true);
+        for slot in slots {
+            let stored = &mut self.slots[slot as usize];
+            // Without a copy anywhere: the next commit frees it, as it does an entry that came and went since the last one.
+            if stored.value.is_none() && stored.home == 0 && !std::mem::replace(&mut stored.changed, true) {
+                self.undo.push(Undo { slot, former: None });
+            }
+        }
+    }
+
+    /// Puts former values back, the latest first; returns the slots.
+    fn revert(&mut self, undone: Vec<Undo>) -> Vec<Slot> {
+        let slots = undone.iter().map(|undo| undo.slot).collect();
         for Undo { slot, former } in undone.into_iter().rev() {
             let stored = &mut self.slots[slot as usize];
             stored.changed = false;
@@ -210,11 +262,7 @@ impl Store {
                 self.order(slot, after.is_some());
             }
         }
-        for slot in slots {
-            if self.slots[slot as usize].home == 0 {
-                self.forget(slot);
-            }
-        }
+        slots
     }
 
     /// Sets an entry as it was read from where `home` is: it counts as unchanged. Returns its slot.
@@ -397,6 +445,9 @@ mod tests {
         Seal,
         Durable,
         RollBack,
+        Mark,
+        KeepMarked,
+        UndoMarked,
         Scan,
     }
 
@@ -406,6 +457,9 @@ mod tests {
             1 => Just(Step::Seal),
             1 => Just(Step::Durable),
             1 => Just(Step::RollBack),
+            2 => Just(Step::Mark),
+            1 => Just(Step::KeepMarked),
+            1 => Just(Step::UndoMarked),
             1 => Just(Step::Scan),
         ]
     }
@@ -415,7 +469,9 @@ mod tests {
         fn behaves_like_an_ordered_map_with_a_copy_to_go_back_to(steps in proptest::collection::vec(step(), 0..200)) {
             let mut store = Store::default();
             let mut model = BTreeMap::<Vec<u8>, Vec<u8>>::new();
-            let (mut sealed, mut durable) = (None, model.clone());
+            let (mut sealed, mut durable, mut marked) = (None, model.clone(), None);
+            // What the next commit writes goes on from here.
+            let mut written = model.clone();
             for step in steps {
                 match step {
                     Step::Put(key, value) => {
@@ -425,9 +481,18 @@ mod tests {
                             None => { model.remove(&vec![key]); }
                         }
                     }
-                    Step::Seal => { store.seal(); sealed = Some(model.clone()); }
+                    Step::Seal => {
+                        store.seal();
+                        (sealed, written, marked) = (Some(model.clone()), model.clone(), None);
+                    }
                     Step::Durable => { store.mark_durable(); durable = sealed.take().unwrap_or(durable); }
-                    Step::RollBack => { store.roll_back(); model = durable.clone(); sealed = None; }
+                    Step::RollBack => {
+                        store.roll_back();
+                        (model, written, sealed, marked) = (durable.clone(), durable.clone(), None, None);
+                    }
+                    Step::Mark => { store.mark(); marked = Some(model.clone()); }
+                    Step::KeepMarked => { store.keep_marked(); marked = None; }
+                    Step::UndoMarked => { store.undo_marked(); model = marked.take().unwrap_or(model); }
                     Step::Scan => {
                         let page = store.scan(b"", None, usize::MAX, usize::MAX);
                         let keys: Vec<_> = page.keys.values().flatten().map(<[u8]>::to_vec).collect();
@@ -435,6 +500,15 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(contents(&store), model.clone());
+                if marked.is_none() {
+                    let slots: Vec<_> = store.changed().collect();
+                    let changed: BTreeMap<_, _> = slots.iter().map(|&slot| store.entry(slot)).collect();
+                    prop_assert_eq!(slots.len(), changed.len());
+                    let differs = |key: &&Vec<u8>| model.get(*key) != written.get(*key);
+                    for key in model.keys().chain(written.keys()).filter(differs) {
+                        prop_assert_eq!(changed.get(key.as_slice()), Some(&model.get(key).map(Vec::as_slice)));
+                    }
+                }
                 prop_assert_eq!(store.len(), model.len());
                 prop_assert_eq!(store.bytes(), model.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>());
             }

@@ -26,6 +26,23 @@ pub struct TransformState {
     pub stores: Vec<Store>,
 }
 
+impl TransformState {
+    /// See [`Store::mark`].
+    pub fn mark(&mut self) {
+        self.stores.iter_mut().for_each(Store::mark);
+    }
+
+    /// See [`Store::keep_marked`].
+    pub fn keep_marked(&mut self) {
+        self.stores.iter_mut().for_each(Store::keep_marked);
+    }
+
+    /// See [`Store::undo_marked`].
+    pub fn undo_marked(&mut self) {
+        self.stores.iter_mut().for_each(Store::undo_marked);
+    }
+}
+
 /// All stores of a task. A store is numbered by its place in [`TaskState::names`].
 #[derive(Debug, Default)]
 pub struct TaskState {

@@ -26,6 +26,9 @@ pub(super) struct Counters {
     taken: Vec<Counter>,
     sent: Vec<Counter>,
     rejected: Vec<Counter>,
+    failed: Vec<Counter>,
+    failed_calls: Vec<Counter>,
+    dead_letters: Vec<Counter>,
     batches: Vec<Histogram>,
     transforms: Vec<String>,
 }
@@ -35,6 +38,9 @@ impl Counters {
         let topic = |topic: &str| TopicLabels { pipeline: plan.pipeline.clone(), topic: topic.to_owned() };
         let transform = |name: &str| TransformLabels { pipeline: plan.pipeline.clone(), transform: name.to_owned() };
         let names: Vec<String> = plan.transforms.iter().map(|transform| transform.name.clone()).collect();
+        let each = |family: &Family<TransformLabels, Counter>| {
+            names.iter().map(|name| family.get_or_create_owned(&transform(name))).collect()
+        };
         Self {
             taken: plan
                 .sources
@@ -42,7 +48,10 @@ impl Counters {
                 .map(|source| metrics.records_in.get_or_create_owned(&topic(&source.topic)))
                 .collect(),
             sent: plan.sinks.iter().map(|sink| metrics.records_out.get_or_create_owned(&topic(&sink.topic))).collect(),
-            rejected: names.iter().map(|name| metrics.records_rejected.get_or_create_owned(&transform(name))).collect(),
+            rejected: each(&metrics.records_rejected),
+            failed: each(&metrics.records_failed),
+            failed_calls: each(&metrics.guest_failures),
+            dead_letters: each(&metrics.dead_letters),
             batches: names.iter().map(|name| metrics.batch_duration.get_or_create_owned(&transform(name))).collect(),
             topics: plan.sources.iter().map(|source| source.topic.clone()).collect(),
             transforms: names,
@@ -65,6 +74,18 @@ impl Counters {
 
     pub(super) fn rejected(&self, transform: usize) -> u64 {
         self.rejected[transform].inc() + 1
+    }
+
+    pub(super) fn failed(&self, transform: usize) -> u64 {
+        self.failed[transform].inc() + 1
+    }
+
+    pub(super) fn call_failed(&self, transform: usize) {
+        self.failed_calls[transform].inc();
+    }
+
+    pub(super) fn dead_letters(&self, transform: usize, count: usize) {
+        self.dead_letters[transform].inc_by(count as u64);
     }
 
     pub(super) fn processed(&self, transform: usize, time: Duration) {

@@ -5,6 +5,7 @@ use std::fmt;
 
 use thiserror::Error;
 
+use super::careful::Trouble;
 use crate::checkpoint::resolve::{Disagreement, OffsetsGone};
 use crate::checkpoint::store::StateError;
 use crate::engine::{CallError, OpenError};
@@ -54,7 +55,7 @@ impl fmt::Display for Span {
 pub enum Failure {
     /// A record was rejected, and `on-error` is `"stop"`.
     #[error(
-        "transform `{transform}` rejects the record at {origin}: {reason}\nfix the record's producer or the plugin, or set `on-error = \"skip\"` under [errors] to leave such records out"
+        "transform `{transform}` rejects the record at {origin}: {reason}\nfix the record's producer or the plugin; or, under [errors], set a `dead-letter-topic` to put such records aside, or `on-error = \"skip\"` to leave them out"
     )]
     Rejected {
         /// Which transform.
@@ -63,6 +64,45 @@ pub enum Failure {
         origin: Origin,
         /// The plugin's words.
         reason: String,
+    },
+    /// A plugin fails on a record, and `on-error` is `"stop"`.
+    #[error(
+        "transform `{transform}` fails on the record at {origin}: {}\nfix the plugin; or, under [errors], set a `dead-letter-topic` to put such records aside, or `on-error = \"skip\"` to leave them out",
+        .trouble.reason
+    )]
+    Failed {
+        /// Which transform.
+        transform: String,
+        /// Which record.
+        origin: Origin,
+        /// How.
+        trouble: Trouble,
+    },
+    /// A plugin fails on one record after the other.
+    #[error(
+        "transform `{transform}` fails on each of {count} records in a row, the last one at {origin}: {}\nit seems not to be the records; fix the plugin, or raise `give-up-after` under [errors]",
+        .trouble.reason
+    )]
+    Hopeless {
+        /// Which transform.
+        transform: String,
+        /// How many.
+        count: u32,
+        /// The last record.
+        origin: Origin,
+        /// How.
+        trouble: Trouble,
+    },
+    /// A plugin fails often, and no record is to blame.
+    #[error(
+        "transform `{transform}` fails again and again on batches of which no record fails by itself: {}\nthe plugin leaks memory, depends on something hidden, or is too slow for `time-per-batch`",
+        .trouble.reason
+    )]
+    Unexplained {
+        /// Which transform.
+        transform: String,
+        /// How it failed last.
+        trouble: Trouble,
     },
     /// A call into a plugin failed.
     #[error("transform `{transform}` fails on the batch of {span}: {error}")]

@@ -20,7 +20,7 @@ use crate::kafka::consumer::CommitOffset;
 use crate::kafka::producer::{FlushError, Flushed, ProducerEvent, ProducerOptions, SendError, TopicHandle};
 use crate::kafka::transaction::TransactionError;
 use crate::kafka::{ClientError, partition};
-use crate::record::{Batch, Emission, RecordView};
+use crate::record::{Batch, RecordView};
 
 /// How long the brokers may take to answer what is asked about a transaction, before they are asked again.
 const ANSWER_WAIT: Duration = Duration::from_millis(500);
@@ -158,9 +158,7 @@ impl<K: Kafka> Outbox<K> {
     }
 
     /// Holds outputs back for the next transaction.
-    pub fn hold(&mut self, sink: usize, batch: &Batch, emission: &Emission) {
-        let mut held = Batch::default();
-        held.append_emitted(batch, emission);
+    pub fn hold(&mut self, sink: usize, held: Batch) {
         self.held_bytes += held.bytes();
         self.held.push((sink, held));
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::checkpoint::head::TransformIdentity;
-use crate::config::{Guarantee, OnError, Start};
-use crate::engine::{Grants, InstanceOptions, Limits, Plugin};
+use crate::config::{Guarantee, Start};
+use crate::engine::{Grants, Instance, InstanceOptions, Limits, OpenError, Plugin};
 use crate::ids::TaskId;
-use crate::kafka::producer::Transactions;
+use crate::kafka::producer::{DeliveryFailure, Transactions};
 use crate::state::TaskState;
 
 /// Shortest time-out of transactions: brokers that move a partition leader take seconds.
@@ -41,8 +41,10 @@ pub struct Plan {
     pub commit_interval: Duration,
     /// Keys and values taken after which a thread commits without waiting for the interval.
     pub commit_bytes: u64,
-    /// What a rejected record does.
-    pub on_error: OnError,
+    /// What a failing record does.
+    pub failing: FailingRecords,
+    /// So many records in a row on which a plugin fails stop the pipeline.
+    pub give_up_after: u32,
     /// Most records of one batch.
     pub batch_records: usize,
     /// Most bytes of one batch.
@@ -65,6 +67,20 @@ pub struct SinkPlan {
     pub topic: String,
     /// Partitions that it had at start.
     pub partitions: u32,
+}
+
+/// What a record does that a plugin rejects, on which a plugin fails, or whose output Kafka refuses.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum FailingRecords {
+    /// Stops the pipeline.
+    Stop,
+    /// Is left out.
+    Skip,
+    /// Goes to a sink that is nobody's output.
+    DeadLetter {
+        /// Index of the sink.
+        sink: usize,
+    },
 }
 
 /// One transform of the chain.
@@ -141,6 +157,19 @@ impl Plan {
         Transactions { id: name.to_owned(), timeout }
     }
 
+    /// Whether dead letters go to this sink.
+    #[must_use]
+    pub fn is_dead_letters(&self, sink: usize) -> bool {
+        self.failing == FailingRecords::DeadLetter { sink }
+    }
+
+    /// Whether the record that Kafka refused is to blame, so that the one which caused it can be put aside.
+    #[must_use]
+    pub fn is_fault_of_record(&self, failure: &DeliveryFailure) -> bool {
+        let is_letter = |(at, sink): (usize, &SinkPlan)| sink.topic == failure.topic && self.is_dead_letters(at);
+        failure.is_of_record() && !self.sinks.iter().enumerate().any(is_letter)
+    }
+
     /// The task of a partition number.
     #[must_use]
     pub fn task(&self, partition: u32) -> TaskId {
@@ -170,9 +199,16 @@ impl Plan {
 }
 
 impl TransformPlan {
+    /// A new, open instance for a task of `pipeline`.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn open(&self, pipeline: &str, task: u32, now_ms: i64) -> Result<Instance, OpenError> {
+        self.plugin.instantiate(self.instance_options(pipeline, task, now_ms))
+    }
+
     /// How to make an instance for a task of `pipeline`.
-    #[must_use]
-    pub fn instance_options(&self, pipeline: &str, task: u32, now_ms: i64) -> InstanceOptions {
+    fn instance_options(&self, pipeline: &str, task: u32, now_ms: i64) -> InstanceOptions {
         InstanceOptions {
             pipeline: pipeline.to_owned(),
             transform: self.name.clone(),

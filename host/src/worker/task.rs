@@ -56,6 +56,12 @@ impl Task {
         Self { partition, instances, state, durable, next, sealed: None, committed: offsets, inbox, dirty: false }
     }
 
+    /// Whether there is anything in the inbox.
+    #[must_use]
+    pub fn has_records(&self) -> bool {
+        self.inbox.iter().any(|inbox| !inbox.is_empty())
+    }
+
     /// Everything in the inbox as one batch, in processing order; the buffers of a single input are kept for reuse.
     pub fn take_batch(&mut self) -> Batch {
         match self.inbox.as_mut_slice() {
@@ -167,8 +173,7 @@ pub fn partitions(partition: u32, inputs: usize) -> impl Iterator<Item = TopicPa
 /// One of them does not start: its index and why.
 pub fn instantiate(plan: &Plan, partition: u32, now_ms: i64) -> Result<Vec<Instance>, (usize, OpenError)> {
     let open = |(at, transform): (usize, &super::plan::TransformPlan)| {
-        let options = transform.instance_options(&plan.pipeline, partition, now_ms);
-        transform.plugin.instantiate(options).map_err(|error| (at, error))
+        transform.open(&plan.pipeline, partition, now_ms).map_err(|error| (at, error))
     };
     plan.transforms.iter().enumerate().map(open).collect()
 }

@@ -1,6 +1,7 @@
 //! The loop of a worker thread. Everything it decides is in `step`, `commit`, `restore`; this puts them together and keeps the
 //! group informed. What the group gives and takes is in `rebalance`, going back in `recovery`, the way to the sinks in `sending`.
 
+mod failing;
 mod rebalance;
 mod recovery;
 mod sending;
@@ -14,7 +15,8 @@ use tracing::{debug, info, warn};
 use self::recovery::{instantiate, open_outbox};
 use self::sending::Sending;
 use super::budget::Budget;
-use super::chain::{self, ChainError};
+use super::careful::{self, Careful, CarefulError};
+use super::chain;
 use super::commit::{Advanced, Committer, Tasks};
 use super::control::Control;
 use super::counters::Counters;
@@ -27,15 +29,15 @@ use super::plans::Plans;
 use super::restore::{Attempt, Means, Progress, Restorer};
 use super::runtime::Runtime;
 use super::step::{self, COMMIT_WAIT, Observed, Step};
-use super::task;
+use super::task::{self, Task};
 use super::throttle::Throttle;
 use crate::config::Guarantee;
 use crate::kafka::TopicPartition;
 use crate::kafka::clients::{ConsumerClient, Kafka};
 use crate::kafka::consumer::{Closed, ConsumerEvent, ConsumerOptions, PartitionFault};
+use crate::kafka::producer::FlushError;
 use crate::meta::MetaStore;
 use crate::metrics::Metrics;
-use crate::record::Batch;
 
 /// How long a thread waits at its start for the group's coordinator, and then for the node's other threads.
 const GATHERING_WAIT: Duration = Duration::from_secs(1);
@@ -86,6 +88,8 @@ struct Slot {
     assigned: BTreeSet<u32>,
     attempt: Option<Attempt>,
     patience: Option<Patience>,
+    /// A plugin of the task has failed lately.
+    careful: Option<Careful>,
 }
 
 /// A task that waits because its plugin asked for it.
@@ -251,7 +255,9 @@ impl<K: Kafka> Thread<K> {
             caught_up: self.caught_up,
             dirty,
             committing: self.committer.is_under_way(),
+            // Output that Kafka refuses has to be refused at once.
             overlapping: self.is_exactly_once()
+                && self.slots.values().all(|slot| slot.careful.is_none())
                 && self.committer.may_overlap()
                 && self.outbox.has_room()
                 && self.bytes_since_commit < self.plan.commit_bytes,
@@ -317,8 +323,15 @@ impl<K: Kafka> Thread<K> {
     /// Goes on with the commit under way. When it ends, so does holding outputs back.
     fn advance(&mut self, wait: Duration) -> Result<Advanced, Failure> {
         let began = self.equipment.runtime.now();
-        let advanced = self.committer.advance(&mut self.tasks, &mut self.outbox, &mut self.consumer, wait)?;
+        let advanced = self.committer.advance(&mut self.tasks, &mut self.outbox, &mut self.consumer, wait);
         self.held_up(began);
+        let advanced = match advanced {
+            Err(Failure::Delivery(FlushError::Refused { first, .. })) if self.plan.is_fault_of_record(&first) => {
+                self.all_go_carefully();
+                Advanced::Unknown { reason: format!("output was refused: {first}") }
+            }
+            advanced => advanced?,
+        };
         match advanced {
             Advanced::Waiting(_) => {}
             Advanced::Ended { .. } => self.send_held()?,
@@ -327,7 +340,7 @@ impl<K: Kafka> Thread<K> {
         Ok(advanced)
     }
 
-    /// Begins a commit. A task whose plugin asks for patience while it is flushed goes back and has no part in it.
+    /// Begins a commit. A task whose plugin fails while it is flushed goes back and has no part in it.
     fn begin_commit(&mut self) -> Result<(), Failure> {
         if self.committer.is_under_way() {
             return Ok(());
@@ -341,10 +354,8 @@ impl<K: Kafka> Thread<K> {
         self.bytes_since_commit = 0;
         loop {
             match self.committer.begin(&mut self.tasks) {
-                Err(Failure::Flush { transform, partition, error }) if error.is_transient() => {
-                    warn!(transform, partition, "waiting: the plugin fails to flush and asks for patience: {error}");
-                    let at = self.plan.transforms.iter().position(|known| known.name == transform);
-                    self.wait_for_plugin(partition as usize, at.unwrap_or(0))?;
+                Err(Failure::Flush { transform, partition, error }) => {
+                    self.flush_failed(transform, partition, error)?;
                 }
                 result => return result,
             }
@@ -363,13 +374,12 @@ impl<K: Kafka> Thread<K> {
         self.committer.change(Arc::clone(&plan));
         self.plan = Arc::clone(&plan);
         if new_producer {
-            let consumer = &mut self.consumer;
-            self.outbox = open_outbox(&self.equipment, &self.plan, &self.name, || {
-                consumer.fetch(0, 0, Duration::ZERO, |_| {}).map(|_| ()).map_err(Failure::from)
-            })?;
+            self.open_outbox()?;
         } else {
             self.outbox.change(&plan)?;
         }
+        // What was known is about other plugins.
+        self.slots.values_mut().for_each(|slot| slot.careful = None);
         for number in self.slots.keys().copied().collect::<Vec<_>>() {
             let running = self.tasks.get_mut(number as usize).and_then(Option::as_mut);
             if let Some(task) = running.filter(|_| keeps_stores) {
@@ -499,25 +509,21 @@ impl<K: Kafka> Thread<K> {
     }
 
     fn fetch(&mut self, wait: Duration) -> Result<(), Failure> {
-        let Self { tasks, consumer, .. } = self;
-        let plan = Arc::clone(&self.plan);
-        let fetched = consumer.fetch(plan.batch_records, plan.batch_bytes, wait, |record| {
-            let task = usize::try_from(record.partition).ok().and_then(|at| tasks.get_mut(at)).and_then(Option::as_mut);
-            if let Some(inbox) = task.and_then(|task| task.inbox.get_mut(record.input as usize)) {
-                let origin = (record.input, record.partition, record.offset);
-                inbox.push(origin, record.timestamp, record.key, record.value, record.headers);
-            }
-        })?;
-        self.caught_up = fetched.records < plan.batch_records && fetched.bytes < plan.batch_bytes;
-        self.bytes_since_commit += fetched.bytes as u64;
-        let began = (fetched.records > 0).then(|| self.equipment.runtime.now());
+        // What has waited for a commit comes before more is taken.
+        if !self.tasks.iter().flatten().any(|task| task.has_records()) && !self.take(wait)? {
+            return Ok(());
+        }
+        let began = self.equipment.runtime.now();
         for partition in 0..self.tasks.len() {
             // What is done before an abort is done in vain.
             if !self.committer.may_process() {
                 break;
             }
-            let Some(task) = &mut self.tasks[partition] else { continue };
-            if task.inbox.iter().all(Batch::is_empty) {
+            if self.tasks[partition].as_ref().is_none_or(|task| !task.has_records()) {
+                continue;
+            }
+            if self.has_to_wait(partition) {
+                self.bytes_since_commit = u64::MAX;
                 continue;
             }
             if self.is_exactly_once()
@@ -527,45 +533,56 @@ impl<K: Kafka> Thread<K> {
             }
             self.process(partition)?;
         }
-        if let Some(began) = began {
-            self.equipment.control.worked(self.equipment.runtime.since(began));
-        }
+        self.equipment.control.worked(self.equipment.runtime.since(began));
         Ok(())
+    }
+
+    /// Takes what Kafka has, waiting at most so long for the first record. Whether there was anything.
+    fn take(&mut self, wait: Duration) -> Result<bool, Failure> {
+        let Self { tasks, consumer, plan, .. } = self;
+        let fetched = consumer.fetch(plan.batch_records, plan.batch_bytes, wait, |record| {
+            let task = usize::try_from(record.partition).ok().and_then(|at| tasks.get_mut(at)).and_then(Option::as_mut);
+            if let Some(inbox) = task.and_then(|task| task.inbox.get_mut(record.input as usize)) {
+                let origin = (record.input, record.partition, record.offset);
+                inbox.push(origin, record.timestamp, record.key, record.value, record.headers);
+            }
+        })?;
+        self.caught_up = fetched.records < plan.batch_records && fetched.bytes < plan.batch_bytes;
+        self.bytes_since_commit = self.bytes_since_commit.saturating_add(fetched.bytes as u64);
+        Ok(fetched.records > 0)
     }
 
     fn process(&mut self, partition: usize) -> Result<(), Failure> {
         let plan = Arc::clone(&self.plan);
         let Some(task) = &mut self.tasks[partition] else { return Ok(()) };
+        let Some(slot) = self.slots.get_mut(&task.partition) else { return Ok(()) };
         let mut batch = task.take_batch();
         task.advance(&batch);
         self.counters.taken(&batch);
+        let runtime = &*self.equipment.runtime;
+        slot.careful.take_if(|careful| careful.is_over(runtime.now()));
         let mut sending =
             Sending::new(&plan, &self.equipment, &mut self.outbox, &mut self.consumer, &mut self.counters);
-        let now = self.equipment.runtime.now_ms();
-        match chain::run(&plan, &mut task.instances, &mut task.state, &mut batch, now, &mut sending) {
-            Ok(()) => {
-                task.recycle(batch);
-                self.counters.sent(&mut self.outbox);
-                let patience =
-                    u32::try_from(partition).ok().and_then(|at| self.slots.get_mut(&at)).map(|slot| &mut slot.patience);
-                if let Some(patience) = patience {
-                    let reached =
-                        |waited: &Patience| task.next.iter().zip(&waited.behind).all(|(next, end)| next >= end);
-                    *patience = patience.take().filter(|waited| !reached(waited));
-                }
-                Ok(())
+        let passed = match &mut slot.careful {
+            None => {
+                let now = runtime.now_ms();
+                let Task { instances, state, .. } = &mut **task;
+                let passed = chain::run(&plan, instances, state, &mut batch, now, &mut sending);
+                passed.map_err(CarefulError::Chain)
             }
-            Err(ChainError::Destination(failure)) => self.not_delivered(*failure),
-            Err(ChainError::Call { transform, batch, error }) => {
-                let span = task::span(&plan, &batch);
-                let name = plan.transforms[transform].name.clone();
-                if error.is_transient() {
-                    warn!(transform = name, "waiting: the plugin fails on {span} and asks for patience: {error}");
-                    return self.wait_for_plugin(partition, transform);
-                }
-                Err(Failure::Call { transform: name, span, error })
+            Some(careful) => {
+                careful.forget_before(&task.committed);
+                careful::Run::new(&plan, runtime, careful, task).through(&mut batch, &mut sending)
             }
+        };
+        self.counters.sent(&mut self.outbox);
+        if let Err(error) = passed {
+            return self.not_processed(partition, error);
         }
+        task.recycle(batch);
+        let reached = |waited: &mut Patience| task.next.iter().zip(&waited.behind).all(|(next, end)| next >= end);
+        slot.patience.take_if(reached);
+        Ok(())
     }
 
     fn report(&mut self) {

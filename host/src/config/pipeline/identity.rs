@@ -46,9 +46,10 @@ impl Pipeline {
             .discards
             .iter()
             .map(|discard| json!({ "transform": named(discard.transform), "output": discard.output }));
-        let on_error = match self.on_error {
-            OnError::Stop => "stop",
-            OnError::Skip => "skip",
+        let (on_error, dead_letter_topic) = match &self.on_error {
+            OnError::Stop => ("stop", None),
+            OnError::Skip => ("skip", None),
+            OnError::DeadLetter(topic) => ("dead-letter", Some(topic)),
         };
         canonical(&json!({
             "name": self.name.as_str(),
@@ -61,7 +62,11 @@ impl Pipeline {
                 "commit-interval-ms": milliseconds(self.delivery.commit_interval),
                 "commit-bytes": self.delivery.commit_bytes,
             },
-            "errors": { "on-error": on_error },
+            "errors": {
+                "on-error": on_error,
+                "dead-letter-topic": dead_letter_topic,
+                "give-up-after": self.give_up_after,
+            },
             "limits": { "batch-records": self.batches.records, "batch-bytes": self.batches.bytes },
         }))
     }

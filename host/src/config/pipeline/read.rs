@@ -36,7 +36,8 @@ const SINK: Shape = Shape { heading: "[[sink]]", keys: &["topic", "transform", "
 const DISCARD: Shape = Shape { heading: "[[discard]]", keys: &["transform", "output"], tables: &[], open: false };
 const DELIVERY: Shape =
     Shape { heading: "[delivery]", keys: &["guarantee", "commit-interval", "commit-bytes"], tables: &[], open: false };
-const ERRORS: Shape = Shape { heading: "[errors]", keys: &["on-error"], tables: &[], open: false };
+const ERRORS: Shape =
+    Shape { heading: "[errors]", keys: &["on-error", "dead-letter-topic", "give-up-after"], tables: &[], open: false };
 const LIMITS: Shape = Shape {
     heading: "[limits]",
     keys: &["memory", "time-per-batch", "output-bytes", "state-bytes", "batch-records", "batch-bytes"],
@@ -106,6 +107,13 @@ const BATCH_BYTES: Bounds<u64> = Bounds {
     max: 256 * MIB,
     why_max: "a plugin that asks for everything must hold a batch in its memory",
 };
+const GIVE_UP_AFTER: Bounds<u64> = Bounds {
+    min: 1,
+    why_min: "the first failing record stops the pipeline then",
+    max: 1_000_000,
+    why_max: "a plugin that fails on everything would empty the topic into the dead letters",
+};
+const GIVE_UP_AFTER_DEFAULT: u32 = 100;
 const LIMITS_DEFAULT: TransformLimits = TransformLimits {
     memory: 64 * MIB,
     time_per_batch: Duration::from_secs(1),
@@ -160,9 +168,9 @@ fn root_table(root: &Section<'_>, text: &Text) -> Option<Pipeline> {
     each_output_once(root.findings(), &sink_sections, &sinks, &discard_sections, &discards);
 
     let delivery = delivery(&root.table("delivery", &DELIVERY));
-    let on_error = root
-        .table("errors", &ERRORS)
-        .value("on-error", OnError::Stop, |field| field.word(&[("stop", OnError::Stop), ("skip", OnError::Skip)]));
+    let errors_section = root.table("errors", &ERRORS);
+    let (on_error, give_up_after) = errors(&errors_section);
+    no_loop(root.findings(), &topics, &placed(std::slice::from_ref(&errors_section), "dead-letter-topic"));
     Some(Pipeline {
         name: PipelineName::new(&name?)?,
         sources: all(sources)?,
@@ -171,6 +179,7 @@ fn root_table(root: &Section<'_>, text: &Text) -> Option<Pipeline> {
         discards: all(discards)?,
         delivery: delivery?,
         on_error: on_error?,
+        give_up_after: give_up_after?,
         batches: batches?,
         text: Text::default(),
     })
@@ -354,6 +363,42 @@ fn transform_index(section: &Section<'_>, transforms: &[&str]) -> Option<usize> 
             })
         })
     })
+}
+
+/// What a failing record does, and how many of them in a row stop the pipeline.
+fn errors(section: &Section<'_>) -> (Option<OnError>, Option<u32>) {
+    #[derive(Clone, Copy)]
+    enum Word {
+        Stop,
+        Skip,
+        DeadLetter,
+    }
+    let words = [("stop", Word::Stop), ("skip", Word::Skip), ("dead-letter", Word::DeadLetter)];
+    let word = section.optional("on-error", |field| field.word(&words));
+    let topic = section.optional("dead-letter-topic", |field| field.checked(value::topic));
+    let give_up_after = section.value("give-up-after", GIVE_UP_AFTER_DEFAULT, |field| {
+        field.count(|number| value::count(number, &GIVE_UP_AFTER)).and_then(|number| u32::try_from(number).ok())
+    });
+    let contradiction = |message: &str, help: &str| {
+        let place = section.field("on-error").map_or_else(|| section.place(), |field| field.place());
+        section.findings().add(Diagnostic::new(message).at(place).help(help));
+        None
+    };
+    let on_error = match (word, topic) {
+        (Some(None | Some(Word::Stop)), Some(None)) => Some(OnError::Stop),
+        (Some(Some(Word::Skip)), Some(None)) => Some(OnError::Skip),
+        (Some(None | Some(Word::DeadLetter)), Some(Some(topic))) => Some(OnError::DeadLetter(topic)),
+        (Some(Some(Word::DeadLetter)), Some(None)) => contradiction(
+            "there is no topic for dead letters",
+            "add `dead-letter-topic`, or write \"stop\" or \"skip\"",
+        ),
+        (Some(Some(Word::Stop | Word::Skip)), Some(Some(_))) => contradiction(
+            "`on-error` says that failing records do not go to `dead-letter-topic`",
+            "remove one of the two: with a `dead-letter-topic`, failing records go there",
+        ),
+        (None, _) | (_, None) => None,
+    };
+    (on_error, give_up_after)
 }
 
 fn delivery(section: &Section<'_>) -> Option<Delivery> {

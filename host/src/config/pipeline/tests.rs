@@ -66,6 +66,7 @@ commit-interval = "250ms"
 commit-bytes = "8MiB"
 [errors]
 on-error = "skip"
+give-up-after = 7
 [limits]
 time-per-batch = "2s"
 batch-records = 500
@@ -81,7 +82,7 @@ fn what_is_left_out_has_its_default() {
     assert_eq!(pipeline.delivery.commit_interval, Duration::from_millis(100));
     assert_eq!(pipeline.delivery.guarantee, Guarantee::ExactlyOnce);
     assert_eq!(pipeline.delivery.commit_bytes, 256 << 20);
-    assert_eq!(pipeline.on_error, OnError::Stop);
+    assert_eq!((pipeline.on_error, pipeline.give_up_after), (OnError::Stop, 100));
     assert_eq!(pipeline.batches, BatchLimits { records: 1000, bytes: 1 << 20 });
     let transform = &pipeline.transforms[0];
     assert_eq!(transform.plugin, PluginReference::Registry { name: "value-length".into(), version: "0.1.0".into() });
@@ -111,8 +112,16 @@ fn everything_that_is_written_is_read() {
     let sinks: Vec<_> = pipeline.sinks.iter().map(|sink| (sink.topic.as_str(), sink.transform)).collect();
     assert_eq!(sinks, [("out", 1), ("late", 0), ("tap", 0)]);
     assert_eq!(pipeline.discards, [Discard { transform: 1, output: "rest".into() }]);
-    assert_eq!(pipeline.on_error, OnError::Skip);
+    assert_eq!((pipeline.on_error, pipeline.give_up_after), (OnError::Skip, 7));
     assert_eq!(pipeline.batches, BatchLimits { records: 500, bytes: 2 << 20 });
+}
+
+#[test]
+fn a_topic_for_dead_letters_is_enough() {
+    let dead = OnError::DeadLetter("dead".into());
+    assert_eq!(parse(&format!("{SMALL}[errors]\ndead-letter-topic = \"dead\"\n")).on_error, dead);
+    let both = "[errors]\non-error = \"dead-letter\"\ndead-letter-topic = \"dead\"\n";
+    assert_eq!(parse(&format!("{SMALL}{both}")).on_error, dead);
 }
 
 #[test]
@@ -193,8 +202,8 @@ fn the_digest_is_that_of_the_meaning() {
 #[test]
 fn the_canonical_form_is_frozen() {
     let json = concat!(
-        r#"{"delivery":{"commit-bytes":268435456,"commit-interval-ms":100,"guarantee":"exactly-once"},"discard":[],"errors":{"on-error"#,
-        r#"":"stop"},"limits":{"batch-bytes":1048576,"batch-records":1000},"name":"value-length","sink":[{"outp"#,
+        r#"{"delivery":{"commit-bytes":268435456,"commit-interval-ms":100,"guarantee":"exactly-once"},"discard":[],"errors":{"dead-let"#,
+        r#"ter-topic":null,"give-up-after":100,"on-error":"stop"},"limits":{"batch-bytes":1048576,"batch-records":1000},"name":"value-length","sink":[{"outp"#,
         r#"ut":null,"topic":"lengths","transform":"length"}],"source":[{"input":null,"start":"earliest","topic""#,
         r#":"test"}],"transform":[{"config":{},"digest":"d","grants":[],"limits":{"memory":67108864,"output-byt"#,
         r#"es":67108864,"state-bytes":268435456,"time-per-batch-ms":1000},"name":"length","plugin":"value-lengt"#,

@@ -62,6 +62,7 @@ impl<K: Kafka> Thread<K> {
             if let Some(slot) = self.slots.get_mut(&partition) {
                 slot.attempt = None;
                 slot.patience = None;
+                slot.careful = None;
                 slot.assigned.remove(&at.input);
                 if slot.assigned.is_empty() {
                     self.slots.remove(&partition);

@@ -72,7 +72,7 @@ impl<K: Kafka> Thread<K> {
 
     fn roll_back_all(&mut self, lost: &[u32]) -> Result<(), Failure> {
         self.begin_interval();
-        let took_part = |task: &Task| task.is_ahead() || task.inbox.iter().any(|inbox| !inbox.is_empty());
+        let took_part = |task: &Task| task.is_ahead() || task.has_records();
         let tasks = self.tasks.iter().flatten();
         let numbers: Vec<u32> = tasks.filter(|task| took_part(task)).map(|task| task.partition).collect();
         let mut positions = Vec::new();
@@ -114,10 +114,7 @@ impl<K: Kafka> Thread<K> {
             self.consumer.halt(partitions)?;
             self.drop_task(*number);
         }
-        let consumer = &mut self.consumer;
-        self.outbox = open_outbox(&self.equipment, &self.plan, &self.name, || {
-            consumer.fetch(0, 0, Duration::ZERO, |_| {}).map(|_| ()).map_err(Failure::from)
-        })?;
+        self.open_outbox()?;
         for (number, slot) in &mut self.slots {
             slot.patience = None;
             if slot.assigned.len() == self.plan.sources.len() {
@@ -125,6 +122,15 @@ impl<K: Kafka> Thread<K> {
             }
         }
         self.begin_interval();
+        Ok(())
+    }
+
+    /// A new producer; the one before is dropped, with what it has not written.
+    pub(super) fn open_outbox(&mut self) -> Result<(), Failure> {
+        let consumer = &mut self.consumer;
+        self.outbox = open_outbox(&self.equipment, &self.plan, &self.name, || {
+            consumer.fetch(0, 0, Duration::ZERO, |_| {}).map(|_| ()).map_err(Failure::from)
+        })?;
         Ok(())
     }
 

@@ -10,6 +10,8 @@ struct Config {
     how: How,
     #[serde(default)]
     on: String,
+    #[serde(default)]
+    number: usize,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -37,6 +39,10 @@ enum How {
     Moody,
     /// Sends 4 GiB for one record.
     BigOutput,
+    /// Sends a value of `number` bytes.
+    Large,
+    /// Traps on whatever comes when its instance has seen `number` of these records.
+    Leak,
     /// Logs a thousand messages and the record's value to stderr.
     Chatter,
     /// `open` fails.
@@ -53,6 +59,7 @@ struct Misbehaves {
     config: Config,
     #[output]
     main: Output,
+    seen: usize,
 }
 
 impl Transform for Misbehaves {
@@ -87,6 +94,12 @@ impl Transform for Misbehaves {
             How::Moody if sluicegate_sdk::now() / 50 % 8 == 0 => Err(transient("not now")),
             How::Moody => self.main.send(record),
             How::BigOutput => (0..4096).try_for_each(|_| self.main.send(record.with_value(vec![b'x'; 1 << 20]))),
+            How::Large => self.main.send(record.with_value(vec![b'x'; self.config.number])),
+            How::Leak if self.seen >= self.config.number => trap(),
+            How::Leak => {
+                self.seen += 1;
+                self.main.send(record)
+            }
             How::Chatter => {
                 (0..1000).for_each(|number| info!("message {number}"));
                 eprintln!("value {:?}", record.text());

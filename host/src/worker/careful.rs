@@ -1,0 +1,441 @@
+//! Finds the records that a transform fails on.
+//!
+//! A task whose plugin failed goes on with care: before each call, the state is marked, and afterwards the guest puts what it holds
+//! back, so that a call that fails is taken back by itself, with a new instance. Its records are tried again in halves, until
+//! those are found that it fails on alone; they are left out, and the others go on in order.
+//!
+//! What was found survives going back to the last commit: records are known by where they come from, which does not depend on how
+//! they are cut into batches. So a search that takes long, or whose outputs Kafka refuses, goes back, and on from what it knows.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use super::chain::{self, ChainError, Destination, Unsent};
+use super::failure::Failure;
+use super::plan::Plan;
+use super::runtime::Runtime;
+use super::task::{self, Task};
+use crate::engine::{CallError, Remedy};
+use crate::record::{Batch, Output};
+
+/// So long after the last failure a task goes on without care.
+const CALM: Duration = Duration::from_secs(60);
+/// A search that has taken this long goes back when it has learnt something: the group and the transaction do not wait for ever.
+const SEARCH_MAX: Duration = Duration::from_millis(500);
+/// What a failure counts that no record is to blame for, in calls that go well.
+const UNEXPLAINED: u32 = 32;
+/// The pipeline stops when more has come together: of the calls, about one in [`UNEXPLAINED`] fails.
+const UNEXPLAINED_MAX: u32 = 32 * UNEXPLAINED;
+
+const REFUSED: &str = "output-refused";
+
+/// How it went wrong with a record or a batch.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Trouble {
+    /// A word: what dead letters say in `sluicegate.error`.
+    pub kind: &'static str,
+    /// In words, with the guest's own and its backtrace.
+    pub reason: String,
+}
+
+impl Trouble {
+    /// Of a call.
+    #[must_use]
+    pub fn of_call(error: &CallError) -> Self {
+        Self { kind: error.kind(), reason: error.to_string() }
+    }
+
+    /// Kafka does not take the output.
+    #[must_use]
+    pub fn refused(reason: String) -> Self {
+        Self { kind: REFUSED, reason }
+    }
+
+    /// Whether it is that Kafka does not take the output.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        self.kind == REFUSED
+    }
+}
+
+/// A record at a transform: the n-th of those made of one source record.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+struct Identity {
+    input: u32,
+    offset: i64,
+    nth: u32,
+}
+
+fn identities(batch: &Batch) -> Vec<Identity> {
+    let mut counts: HashMap<(u32, i64), u32> = HashMap::new();
+    let identity = |(input, _, offset): (u32, i32, i64)| {
+        let count = counts.entry((input, offset)).or_default();
+        *count += 1;
+        Identity { input, offset, nth: *count - 1 }
+    };
+    batch.origins().map(identity).collect()
+}
+
+/// What is known about the failures of a task's plugins.
+#[derive(Debug)]
+pub struct Careful {
+    /// Records that fail, by transform.
+    culprits: BTreeMap<(usize, Identity), Trouble>,
+    /// Some record of these fails.
+    suspects: Option<(usize, Vec<Identity>)>,
+    /// Wait after each call until Kafka has taken its output.
+    acknowledge: bool,
+    until: Instant,
+    /// Records that failed, with none behind them that was processed.
+    in_a_row: u32,
+    last_culprit: Option<Identity>,
+    /// Calls that have to go well before a failure without a culprit is forgotten.
+    unexplained: u32,
+    found: u64,
+}
+
+/// Why a batch did not get through.
+#[derive(Debug)]
+pub enum CarefulError<E> {
+    /// As without care: the destination, or a failure that no record is to blame for.
+    Chain(ChainError<E>),
+    /// More is known, and the task has to go back to its last commit to use it.
+    Back {
+        /// Which transform.
+        transform: usize,
+        /// What happened.
+        trouble: Trouble,
+    },
+    /// There is no use in going on.
+    Failed(Box<Failure>),
+}
+
+impl<E> From<ChainError<E>> for CarefulError<E> {
+    fn from(error: ChainError<E>) -> Self {
+        Self::Chain(error)
+    }
+}
+
+impl<E> From<Failure> for CarefulError<E> {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(Box::new(failure))
+    }
+}
+
+/// Records that are tried together.
+struct Piece {
+    batch: Batch,
+    identities: Vec<Identity>,
+}
+
+impl Piece {
+    fn range(&self, from: usize, to: usize) -> Self {
+        Self { batch: self.batch.range(from, to), identities: self.identities[from..to].to_vec() }
+    }
+}
+
+enum Step {
+    Try(Piece),
+    /// What failed has been tried again: was there a culprit in it?
+    Explained {
+        found_before: u64,
+    },
+}
+
+impl Careful {
+    /// From `now` on.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self {
+            culprits: BTreeMap::new(),
+            suspects: None,
+            acknowledge: false,
+            until: now + CALM,
+            in_a_row: 0,
+            last_culprit: None,
+            unexplained: 0,
+            found: 0,
+        }
+    }
+
+    /// Whether nothing has failed for long.
+    #[must_use]
+    pub fn is_over(&self, now: Instant) -> bool {
+        now >= self.until
+    }
+
+    /// Whether the next batch may fail.
+    #[must_use]
+    pub fn is_searching(&self) -> bool {
+        self.suspects.is_some()
+    }
+
+    /// Something has failed again.
+    pub fn prolong(&mut self, now: Instant) {
+        self.until = now + CALM;
+    }
+
+    /// Kafka has refused output, and it is not known which.
+    pub fn must_acknowledge(&mut self) {
+        self.acknowledge = true;
+    }
+
+    /// A call with these records failed.
+    pub fn suspect(&mut self, transform: usize, batch: &Batch) {
+        self.suspects = Some((transform, identities(batch)));
+    }
+
+    /// Kafka refuses what transform `transform` made of these records of `batch`.
+    pub fn refused(&mut self, transform: usize, batch: &Batch, refused: Vec<(u32, String)>) {
+        let identities = identities(batch);
+        for (cause, reason) in refused {
+            self.condemn(transform, identities[cause as usize], Trouble::refused(reason));
+        }
+    }
+
+    /// There was a failure that no record is to blame for. Whether there are too many of them.
+    fn nobody_to_blame(&mut self) -> bool {
+        self.unexplained += UNEXPLAINED;
+        self.unexplained > UNEXPLAINED_MAX
+    }
+
+    /// What is committed is not seen again.
+    pub fn forget_before(&mut self, offsets: &[i64]) {
+        let comes =
+            |identity: &Identity| offsets.get(identity.input as usize).is_none_or(|&next| identity.offset >= next);
+        self.culprits.retain(|(_, identity), _| comes(identity));
+        self.suspects.take_if(|(_, identities)| !identities.iter().all(comes));
+    }
+
+    fn condemn(&mut self, transform: usize, identity: Identity, trouble: Trouble) {
+        if self.culprits.insert((transform, identity), trouble).is_none() {
+            self.found += 1;
+            self.in_a_row += 1;
+            self.last_culprit = Some(identity);
+            self.unexplained = 0;
+        }
+        self.suspects = None;
+    }
+
+    fn passed(&mut self, piece: &Piece) {
+        self.unexplained = self.unexplained.saturating_sub(1);
+        // What is done again after going back, before it, says nothing.
+        if piece.identities.last() > self.last_culprit.as_ref() {
+            self.in_a_row = 0;
+        }
+    }
+
+    /// Cuts a batch where something is known: each culprit by itself, suspects together.
+    fn cut(&self, transform: usize, batch: Batch) -> Vec<Piece> {
+        let whole = Piece { identities: identities(&batch), batch };
+        let suspects = self.suspects.iter().filter(|(at, _)| *at == transform).flat_map(|(_, list)| list);
+        let suspects: BTreeSet<&Identity> = suspects.collect();
+        let label =
+            |identity: &Identity| (self.culprits.contains_key(&(transform, *identity)), suspects.contains(identity));
+        let labels: Vec<_> = whole.identities.iter().map(label).collect();
+        let mut pieces = Vec::new();
+        let mut from = 0;
+        for to in 1..=labels.len() {
+            if to == labels.len() || labels[to] != labels[from] || labels[to].0 {
+                pieces.push(whole.range(from, to));
+                from = to;
+            }
+        }
+        pieces
+    }
+
+    /// Whether exactly these have failed together.
+    fn has_failed(&self, transform: usize, piece: &Piece) -> bool {
+        self.suspects.as_ref().is_some_and(|(at, list)| *at == transform && *list == piece.identities)
+    }
+}
+
+/// A task and what it runs with.
+pub struct Run<'a> {
+    /// The pipeline.
+    pub plan: &'a Plan,
+    /// Time.
+    pub runtime: &'a dyn Runtime,
+    /// What is known.
+    pub careful: &'a mut Careful,
+    /// The task.
+    pub task: &'a mut Task,
+    /// The transforms that were called since their instances were made.
+    used: Vec<bool>,
+    began: Instant,
+    last: Trouble,
+}
+
+enum Tried {
+    Passed(Output),
+    Failed(CallError),
+}
+
+impl<'a> Run<'a> {
+    /// For one batch.
+    #[must_use]
+    pub fn new(plan: &'a Plan, runtime: &'a dyn Runtime, careful: &'a mut Careful, task: &'a mut Task) -> Self {
+        let used = plan.transforms.iter().map(|_| true).collect();
+        let last = Trouble { kind: "", reason: String::new() };
+        Self { plan, runtime, careful, task, used, began: runtime.now(), last }
+    }
+
+    /// Runs `batch` through the transforms of the task, without the records that they fail on.
+    ///
+    /// # Errors
+    /// Part of the batch may have reached the sinks; the task has to go back to its last commit.
+    pub fn through<D: Destination>(
+        &mut self,
+        batch: &mut Batch,
+        destination: &mut D,
+    ) -> Result<(), CarefulError<D::Error>> {
+        let mut batch = std::mem::take(batch);
+        for at in 0..self.plan.transforms.len() {
+            if batch.is_empty() {
+                break;
+            }
+            let mut next = Batch { watermark: batch.watermark, ..Batch::default() };
+            let mut steps: Vec<Step> = self.careful.cut(at, batch).into_iter().rev().map(Step::Try).collect();
+            while let Some(step) = steps.pop() {
+                match step {
+                    Step::Try(piece) => self.piece(at, piece, &mut steps, &mut next, destination)?,
+                    Step::Explained { found_before } if found_before == self.careful.found => self.not_explained(at)?,
+                    Step::Explained { .. } => {}
+                }
+            }
+            batch = next;
+        }
+        Ok(())
+    }
+
+    fn piece<D: Destination>(
+        &mut self,
+        at: usize,
+        mut piece: Piece,
+        steps: &mut Vec<Step>,
+        next: &mut Batch,
+        destination: &mut D,
+    ) -> Result<(), CarefulError<D::Error>> {
+        if let [identity] = piece.identities.as_slice()
+            && let Some(trouble) = self.careful.culprits.get(&(at, *identity))
+        {
+            return Ok(destination.failed(at, &piece.batch, trouble).map_err(ChainError::Destination)?);
+        }
+        if piece.batch.len() > 1 && self.careful.has_failed(at, &piece) {
+            self.careful.suspects = None;
+            let (middle, end) = (piece.batch.len() / 2, piece.batch.len());
+            steps.push(Step::Explained { found_before: self.careful.found });
+            steps.push(Step::Try(piece.range(middle, end)));
+            steps.push(Step::Try(piece.range(0, middle)));
+            return Ok(());
+        }
+        let trouble = match self.call(at, &mut piece.batch, destination)? {
+            Tried::Passed(output) => {
+                let Some(trouble) = self.pass_on(at, &piece, output, next, destination)? else {
+                    self.used[at] = true;
+                    self.careful.passed(&piece);
+                    return Ok(());
+                };
+                // What it put out is on its way.
+                self.found(at, &piece, trouble.clone());
+                return Err(CarefulError::Back { transform: at, trouble });
+            }
+            Tried::Failed(error) if error.remedy() == Remedy::Halve => Trouble::of_call(&error),
+            Tried::Failed(error) => {
+                let (batch, error) = (Box::new(piece.batch), Box::new(error));
+                return Err(ChainError::Call { transform: at, batch, error }.into());
+            }
+        };
+        self.careful.prolong(self.runtime.now());
+        self.last = trouble.clone();
+        destination.call_failed(at);
+        let (partition, now_ms) = (self.task.partition, self.runtime.now_ms());
+        let transform = &self.plan.transforms[at];
+        self.task.instances[at] = transform
+            .open(&self.plan.pipeline, partition, now_ms)
+            .map_err(|error| Failure::Open { transform: transform.name.clone(), error })?;
+        if std::mem::take(&mut self.used[at]) && piece.batch.len() == 1 {
+            // Perhaps what came before is to blame, in the memory of the instance: it is tried once more in a new one.
+            steps.push(Step::Explained { found_before: self.careful.found });
+            steps.push(Step::Try(piece));
+            return Ok(());
+        }
+        self.found(at, &piece, trouble.clone());
+        if self.careful.in_a_row >= self.plan.give_up_after {
+            let (transform, origin) = (transform.name.clone(), task::origin(self.plan, &piece.batch, 0));
+            return Err(Failure::Hopeless { transform, count: self.careful.in_a_row, origin, trouble }.into());
+        }
+        if self.runtime.since(self.began) >= SEARCH_MAX {
+            return Err(CarefulError::Back { transform: at, trouble });
+        }
+        steps.push(Step::Try(piece));
+        Ok(())
+    }
+
+    fn call<D: Destination>(
+        &mut self,
+        at: usize,
+        batch: &mut Batch,
+        destination: &mut D,
+    ) -> Result<Tried, CarefulError<D::Error>> {
+        let (instance, state) = (&mut self.task.instances[at], &mut self.task.state.transforms[at]);
+        state.mark();
+        let begin = self.runtime.now();
+        let called = instance.process(batch, state, self.runtime.now_ms());
+        let called = called.and_then(|output| instance.flush(state, self.runtime.now_ms()).map(|()| output));
+        destination.processed(at, batch.len(), self.runtime.since(begin));
+        Ok(match called {
+            Ok(output) => {
+                state.keep_marked();
+                Tried::Passed(output)
+            }
+            Err(error) => {
+                state.undo_marked();
+                Tried::Failed(error)
+            }
+        })
+    }
+
+    /// Takes outputs to the sinks. What Kafka refuses of them, if anything.
+    fn pass_on<D: Destination>(
+        &mut self,
+        at: usize,
+        piece: &Piece,
+        output: Output,
+        next: &mut Batch,
+        destination: &mut D,
+    ) -> Result<Option<Trouble>, CarefulError<D::Error>> {
+        let passed = chain::pass_on(self.plan, at, &piece.batch, &output, next, destination);
+        self.task.instances[at].recycle(output);
+        match passed {
+            Ok(()) if self.careful.acknowledge => {
+                let refused = destination.acknowledged().map_err(ChainError::Destination)?;
+                Ok(refused.map(Trouble::refused))
+            }
+            Ok(()) => Ok(None),
+            Err(Unsent::Failed(error)) => Err(ChainError::Destination(error).into()),
+            Err(Unsent::Refused(refused)) => {
+                let reason = refused.first().map_or_else(String::new, |(_, reason)| reason.clone());
+                self.careful.refused(at, &piece.batch, refused);
+                Err(CarefulError::Back { transform: at, trouble: Trouble::refused(reason) })
+            }
+        }
+    }
+
+    /// A piece fails, in a new instance.
+    fn found(&mut self, at: usize, piece: &Piece, trouble: Trouble) {
+        self.careful.prolong(self.runtime.now());
+        match piece.identities.as_slice() {
+            [identity] => self.careful.condemn(at, *identity, trouble),
+            several => self.careful.suspects = Some((at, several.to_vec())),
+        }
+    }
+
+    fn not_explained(&mut self, at: usize) -> Result<(), Failure> {
+        if !self.careful.nobody_to_blame() {
+            return Ok(());
+        }
+        let trouble = self.last.clone();
+        Err(Failure::Unexplained { transform: self.plan.transforms[at].name.clone(), trouble })
+    }
+}

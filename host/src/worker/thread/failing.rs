@@ -1,0 +1,136 @@
+//! Going on with a task whose plugin failed, or whose output Kafka refuses.
+
+use tracing::{debug, warn};
+
+use super::{START_WAIT, Thread};
+use crate::engine::{CallError, Remedy};
+use crate::kafka::clients::{ConsumerClient, Kafka};
+use crate::record::Batch;
+use crate::worker::careful::{Careful, CarefulError};
+use crate::worker::chain::ChainError;
+use crate::worker::failure::Failure;
+use crate::worker::task;
+
+impl<K: Kafka> Thread<K> {
+    /// A batch did not get through.
+    pub(super) fn not_processed(&mut self, partition: usize, error: CarefulError<Box<Failure>>) -> Result<(), Failure> {
+        match error {
+            CarefulError::Chain(ChainError::Destination(failure)) => self.not_delivered(*failure),
+            CarefulError::Chain(ChainError::Call { transform, batch, error }) => {
+                self.call_failed(partition, transform, &batch, error)
+            }
+            CarefulError::Chain(ChainError::Refused { transform, batch, refused }) => {
+                let reason = refused.first().map_or_else(String::new, |(_, reason)| reason.clone());
+                self.go_carefully(partition, &reason, |careful| careful.refused(transform, &batch, refused))
+            }
+            CarefulError::Back { trouble, .. } if trouble.is_refusal() && !self.is_exactly_once() => {
+                // The producer does not forget what was refused; what others have sent with it is done again too.
+                self.open_outbox()?;
+                self.committer.abort(&self.tasks, &trouble.reason);
+                Ok(())
+            }
+            CarefulError::Back { trouble, .. } => self.go_carefully(partition, &trouble.reason, |_| {}),
+            CarefulError::Failed(failure) => Err(*failure),
+        }
+    }
+
+    fn call_failed(
+        &mut self,
+        partition: usize,
+        transform: usize,
+        batch: &Batch,
+        error: Box<CallError>,
+    ) -> Result<(), Failure> {
+        let span = task::span(&self.plan, batch);
+        let name = self.plan.transforms[transform].name.clone();
+        match error.remedy() {
+            Remedy::Halve => {
+                self.counters.call_failed(transform);
+                let reason = format!("transform `{name}` fails on the batch of {span}: {error}");
+                self.go_carefully(partition, &reason, |careful| careful.suspect(transform, batch))
+            }
+            Remedy::Wait => {
+                warn!(transform = name, "waiting: the plugin fails on {span} and asks for patience: {error}");
+                self.wait_for_plugin(partition, transform)
+            }
+            Remedy::Stop => Err(Failure::Call { transform: name, span, error }),
+        }
+    }
+
+    /// A plugin could not put what it held back, before a commit.
+    pub(super) fn flush_failed(
+        &mut self,
+        transform: String,
+        partition: u32,
+        error: Box<CallError>,
+    ) -> Result<(), Failure> {
+        let at = self.plan.transforms.iter().position(|known| known.name == transform).unwrap_or(0);
+        // With care, everything is put after each call: no record is to blame then.
+        let is_careful = self.slots.get(&partition).is_some_and(|slot| slot.careful.is_some());
+        match error.remedy() {
+            Remedy::Halve if !is_careful => {
+                self.counters.call_failed(at);
+                let reason = format!("transform `{transform}` fails to flush its state: {error}");
+                self.go_carefully(partition as usize, &reason, |_| {})
+            }
+            Remedy::Wait => {
+                warn!(transform, partition, "waiting: the plugin fails to flush and asks for patience: {error}");
+                self.wait_for_plugin(partition as usize, at)
+            }
+            Remedy::Halve | Remedy::Stop => Err(Failure::Flush { transform, partition, error }),
+        }
+    }
+
+    /// Takes a task back to its last commit, and lets it go on with care. `tell` adds what is known.
+    pub(super) fn go_carefully(
+        &mut self,
+        partition: usize,
+        reason: &str,
+        tell: impl FnOnce(&mut Careful),
+    ) -> Result<(), Failure> {
+        let Some(number) = self.tasks[partition].as_ref().map(|task| task.partition) else { return Ok(()) };
+        let Some(slot) = self.slots.get_mut(&number) else { return Ok(()) };
+        let now = self.equipment.runtime.now();
+        if slot.careful.is_none() {
+            let task = self.plan.task(number);
+            warn!(%task, "looking for the records that fail, from the last commit on: {reason}");
+        } else {
+            debug!(partition, "going back to the last commit: {reason}");
+        }
+        let careful = slot.careful.get_or_insert_with(|| Careful::new(now));
+        careful.prolong(now);
+        tell(careful);
+        if self.is_exactly_once() {
+            // The other tasks' outputs are in the same transaction, or are held back for the same.
+            self.committer.take_back(&self.tasks, reason);
+            return Ok(());
+        }
+        let positions = self.roll_back(number)?;
+        self.consumer.start(&positions, START_WAIT)?;
+        Ok(())
+    }
+
+    /// Kafka has refused output because of what it is; whose, is not known.
+    pub(super) fn all_go_carefully(&mut self) {
+        let now = self.equipment.runtime.now();
+        for slot in self.slots.values_mut() {
+            let careful = slot.careful.get_or_insert_with(|| Careful::new(now));
+            careful.prolong(now);
+            careful.must_acknowledge();
+        }
+    }
+
+    /// Tasks that may fail with their next batch do it in a transaction of their own: an abort takes back what all of it did.
+    /// Whether a task has to wait for a commit.
+    pub(super) fn has_to_wait(&self, partition: usize) -> bool {
+        let is_searching = |at: usize| {
+            let slot = u32::try_from(at).ok().and_then(|number| self.slots.get(&number));
+            slot.and_then(|slot| slot.careful.as_ref()).is_some_and(Careful::is_searching)
+        };
+        let searches = is_searching(partition);
+        let dirty = self.tasks.iter().enumerate().filter(|(_, task)| task.as_ref().is_some_and(|task| task.dirty));
+        self.is_exactly_once()
+            && self.slots.values().any(|slot| slot.careful.is_some())
+            && dirty.map(|(at, _)| at).any(|at| at != partition && (searches || is_searching(at)))
+    }
+}
