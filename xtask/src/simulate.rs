@@ -5,8 +5,16 @@ use clap::Args;
 
 use crate::plugins;
 
-const SCENARIOS: [&str; 5] =
-    ["exactly-once", "two-inputs", "exactly-once-stateless", "at-least-once", "at-least-once-stateless"];
+const SCENARIOS: [&str; 8] = [
+    "exactly-once",
+    "two-inputs",
+    "patience",
+    "failing",
+    "failing-at-least-once",
+    "exactly-once-stateless",
+    "at-least-once",
+    "at-least-once-stateless",
+];
 
 #[derive(Args, Debug)]
 pub(crate) struct SimulateOptions {
@@ -23,7 +31,7 @@ pub(crate) struct SimulateOptions {
 
 /// Builds what is needed and runs; an error when a seed fails.
 pub(crate) fn run(options: &SimulateOptions) -> Result<()> {
-    plugins::build_those(|package| matches!(package, "keyed-count" | "value-length"))?;
+    plugins::build_those(|package| matches!(package, "keyed-count" | "value-length" | "guest-misbehaves"))?;
     let mut command = plugins::cargo();
     command.args(["test", "--package", "sluicegate-tests", "--test", "simulation", "--"]);
     // The tests have the names of the scenarios.

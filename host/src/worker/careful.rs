@@ -51,11 +51,24 @@ impl Trouble {
         Self { kind: REFUSED, reason }
     }
 
+    /// The reason in one line, for a log.
+    #[must_use]
+    pub fn one_line(&self) -> String {
+        one_line(&self.reason)
+    }
+
     /// Whether it is that Kafka does not take the output.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
         self.kind == REFUSED
     }
+}
+
+/// The beginning of a text of several lines in one.
+pub(super) fn one_line(text: &str) -> String {
+    const LONGEST: usize = 500;
+    let line = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" | ");
+    if line.len() <= LONGEST { line } else { format!("{}..", &line[..line.floor_char_boundary(LONGEST)]) }
 }
 
 /// A record at a transform: the n-th of those made of one source record.
@@ -83,6 +96,8 @@ pub struct Careful {
     culprits: BTreeMap<(usize, Identity), Trouble>,
     /// Some record of these fails.
     suspects: Option<(usize, Vec<Identity>)>,
+    /// A batch has failed and has not got through since.
+    searching: bool,
     /// Wait after each call until Kafka has taken its output.
     acknowledge: bool,
     until: Instant,
@@ -149,6 +164,7 @@ impl Careful {
         Self {
             culprits: BTreeMap::new(),
             suspects: None,
+            searching: true,
             acknowledge: false,
             until: now + CALM,
             in_a_row: 0,
@@ -164,15 +180,16 @@ impl Careful {
         now >= self.until
     }
 
-    /// Whether the next batch may fail.
+    /// Whether the next batch is likely to fail: the one before has.
     #[must_use]
     pub fn is_searching(&self) -> bool {
-        self.suspects.is_some()
+        self.searching
     }
 
-    /// Something has failed again.
-    pub fn prolong(&mut self, now: Instant) {
+    /// A batch has failed again.
+    pub fn failed(&mut self, now: Instant) {
         self.until = now + CALM;
+        self.searching = true;
     }
 
     /// Kafka has refused output, and it is not known which.
@@ -299,12 +316,16 @@ impl<'a> Run<'a> {
             while let Some(step) = steps.pop() {
                 match step {
                     Step::Try(piece) => self.piece(at, piece, &mut steps, &mut next, destination)?,
-                    Step::Explained { found_before } if found_before == self.careful.found => self.not_explained(at)?,
+                    Step::Explained { found_before } if found_before == self.careful.found => {
+                        self.careful.suspects = None;
+                        self.not_explained(at)?;
+                    }
                     Step::Explained { .. } => {}
                 }
             }
             batch = next;
         }
+        self.careful.searching = false;
         Ok(())
     }
 
@@ -322,7 +343,6 @@ impl<'a> Run<'a> {
             return Ok(destination.failed(at, &piece.batch, trouble).map_err(ChainError::Destination)?);
         }
         if piece.batch.len() > 1 && self.careful.has_failed(at, &piece) {
-            self.careful.suspects = None;
             let (middle, end) = (piece.batch.len() / 2, piece.batch.len());
             steps.push(Step::Explained { found_before: self.careful.found });
             steps.push(Step::Try(piece.range(middle, end)));
@@ -346,7 +366,7 @@ impl<'a> Run<'a> {
                 return Err(ChainError::Call { transform: at, batch, error }.into());
             }
         };
-        self.careful.prolong(self.runtime.now());
+        self.careful.failed(self.runtime.now());
         self.last = trouble.clone();
         destination.call_failed(at);
         let (partition, now_ms) = (self.task.partition, self.runtime.now_ms());
@@ -424,7 +444,6 @@ impl<'a> Run<'a> {
 
     /// A piece fails, in a new instance.
     fn found(&mut self, at: usize, piece: &Piece, trouble: Trouble) {
-        self.careful.prolong(self.runtime.now());
         match piece.identities.as_slice() {
             [identity] => self.careful.condemn(at, *identity, trouble),
             several => self.careful.suspects = Some((at, several.to_vec())),

@@ -120,6 +120,10 @@ pub struct Thread<K: Kafka> {
     /// Keys and values taken since the last commit.
     bytes_since_commit: u64,
     caught_up: bool,
+    /// The transaction, or the last one, is that of one task which looks for records that fail.
+    alone: bool,
+    /// Counts those.
+    searches: usize,
     metrics_at: Instant,
     budget_said: Instant,
     counters: Counters,
@@ -172,6 +176,8 @@ impl<K: Kafka> Thread<K> {
             last_commit: now,
             bytes_since_commit: 0,
             caught_up: false,
+            alone: false,
+            searches: 0,
             metrics_at: now,
             budget_said: now,
             counters: Counters::new(&plan, &metrics),
@@ -514,17 +520,10 @@ impl<K: Kafka> Thread<K> {
             return Ok(());
         }
         let began = self.equipment.runtime.now();
-        for partition in 0..self.tasks.len() {
+        for partition in self.tasks_in_turn() {
             // What is done before an abort is done in vain.
             if !self.committer.may_process() {
                 break;
-            }
-            if self.tasks[partition].as_ref().is_none_or(|task| !task.has_records()) {
-                continue;
-            }
-            if self.has_to_wait(partition) {
-                self.bytes_since_commit = u64::MAX;
-                continue;
             }
             if self.is_exactly_once()
                 && let Err(error) = self.outbox.begin()

@@ -6,10 +6,10 @@ use super::{START_WAIT, Thread};
 use crate::engine::{CallError, Remedy};
 use crate::kafka::clients::{ConsumerClient, Kafka};
 use crate::record::Batch;
-use crate::worker::careful::{Careful, CarefulError};
+use crate::worker::careful::{Careful, CarefulError, one_line};
 use crate::worker::chain::ChainError;
 use crate::worker::failure::Failure;
-use crate::worker::task;
+use crate::worker::task::{self, Task};
 
 impl<K: Kafka> Thread<K> {
     /// A batch did not get through.
@@ -93,12 +93,12 @@ impl<K: Kafka> Thread<K> {
         let now = self.equipment.runtime.now();
         if slot.careful.is_none() {
             let task = self.plan.task(number);
-            warn!(%task, "looking for the records that fail, from the last commit on: {reason}");
+            warn!(%task, "looking for the records that fail, from the last commit on: {}", one_line(reason));
         } else {
-            debug!(partition, "going back to the last commit: {reason}");
+            debug!(partition, "going back to the last commit: {}", one_line(reason));
         }
         let careful = slot.careful.get_or_insert_with(|| Careful::new(now));
-        careful.prolong(now);
+        careful.failed(now);
         tell(careful);
         if self.is_exactly_once() {
             // The other tasks' outputs are in the same transaction, or are held back for the same.
@@ -115,22 +115,38 @@ impl<K: Kafka> Thread<K> {
         let now = self.equipment.runtime.now();
         for slot in self.slots.values_mut() {
             let careful = slot.careful.get_or_insert_with(|| Careful::new(now));
-            careful.prolong(now);
+            careful.failed(now);
             careful.must_acknowledge();
         }
     }
 
-    /// Tasks that may fail with their next batch do it in a transaction of their own: an abort takes back what all of it did.
-    /// Whether a task has to wait for a commit.
-    pub(super) fn has_to_wait(&self, partition: usize) -> bool {
-        let is_searching = |at: usize| {
-            let slot = u32::try_from(at).ok().and_then(|number| self.slots.get(&number));
+    /// The tasks to be processed now. Under exactly-once, a task whose next batch is likely to fail has a transaction to itself,
+    /// because an abort takes back what all of it did; it takes turns with the others.
+    pub(super) fn tasks_in_turn(&mut self) -> Vec<usize> {
+        let with_records =
+            |(_, task): &(usize, &Option<Box<Task>>)| task.as_ref().is_some_and(|task| task.has_records());
+        let all = self.tasks.iter().enumerate().filter(with_records).map(|(at, _)| at);
+        if !self.is_exactly_once() || self.slots.values().all(|slot| slot.careful.is_none()) {
+            return all.collect();
+        }
+        let is_searching = |at: &usize| {
+            let slot = u32::try_from(*at).ok().and_then(|number| self.slots.get(&number));
             slot.and_then(|slot| slot.careful.as_ref()).is_some_and(Careful::is_searching)
         };
-        let searches = is_searching(partition);
-        let dirty = self.tasks.iter().enumerate().filter(|(_, task)| task.as_ref().is_some_and(|task| task.dirty));
-        self.is_exactly_once()
-            && self.slots.values().any(|slot| slot.careful.is_some())
-            && dirty.map(|(at, _)| at).any(|at| at != partition && (searches || is_searching(at)))
+        let (searching, others): (Vec<usize>, Vec<usize>) = all.partition(is_searching);
+        if searching.is_empty() && !self.alone {
+            return others;
+        }
+        if self.tasks.iter().flatten().any(|task| task.dirty) {
+            // The next turn comes with the commit.
+            self.bytes_since_commit = u64::MAX;
+            return if self.alone { Vec::new() } else { others };
+        }
+        self.alone = !searching.is_empty() && (!self.alone || others.is_empty());
+        if !self.alone {
+            return others;
+        }
+        self.searches += 1;
+        vec![searching[self.searches % searching.len()]]
     }
 }

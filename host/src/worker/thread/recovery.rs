@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{ABORT_WAIT, COMMIT_WAIT, Equipment, Patience, START_WAIT, Thread};
 use crate::config::Guarantee;
@@ -11,11 +11,12 @@ use crate::engine::Instance;
 use crate::kafka::TopicPartition;
 use crate::kafka::clients::{ConsumerClient, Kafka};
 use crate::kafka::transaction::TransactionError;
+use crate::worker::careful::one_line;
 use crate::worker::commit::Advanced;
 use crate::worker::failure::Failure;
 use crate::worker::outbox::Outbox;
 use crate::worker::plan::Plan;
-use crate::worker::task::{self, Task};
+use crate::worker::task;
 
 /// How long one attempt to take over the transactional id may hold the thread up, and the pause before the next.
 const INIT_WAIT: Duration = Duration::from_millis(500);
@@ -59,7 +60,14 @@ impl<K: Kafka> Thread<K> {
     /// The transaction was aborted: takes every task that took part back to its last commit, and claims those again whose heads
     /// are not what this thread knows.
     pub(super) fn go_back(&mut self, lost: &[u32], reason: &str) -> Result<(), Failure> {
-        warn!(pipeline = self.plan.pipeline, "the transaction was aborted, its records are processed again: {reason}");
+        // Looking for records that fail, it is part of the search.
+        match self.slots.values().all(|slot| slot.careful.is_none()) {
+            true => warn!(
+                pipeline = self.plan.pipeline,
+                "the transaction was aborted, its records are processed again: {reason}"
+            ),
+            false => debug!("the transaction was aborted, its records are processed again: {}", one_line(reason)),
+        }
         self.counters.aborted();
         self.roll_back_all(lost)
     }
@@ -72,9 +80,8 @@ impl<K: Kafka> Thread<K> {
 
     fn roll_back_all(&mut self, lost: &[u32]) -> Result<(), Failure> {
         self.begin_interval();
-        let took_part = |task: &Task| task.is_ahead() || task.has_records();
         let tasks = self.tasks.iter().flatten();
-        let numbers: Vec<u32> = tasks.filter(|task| took_part(task)).map(|task| task.partition).collect();
+        let numbers: Vec<u32> = tasks.filter(|task| task.is_ahead()).map(|task| task.partition).collect();
         let mut positions = Vec::new();
         for number in numbers.into_iter().filter(|number| !lost.contains(number)) {
             positions.extend(self.roll_back(number)?);

@@ -151,7 +151,7 @@ impl<K: Kafka> Destination for Sending<'_, K> {
                 return Err(Box::new(Failure::Rejected { transform, origin, reason }));
             }
             if is_logged(count) {
-                let (origin, reason) = (origin(), &trouble.reason);
+                let (origin, reason) = (origin(), trouble.one_line());
                 error!(transform = name, %origin, rejected = count, "put aside a record that was rejected: {reason}");
             }
         }
@@ -168,7 +168,7 @@ impl<K: Kafka> Destination for Sending<'_, K> {
             return Err(Box::new(Failure::Failed { transform, origin, trouble }));
         }
         if is_logged(count) {
-            let reason = &trouble.reason;
+            let reason = trouble.one_line();
             error!(transform = name, %origin, failed = count, "put aside a record that the plugin fails on: {reason}");
         }
         self.put_aside(transform, batch, &[(0, trouble)])

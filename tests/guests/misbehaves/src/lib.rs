@@ -41,6 +41,8 @@ enum How {
     BigOutput,
     /// Sends a value of `number` bytes.
     Large,
+    /// Executes `unreachable` where key and value both end in 3.
+    TrapOnThrees,
     /// Traps on whatever comes when its instance has seen `number` of these records.
     Leak,
     /// Logs a thousand messages and the record's value to stderr.
@@ -95,6 +97,10 @@ impl Transform for Misbehaves {
             How::Moody => self.main.send(record),
             How::BigOutput => (0..4096).try_for_each(|_| self.main.send(record.with_value(vec![b'x'; 1 << 20]))),
             How::Large => self.main.send(record.with_value(vec![b'x'; self.config.number])),
+            How::TrapOnThrees => {
+                let ends = |bytes: Option<&[u8]>| bytes.is_some_and(|bytes| bytes.ends_with(b"3"));
+                if ends(record.key()) && ends(record.value()) { trap() } else { self.main.send(record) }
+            }
             How::Leak if self.seen >= self.config.number => trap(),
             How::Leak => {
                 self.seen += 1;

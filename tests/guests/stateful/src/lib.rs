@@ -2,7 +2,8 @@
 //!
 //! With `scan`, a value `NAME=NUMBER` is kept under the record's key, and what comes out is all that is kept there, as
 //! `a=1 b=2`; `NAME=` removes; `reject NAME=NUMBER` keeps it, lists, and then rejects the record. With `hog`, every record
-//! adds a thousand entries of 1 KiB. With `{"how":"grow"}`, all values of a key are appended to one entry.
+//! adds a thousand entries of 1 KiB. With `{"how":"grow"}`, all values of a key are appended to one entry, whose length comes out; a value that begins with
+//! `bad` is appended, and then it panics.
 
 use sluicegate_sdk::prelude::*;
 
@@ -72,6 +73,7 @@ impl Stateful {
         let text = record.text()?;
         let all = self.grown.update(key, |grown| grown.unwrap_or_default() + text);
         let length = all.len();
+        assert!(!text.starts_with("bad"), "told to panic after a change");
         self.main.send(record.with_value(length))
     }
 
