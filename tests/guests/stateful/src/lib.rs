@@ -29,7 +29,8 @@ struct Stateful {
     kept: Map<[u8], str, u64>,
     #[store(schema = 1, entries = 4096, dirty = 1024)]
     hoard: Value<u64, String>,
-    #[store(schema = 1)]
+    // What is written is put at once, so that it is there when a record fails.
+    #[store(schema = 1, entries = 64, dirty = 1)]
     grown: Value<[u8], String>,
     #[output]
     main: Output,
