@@ -3,6 +3,8 @@
 mod connection;
 mod demo;
 mod deploy;
+mod dlq;
+mod payload;
 pub mod plugin;
 mod run;
 mod savepoint;
@@ -67,6 +69,12 @@ enum Command {
         #[command(subcommand)]
         command: state::StateCommand,
     },
+    /// Dead letters: records that a pipeline could not process
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Dlq {
+        #[command(subcommand)]
+        command: dlq::DlqCommand,
+    },
     /// See two pipelines at work on an embedded broker, with a restart in the middle
     Demo(crate::embedded::DemoArgs),
     /// Push plugins to the registry and look at them
@@ -107,6 +115,8 @@ pub(crate) enum CommandError {
     Config(Errors),
     BadInput(String),
     Failed(String),
+    /// Nobody reads what is printed any more.
+    Unread,
 }
 
 impl From<Errors> for CommandError {
@@ -164,13 +174,14 @@ pub fn main() -> Exit {
         Command::Nodes(args) => runtime.block_on(status::nodes(args, &mut std::io::stdout())),
         Command::Savepoint { command } => runtime.block_on(savepoint::run(command, &mut std::io::stdout())),
         Command::State { command } => runtime.block_on(state::run(command, &mut std::io::stdout())),
+        Command::Dlq { command } => runtime.block_on(dlq::run(command, &mut std::io::stdout())),
         Command::Demo(args) => runtime.block_on(demo::run(args)),
         Command::Plugin { command, cluster } => runtime.block_on(plugins(command, &cluster)),
     };
     // What still waits for something that is away must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
     match result {
-        Ok(()) => Exit::Done,
+        Ok(()) | Err(CommandError::Unread) => Exit::Done,
         Err(CommandError::Config(errors)) => {
             errors.report();
             Exit::BadInput
@@ -214,8 +225,12 @@ async fn plugins(command: plugin::PluginCommand, cluster: &ClusterArgs) -> Resul
         Box::pin(async move { Ok(node::digests_in_use(&*store).await?) })
     };
     let around = plugin::Surroundings { store: &store, inspect: &inspect, users: &users };
+    let is_unread = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+    };
     let failed = |error: anyhow::Error| match plugin::is_bad_input(&error) {
         true => CommandError::BadInput(format!("{error:#}")),
+        false if error.chain().any(is_unread) => CommandError::Unread,
         false => CommandError::Failed(format!("{error:#}")),
     };
     plugin::run(command, around, &mut std::io::stdout()).await.map_err(failed)

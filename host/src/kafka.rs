@@ -13,6 +13,7 @@ pub mod consumer;
 mod context;
 pub mod embedded;
 pub mod groups;
+pub mod log;
 mod native;
 pub mod offsets;
 pub mod partition;

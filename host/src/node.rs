@@ -17,9 +17,9 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use futures::future::BoxFuture;
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use self::crew::SharedBudget;
 use self::group::KafkaGroups;
@@ -70,7 +70,7 @@ pub enum NodeError {
     #[error(transparent)]
     Topics(#[from] TopicsError),
     /// Source topics do not have the same number of partitions.
-    #[error("the source topics of one pipeline must have equal numbers of partitions: {0}")]
+    #[error("the source topics of one pipeline, and its dead-letter topic, must have equal numbers of partitions: {0}")]
     Copartitioned(String),
     /// The HTTP endpoint.
     #[error("cannot listen at {address} for http: {source}; choose another address with --http-listen, or `off`")]
@@ -200,29 +200,74 @@ impl Services {
 /// # Errors
 /// Why it does not run or stopped. What was not committed is done again at the next start.
 pub async fn run(cluster: Cluster, pipeline: Pipeline, parts: Parts, control: Arc<Control>) -> Result<(), NodeError> {
-    control.awaits();
-    let threads = cluster.worker_threads;
-    let node = Node::start(cluster, parts, &control, None).await?;
-    let result = run_by_itself(&node.services, pipeline, threads, &control).await;
-    node.stop(result).await
+    let (_, unchanged) = mpsc::channel(1);
+    run_by_itself(cluster, pipeline, unchanged, parts, control, OnFailure::End).await
+}
+
+/// Runs a pipeline until `control` drains, and goes over to the ones of the same name that come by `changes`, one after the other.
+/// What fails is tried again, and a change that cannot be used is logged.
+///
+/// # Errors
+/// The first one does not start.
+pub async fn develop(
+    cluster: Cluster,
+    pipeline: Pipeline,
+    changes: mpsc::Receiver<Pipeline>,
+    parts: Parts,
+    control: Arc<Control>,
+) -> Result<(), NodeError> {
+    run_by_itself(cluster, pipeline, changes, parts, control, OnFailure::Retry).await
 }
 
 async fn run_by_itself(
-    services: &Arc<Services>,
+    cluster: Cluster,
     pipeline: Pipeline,
-    threads: usize,
-    control: &Arc<Control>,
+    mut changes: mpsc::Receiver<Pipeline>,
+    parts: Parts,
+    control: Arc<Control>,
+    on_failure: OnFailure,
 ) -> Result<(), NodeError> {
-    let name = Segment::new(pipeline.name.as_str())?;
-    let Some(loaded) = services.loader.load(pipeline, None, control).await? else { return Ok(()) };
-    let record = record(&*services.store, &name, &loaded.specification(), control).await?;
+    control.awaits();
+    let threads = cluster.worker_threads;
+    let node = Node::start(cluster, parts, &control, None).await?;
+    let result = async {
+        let services = &node.services;
+        let name = Segment::new(pipeline.name.as_str())?;
+        let Some((record, plan)) = load(services, pipeline, &name, &control).await? else { return Ok(()) };
+        let (wanted, receiver) = watch::channel(Some(Wanted { record, threads }));
+        let hosted = Hosted::new(Arc::clone(services), &name, Arc::clone(&control), receiver, on_failure);
+        control.has_come();
+        let follow = async {
+            while let Some(pipeline) = changes.recv().await {
+                match load(services, pipeline, &name, &control).await {
+                    Ok(None) => {}
+                    Ok(Some((record, _))) => drop(wanted.send_replace(Some(Wanted { record, threads }))),
+                    Err(error) => error!("the change cannot be used, what ran before goes on: {error}"),
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            ended = hosted.run(Some(plan)) => ended,
+            never = follow => never,
+        }
+    };
+    let result = result.await;
+    node.stop(result).await
+}
+
+/// Writes a pipeline down and makes its plan; `None` when `control` drains meanwhile.
+async fn load(
+    services: &Services,
+    pipeline: Pipeline,
+    name: &Segment,
+    control: &Arc<Control>,
+) -> Result<Option<(PipelineRecord, Plan)>, NodeError> {
+    let Some(loaded) = services.loader.load(pipeline, None, control).await? else { return Ok(None) };
+    let record = record(&*services.store, name, &loaded.specification(), control).await?;
     info!(pipeline = %name, revision = record.revision, incarnation = record.incarnation, "recorded");
     let plan = services.loader.plan(loaded, record.revision, record.incarnation).await?;
-    // Never changed: the sender stays until the end.
-    let (_wanted, receiver) = watch::channel(Some(Wanted { record, threads }));
-    let hosted = Hosted::new(Arc::clone(services), &name, Arc::clone(control), receiver, OnFailure::End);
-    control.has_come();
-    hosted.run(Some(plan)).await
+    Ok(Some((record, plan)))
 }
 
 /// Writes down what is about to run by itself.

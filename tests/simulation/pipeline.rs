@@ -67,6 +67,7 @@ pub(crate) fn plan(scenario: &Scenario, revision: u64) -> Plan {
         revision,
         group: "simulated/counted/1".to_owned(),
         sources: (0..scenario.inputs).map(source).collect(),
+        inputs: scenario.inputs as usize,
         partitions: scenario.partitions,
         transforms,
         sinks: vec![SinkPlan { topic: "out".to_owned(), partitions: scenario.partitions }],

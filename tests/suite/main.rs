@@ -4,6 +4,7 @@ mod cases;
 mod chaos;
 mod cluster;
 mod commands;
+mod dead_letters;
 mod delivery;
 mod deployment;
 mod engine;

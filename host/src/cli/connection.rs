@@ -36,6 +36,9 @@ impl From<crate::meta::MetaError> for CommandError {
 
 impl From<std::io::Error> for CommandError {
     fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self::Unread;
+        }
         Self::Failed(format!("cannot print: {error}"))
     }
 }

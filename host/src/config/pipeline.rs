@@ -290,6 +290,14 @@ impl Pipeline {
         }
     }
 
+    /// Topics that are read, each with where to begin: the sources, and that of the dead letters, in which some may be ordered to be
+    /// processed again.
+    #[must_use]
+    pub fn topics_read(&self) -> Vec<(String, Start)> {
+        let sources = self.sources.iter().map(|source| (source.topic.clone(), source.start));
+        sources.chain(self.dead_letter_topic().map(|topic| (topic.clone(), Start::Latest))).collect()
+    }
+
     /// The text of the file.
     #[must_use]
     pub fn text(&self) -> &str {

@@ -2,7 +2,7 @@
 //!
 //! What librdkafka says of a call that failed is classified here, once, by what has to be done about it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::error::RDKafkaErrorCode;
 use thiserror::Error;
@@ -11,6 +11,9 @@ use super::access::advice;
 use super::consumer::{CommitOffset, Consumer};
 use super::native::{GroupMetadata, TransactionFault};
 use super::producer::Producer;
+
+/// An abort is interrupted this often, to hear what is thrown away.
+const ABORT_SLICE: Duration = Duration::from_millis(20);
 
 /// A call about a transaction failed. The kinds are what has to be done.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
@@ -140,7 +143,16 @@ impl Producer {
     /// # Errors
     /// See [`TransactionError`].
     pub fn abort_transaction(&self, wait: Duration) -> Result<(), TransactionError> {
-        self.writer().abort_transaction(wait)?;
+        let until = Instant::now() + wait;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.writer().abort_transaction(left.min(ABORT_SLICE)).map_err(TransactionError::from) {
+                Ok(()) => break,
+                // librdkafka waits until it has reported what is thrown away, and reports only to who asks.
+                Err(TransactionError::Again { .. }) if left > ABORT_SLICE => self.poll(Duration::ZERO),
+                Err(error) => return Err(error),
+            }
+        }
         self.in_transaction.set(false);
         self.forget_failures();
         Ok(())

@@ -96,14 +96,19 @@ impl Group {
     pub fn new(cluster: &Arc<Cluster>, record: &PipelineRecord) -> Result<Self, String> {
         let pipeline = Pipeline::parse(Path::new("recorded"), &record.specification.file);
         let pipeline = pipeline.map_err(|errors| errors.to_string())?;
-        let sources = pipeline.sources.iter().map(|source| (source.topic.clone(), source.start)).collect();
         Ok(Self {
             cluster: Arc::clone(cluster),
             kafka: load::kafka_settings(cluster),
             pipeline: pipeline.name.as_str().to_owned(),
-            sources,
+            sources: pipeline.topics_read(),
             clients: Mutex::default(),
         })
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self, incarnation: u64) -> String {
+        load::group(&self.cluster, &self.pipeline, incarnation)
     }
 
     /// Does what takes a client, on a thread that may block.
@@ -117,7 +122,7 @@ impl Group {
             match clients.get(&incarnation) {
                 Some(client) => Arc::clone(client),
                 None => {
-                    let group = load::group(&self.cluster, &self.pipeline, incarnation);
+                    let group = self.name(incarnation);
                     let topics: Vec<String> = self.sources.iter().map(|(topic, _)| topic.clone()).collect();
                     let client = GroupClient::new(&self.kafka, &group, &topics).map_err(|error| error.to_string())?;
                     let client = Arc::new(Mutex::new(client));

@@ -14,7 +14,7 @@ use super::NodeError;
 use crate::checkpoint::head::TransformIdentity;
 use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
 use crate::cluster::registry::{Registry, RegistryError, RegistryReference};
-use crate::config::{Bound, Cluster, Grant, KafkaProperties, OnError, Pipeline, PluginReference, Transform};
+use crate::config::{Bound, Cluster, Grant, KafkaProperties, OnError, Pipeline, PluginReference, Start, Transform};
 use crate::digest::{self, Digest};
 use crate::engine::{Engine, Grants, Limits, OpenError, Plugin};
 use crate::kafka::settings::KafkaSettings;
@@ -251,8 +251,14 @@ async fn topics(
     };
     let found: BTreeMap<String, u32> =
         found.into_iter().map(|(topic, count)| (topic, u32::try_from(count).unwrap_or(0))).collect();
-    let counts: Vec<(&str, u32)> =
-        pipeline.sources.iter().map(|source| (source.topic.as_str(), found[&source.topic])).collect();
+    let counts: Vec<(String, u32)> = pipeline
+        .topics_read()
+        .into_iter()
+        .map(|(topic, _)| {
+            let count = found[&topic];
+            (topic, count)
+        })
+        .collect();
     if counts.iter().any(|(_, count)| *count != counts[0].1) {
         let list = counts.iter().map(|(topic, count)| format!("{topic} has {count}"));
         return Err(NodeError::Copartitioned(list.collect::<Vec<_>>().join(", ")));
@@ -276,6 +282,9 @@ fn assemble(
         .map(|(source, &input)| (input, SourcePlan { topic: source.topic.clone(), start: source.start }))
         .collect();
     sources.sort_by_key(|(input, _)| *input);
+    let mut sources: Vec<SourcePlan> = sources.into_iter().map(|(_, source)| source).collect();
+    let inputs = sources.len();
+    sources.extend(pipeline.dead_letter_topic().map(|topic| SourcePlan { topic: topic.clone(), start: Start::Latest }));
     let transforms = plugins.into_iter().enumerate().map(|(at, plugin)| {
         let transform = &pipeline.transforms[at];
         let connections = &bound.transforms[at];
@@ -308,9 +317,10 @@ fn assemble(
         revision,
         pipeline: pipeline.name.as_str().to_owned(),
         incarnation,
-        partitions: partitions[&sources[0].1.topic],
+        partitions: partitions[&sources[0].topic],
         transforms: transforms.collect(),
-        sources: sources.into_iter().map(|(_, source)| source).collect(),
+        sources,
+        inputs,
         sinks: sinks.collect(),
         guarantee: pipeline.delivery.guarantee,
         commit_interval: pipeline.delivery.commit_interval,

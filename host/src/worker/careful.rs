@@ -297,17 +297,18 @@ impl<'a> Run<'a> {
         Self { plan, runtime, careful, task, used, began: runtime.now(), last }
     }
 
-    /// Runs `batch` through the transforms of the task, without the records that they fail on.
+    /// Runs `batch` through the transforms of the task from that of index `first` on, without the records that they fail on.
     ///
     /// # Errors
     /// Part of the batch may have reached the sinks; the task has to go back to its last commit.
     pub fn through<D: Destination>(
         &mut self,
+        first: usize,
         batch: &mut Batch,
         destination: &mut D,
     ) -> Result<(), CarefulError<D::Error>> {
         let mut batch = std::mem::take(batch);
-        for at in 0..self.plan.transforms.len() {
+        for at in first..self.plan.transforms.len() {
             if batch.is_empty() {
                 break;
             }

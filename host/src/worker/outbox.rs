@@ -83,6 +83,8 @@ pub struct OffsetsSent(());
 struct Sink {
     topic: TopicHandle,
     partitions: i32,
+    /// Whether a record's key chooses its partition.
+    by_key: bool,
 }
 
 impl<K: Kafka> Outbox<K> {
@@ -269,8 +271,8 @@ impl<K: Kafka> Outbox<K> {
         Ok(())
     }
 
-    /// Sends a record: one with a key to the partition that Kafka's own client would choose, one without to the partition with
-    /// the number of its source. While there is no room, calls `meanwhile` every few milliseconds; it says whether to go on.
+    /// Sends a record: one with a key to the partition that Kafka's own client would choose, one without, and a dead letter, to the
+    /// partition with the number of its source. While there is no room, calls `meanwhile` every few milliseconds; it says whether to go on.
     ///
     /// # Errors
     /// The record cannot be sent, or `meanwhile` gave up ([`SendError::QueueFull`]).
@@ -282,8 +284,8 @@ impl<K: Kafka> Outbox<K> {
         source_partition: i32,
         mut meanwhile: impl FnMut() -> bool,
     ) -> Result<(), SendError> {
-        let Sink { topic, partitions } = self.sinks[sink];
-        let target = partition::choose(record.key, source_partition, partitions);
+        let Sink { topic, partitions, by_key } = self.sinks[sink];
+        let target = partition::choose(record.key.filter(|_| by_key), source_partition, partitions);
         let mut full_since: Option<Instant> = None;
         loop {
             let headers = record.headers;
@@ -347,9 +349,10 @@ fn under_way() -> Result<(), TransactionError> {
 }
 
 fn sinks(producer: &mut impl ProducerClient, plan: &Plan) -> Result<Vec<Sink>, ClientError> {
-    let mut sink = |sink: &SinkPlan| {
+    let mut sink = |(at, sink): (usize, &SinkPlan)| {
         let partitions = i32::try_from(sink.partitions).unwrap_or(i32::MAX);
-        Ok(Sink { topic: producer.topic(&sink.topic)?, partitions })
+        // Dead letters stay in the partition of their task.
+        Ok(Sink { topic: producer.topic(&sink.topic)?, partitions, by_key: !plan.is_dead_letters(at) })
     };
-    plan.sinks.iter().map(&mut sink).collect()
+    plan.sinks.iter().enumerate().map(&mut sink).collect()
 }

@@ -27,8 +27,10 @@ pub struct Plan {
     pub incarnation: u64,
     /// The consumer group of its threads.
     pub group: String,
-    /// Where records come from; co-partitioned.
+    /// Where records come from; co-partitioned. Behind the inputs of the pipeline that of the dead letters, if it has any.
     pub sources: Vec<SourcePlan>,
+    /// How many of the sources are the pipeline's inputs.
+    pub inputs: usize,
     /// Partitions that every source topic has.
     pub partitions: u32,
     /// The chain.

@@ -222,7 +222,9 @@ impl<K: Kafka> Bringing<K> {
         let began = self.means.runtime.now();
         let manifest = resolve::resolve(claim.head(), kafka)
             .map_err(|disagreement| Failure::Disagreement { task: self.id.clone(), disagreement })?;
-        let offsets = compatible::offsets(&self.means.plan, &self.id, claim.head(), manifest)?;
+        let known = compatible::offsets(&self.means.plan, &self.id, claim.head(), manifest)?;
+        let is_new = known.contains(&None);
+        let offsets = self.offsets(known).await?;
         let (state, ledger) = self
             .through_outages(|| async {
                 let mut state = self.means.plan.empty_state();
@@ -232,28 +234,49 @@ impl<K: Kafka> Bringing<K> {
             .await?;
         let (keys, bytes, took) = (state.len(), state.bytes(), self.means.runtime.since(began));
         info!(task = %self.id, epoch = %manifest.id.epoch, keys, bytes, ?offsets, ?took, "restored");
-        Ok(Restored { manifest: manifest.clone(), offsets, state, ledger })
+        Ok(Restored { manifest: manifest.clone(), offsets, is_new, state, ledger })
+    }
+
+    /// With those that are not known yet.
+    async fn offsets(&self, known: Vec<Option<i64>>) -> Result<Vec<i64>, Failure> {
+        let sources = self.means.plan.sources.iter().zip(&known);
+        let missing: Vec<&str> =
+            sources.filter(|(_, known)| known.is_none()).map(|(source, _)| source.topic.as_str()).collect();
+        let chosen = self.start_offsets(|topic| missing.contains(&topic)).await?;
+        let mut chosen = chosen.into_iter().map(|(_, offset)| offset);
+        Ok(known.into_iter().map(|known| known.or_else(|| chosen.next()).unwrap_or_default()).collect())
     }
 
     async fn resume(&self, mut claim: Claim, restored: Restored, kafka: &GroupOffsets) -> Result<Task, Failure> {
-        let Restored { manifest, offsets, state, ledger } = restored;
+        let Restored { manifest, offsets, is_new, state, ledger } = restored;
         if let Err(error) = claim.sweep().await {
             debug!(task = %self.id, "chunks left behind stay until the next claim: {error}");
         }
         claim.restored(manifest.id);
         let mut task = self.open(state, Some(Durable { claim, ledger }), offsets).await?;
         // Under exactly-once Kafka gets to know what the task goes on from, even if no record comes.
-        task.dirty = self.means.plan.guarantee == Guarantee::ExactlyOnce && !resolve::names(kafka, &manifest);
+        task.dirty =
+            is_new || (self.means.plan.guarantee == Guarantee::ExactlyOnce && !resolve::names(kafka, &manifest));
         Ok(task)
     }
 
     async fn stateless(&self) -> Result<Progress, Failure> {
         let gone = |gone| Failure::OffsetsGone { task: self.id.clone(), gone };
-        let mut start = resolve::resolve_stateless(&self.committed().await?, false).map_err(gone)?;
+        let mut kafka = self.committed().await?;
+        let new_letters = self.take_unread_letters(&mut kafka);
+        let mut start = resolve::resolve_stateless(&kafka, false).map_err(gone)?;
         if let StatelessStart::Genesis { .. } = start {
             // Asked in this order: somebody may have started it since Kafka was asked first.
             let started = self.through_outages(|| started_once(&*self.means.meta, &self.id)).await?;
-            start = resolve::resolve_stateless(&self.committed().await?, started).map_err(gone)?;
+            let mut kafka = self.committed().await?;
+            self.take_unread_letters(&mut kafka);
+            start = resolve::resolve_stateless(&kafka, started).map_err(gone)?;
+        }
+        if let Some(topic) = new_letters {
+            match &mut start {
+                StatelessStart::Genesis { missing } => missing.push(topic),
+                StatelessStart::Resume(_) => start = StatelessStart::Genesis { missing: vec![topic] },
+            }
         }
         match start {
             StatelessStart::Resume(offsets) => {
@@ -268,6 +291,16 @@ impl<K: Kafka> Bringing<K> {
                 Ok(Progress::First(chosen.into_iter().map(first).collect()))
             }
         }
+    }
+
+    /// The topic of dead letters, if the group has no offset for it: it may have come to the pipeline later.
+    fn take_unread_letters(&self, kafka: &mut GroupOffsets) -> Option<String> {
+        let topic = &self.means.plan.sources.get(self.means.plan.inputs)?.topic;
+        if kafka.get(topic)?.offset.is_some() {
+            return None;
+        }
+        kafka.remove(topic);
+        Some(topic.clone())
     }
 
     /// Notes that the task has started once, beside the task, which does not wait for the metadata store. Each time: the process
@@ -388,6 +421,8 @@ impl<K: Kafka> Bringing<K> {
 struct Restored {
     manifest: Manifest,
     offsets: Vec<i64>,
+    /// Some of the offsets are not in the manifest.
+    is_new: bool,
     state: TaskState,
     ledger: Ledger,
 }

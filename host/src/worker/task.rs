@@ -62,9 +62,10 @@ impl Task {
         self.inbox.iter().any(|inbox| !inbox.is_empty())
     }
 
-    /// Everything in the inbox as one batch, in processing order; the buffers of a single input are kept for reuse.
-    pub fn take_batch(&mut self) -> Batch {
-        match self.inbox.as_mut_slice() {
+    /// Everything that has come from the first `inputs` sources as one batch, in processing order; the buffers of a single input
+    /// are kept for reuse.
+    pub fn take_batch(&mut self, inputs: usize) -> Batch {
+        match &mut self.inbox[..inputs] {
             [only] => std::mem::take(only),
             several => {
                 let merged = Batch::merge(several);
@@ -75,11 +76,16 @@ impl Task {
     }
 
     /// Gives back the buffers of a batch that has been processed.
-    pub fn recycle(&mut self, mut batch: Batch) {
-        if let [only] = self.inbox.as_mut_slice() {
+    pub fn recycle(&mut self, inputs: usize, mut batch: Batch) {
+        if let [only] = &mut self.inbox[..inputs] {
             batch.clear();
             *only = batch;
         }
+    }
+
+    /// What has come from the source of dead letters, which is behind the first `inputs`.
+    pub fn take_letters(&mut self, inputs: usize) -> Batch {
+        self.inbox.get_mut(inputs).map(std::mem::take).unwrap_or_default()
     }
 
     /// Notes the offsets behind a batch that is being processed.

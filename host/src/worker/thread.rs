@@ -4,6 +4,7 @@
 mod failing;
 mod rebalance;
 mod recovery;
+mod replaying;
 mod sending;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,6 +91,8 @@ struct Slot {
     patience: Option<Patience>,
     /// A plugin of the task has failed lately.
     careful: Option<Careful>,
+    /// What is known of the dead letter that is being processed again, by its offset.
+    replaying: Option<(i64, Careful)>,
 }
 
 /// A task that waits because its plugin asked for it.
@@ -264,6 +267,7 @@ impl<K: Kafka> Thread<K> {
             // Output that Kafka refuses has to be refused at once.
             overlapping: self.is_exactly_once()
                 && self.slots.values().all(|slot| slot.careful.is_none())
+                && !self.tasks.iter().flatten().any(|task| task.has_records())
                 && self.committer.may_overlap()
                 && self.outbox.has_room()
                 && self.bytes_since_commit < self.plan.commit_bytes,
@@ -555,7 +559,10 @@ impl<K: Kafka> Thread<K> {
         let plan = Arc::clone(&self.plan);
         let Some(task) = &mut self.tasks[partition] else { return Ok(()) };
         let Some(slot) = self.slots.get_mut(&task.partition) else { return Ok(()) };
-        let mut batch = task.take_batch();
+        let mut batch = task.take_batch(plan.inputs);
+        if batch.is_empty() {
+            return self.replay(partition);
+        }
         task.advance(&batch);
         self.counters.taken(&batch);
         let runtime = &*self.equipment.runtime;
@@ -571,17 +578,24 @@ impl<K: Kafka> Thread<K> {
             }
             Some(careful) => {
                 careful.forget_before(&task.committed);
-                careful::Run::new(&plan, runtime, careful, task).through(&mut batch, &mut sending)
+                careful::Run::new(&plan, runtime, careful, task).through(0, &mut batch, &mut sending)
             }
         };
         self.counters.sent(&mut self.outbox);
         if let Err(error) = passed {
             return self.not_processed(partition, error);
         }
-        task.recycle(batch);
+        task.recycle(plan.inputs, batch);
+        self.replay(partition)?;
+        self.end_patience(partition);
+        Ok(())
+    }
+
+    fn end_patience(&mut self, partition: usize) {
+        let Some(task) = &self.tasks[partition] else { return };
+        let Some(slot) = self.slots.get_mut(&task.partition) else { return };
         let reached = |waited: &mut Patience| task.next.iter().zip(&waited.behind).all(|(next, end)| next >= end);
         slot.patience.take_if(reached);
-        Ok(())
     }
 
     fn report(&mut self) {

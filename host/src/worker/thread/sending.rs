@@ -38,6 +38,7 @@ pub(super) struct Sending<'a, K: Kafka> {
     control: &'a Control,
     counters: &'a mut Counters,
     served: Instant,
+    attempt: u32,
 }
 
 impl<'a, K: Kafka> Sending<'a, K> {
@@ -49,7 +50,12 @@ impl<'a, K: Kafka> Sending<'a, K> {
         counters: &'a mut Counters,
     ) -> Self {
         let (runtime, control) = (&*equipment.runtime, &*equipment.control);
-        Self { plan, runtime, outbox, consumer, control, counters, served: runtime.now() }
+        Self { plan, runtime, outbox, consumer, control, counters, served: runtime.now(), attempt: 1 }
+    }
+
+    /// What is sent from now on is of a record that is tried for the so many-th time.
+    pub(super) fn attempt(&mut self, attempt: u32) {
+        self.attempt = attempt;
     }
 
     /// Sends records that were made of those of `batch`.
@@ -100,7 +106,7 @@ impl<'a, K: Kafka> Sending<'a, K> {
     /// Does with records of `batch`, by index, what the pipeline does with those that a transform has trouble with.
     fn put_aside(&mut self, transform: usize, batch: &Batch, troubles: &[(u32, &Trouble)]) -> Result<(), Box<Failure>> {
         let FailingRecords::DeadLetter { sink } = self.plan.failing else { return Ok(()) };
-        let letters = dead_letter::letters(self.plan, transform, batch, troubles, self.runtime.now_ms());
+        let letters = dead_letter::letters(self.plan, transform, batch, troubles, self.attempt, self.runtime.now_ms());
         self.counters.dead_letters(transform, letters.len());
         if self.outbox.is_closed() {
             self.outbox.hold(sink, letters);
