@@ -3,6 +3,7 @@
 mod connection;
 mod demo;
 mod deploy;
+mod dev;
 mod dlq;
 mod payload;
 pub mod plugin;
@@ -25,6 +26,13 @@ use crate::node::{self, NodeError};
 
 /// The client of ZooKeeper tells of every connection, what matters of that is logged where it is handled.
 const LOG_DEFAULT: &str = "info,zookeeper_client=error";
+
+/// What plugins say, and what goes wrong; that a change was taken over.
+const LOG_DEV: &str = concat!(
+    "warn,zookeeper_client=error,sluicegate::engine=info,sluicegate::worker::thread=info,",
+    // What fails is shown with what comes out.
+    "sluicegate::worker::thread::rebalance=warn,sluicegate::worker::thread::failing=error,sluicegate::worker::thread::sending=off",
+);
 
 /// Runs WebAssembly transforms between Kafka topics, with their state in ZooKeeper
 #[derive(Debug, Parser)]
@@ -75,6 +83,8 @@ enum Command {
         #[command(subcommand)]
         command: dlq::DlqCommand,
     },
+    /// Work on a pipeline: run it here, with records that are typed, and build its plugins anew when they change
+    Dev(dev::DevArgs),
     /// See two pipelines at work on an embedded broker, with a restart in the middle
     Demo(crate::embedded::DemoArgs),
     /// Push plugins to the registry and look at them
@@ -147,8 +157,12 @@ pub fn main() -> Exit {
             return exit;
         }
     };
-    let quiet = matches!(arguments.command, Command::Demo(_));
-    let filter = arguments.log.as_deref().unwrap_or(if quiet { "error" } else { LOG_DEFAULT });
+    let default = match arguments.command {
+        Command::Demo(_) => "error",
+        Command::Dev(_) => LOG_DEV,
+        _ => LOG_DEFAULT,
+    };
+    let filter = arguments.log.as_deref().unwrap_or(default);
     if let Err(error) = log_to_stderr(filter) {
         eprintln!(
             "error: `{filter}` is no log filter: {error}\n  write a level (error, warn, info, debug, trace) or `target=level`"
@@ -175,6 +189,7 @@ pub fn main() -> Exit {
         Command::Savepoint { command } => runtime.block_on(savepoint::run(command, &mut std::io::stdout())),
         Command::State { command } => runtime.block_on(state::run(command, &mut std::io::stdout())),
         Command::Dlq { command } => runtime.block_on(dlq::run(command, &mut std::io::stdout())),
+        Command::Dev(args) => runtime.block_on(dev::run(args)),
         Command::Demo(args) => runtime.block_on(demo::run(args)),
         Command::Plugin { command, cluster } => runtime.block_on(plugins(command, &cluster)),
     };

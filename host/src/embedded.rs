@@ -17,6 +17,7 @@ use clap::Parser;
 use tokio::task::JoinHandle;
 
 use self::orders::Orders;
+pub(crate) use self::orders::order;
 use self::reader::{Counts, Reader};
 use crate::config::{Cluster, ClusterArgs, Http, Pipeline};
 use crate::kafka::embedded::EmbeddedBroker;

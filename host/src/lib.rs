@@ -4,6 +4,7 @@
 //! repository draws the picture.
 
 pub mod cli;
+pub mod dev;
 pub mod embedded;
 pub mod node;
 

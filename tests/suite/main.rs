@@ -7,6 +7,7 @@ mod commands;
 mod dead_letters;
 mod delivery;
 mod deployment;
+mod dev;
 mod engine;
 mod exactly_once;
 mod failing;

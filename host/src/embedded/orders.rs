@@ -11,6 +11,14 @@ use crate::kafka::settings::KafkaSettings;
 const CUSTOMERS: u64 = 1_000;
 const GOODS: [&str; 8] = ["tea", "coffee", "bread", "rice", "olives", "salt", "oranges", "honey"];
 
+/// Key and value of an order: of a sequence that looks random and is the same every time.
+pub(crate) fn order(number: u64) -> (String, String) {
+    let dice = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let goods = GOODS[(dice / CUSTOMERS) as usize % GOODS.len()];
+    let value = format!(r#"{{"order":{number},"goods":"{goods}","pieces":{}}}"#, dice % 9 + 1);
+    (format!("customer-{}", dice % CUSTOMERS), value)
+}
+
 /// A source of orders.
 pub(super) struct Orders {
     producer: Producer,
@@ -41,11 +49,7 @@ impl Orders {
     pub(super) fn send(&mut self, count: u64) -> Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
         for _ in 0..count {
-            // A sequence that looks random and is the same every time.
-            let dice = self.total.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-            let key = format!("customer-{}", dice % CUSTOMERS);
-            let goods = GOODS[(dice / CUSTOMERS) as usize % GOODS.len()];
-            let value = format!(r#"{{"order":{},"goods":"{goods}","pieces":{}}}"#, self.total, dice % 9 + 1);
+            let (key, value) = order(self.total);
             let target = partition::choose(Some(key.as_bytes()), 0, self.partitions);
             loop {
                 let sent = self.producer.send(

@@ -1,11 +1,12 @@
 //! A topic as a log: read whole, as far as it is committed now, and appended to in one transaction. For commands, not for the record
 //! path: everything blocks.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 use thiserror::Error;
 
@@ -63,24 +64,11 @@ pub enum LogError {
 /// # Errors
 /// See [`LogError`].
 pub fn read(settings: &KafkaSettings, topic: &str, mut each: impl FnMut(Entry)) -> Result<(), LogError> {
-    let failed = |error: KafkaError| LogError::Kafka { topic: topic.to_owned(), reason: error.to_string() };
-    let mut config = settings.metadata_config().map_err(ClientError::from)?;
-    config.set("enable.partition.eof", "true").set("isolation.level", "read_committed");
-    // Commits nothing: nobody's group.
-    config.set("group.id", "sluicegate/log").set("enable.auto.commit", "false");
-    let consumer: BaseConsumer<Context> = config.create_with_context(Context::default()).map_err(creation_error)?;
-    let metadata = consumer.fetch_metadata(Some(topic), WAIT).map_err(failed)?;
-    let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
-    let partitions = found.map_or(0, |found| found.partitions().len());
-    if partitions == 0 {
-        return Err(LogError::Kafka { topic: topic.to_owned(), reason: "there is no such topic".to_owned() });
-    }
+    let consumer = consumer(settings, true)?;
     let mut assignment = TopicPartitionList::new();
-    for partition in (0..partitions).filter_map(|number| i32::try_from(number).ok()) {
-        assignment.add_partition_offset(topic, partition, Offset::Beginning).map_err(failed)?;
-    }
-    consumer.assign(&assignment).map_err(failed)?;
-    let (mut unread, mut heard) = (partitions, Instant::now());
+    let mut unread = assign(&consumer, topic, Offset::Beginning, &mut assignment)?;
+    consumer.assign(&assignment).map_err(|error| failed(topic, &error))?;
+    let mut heard = Instant::now();
     while unread > 0 {
         match consumer.poll(POLL) {
             None if heard.elapsed() < WAIT => continue,
@@ -89,22 +77,107 @@ pub fn read(settings: &KafkaSettings, topic: &str, mut each: impl FnMut(Entry)) 
                 return Err(LogError::Kafka { topic: topic.to_owned(), reason });
             }
             Some(Err(KafkaError::PartitionEOF(_))) => unread -= 1,
-            Some(message) => {
-                let message = message.map_err(failed)?;
-                let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-                each(Entry {
-                    partition: message.partition(),
-                    offset: message.offset(),
-                    timestamp: message.timestamp().to_millis().unwrap_or(-1),
-                    key: message.key().map(<[u8]>::to_vec),
-                    value: message.payload().map(<[u8]>::to_vec),
-                    headers: headers.map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect(),
-                });
-            }
+            Some(message) => each(entry(&message.map_err(|error| failed(topic, &error))?)),
         }
         heard = Instant::now();
     }
     Ok(())
+}
+
+/// What comes into topics, as it comes.
+pub struct Tail {
+    consumer: BaseConsumer<Context>,
+    from: Offset,
+    topics: BTreeSet<String>,
+}
+
+impl Tail {
+    /// From the beginning of every partition, or from its end as it is then.
+    ///
+    /// # Errors
+    /// See [`LogError`].
+    pub fn new(settings: &KafkaSettings, from_beginning: bool) -> Result<Self, LogError> {
+        let from = if from_beginning { Offset::Beginning } else { Offset::End };
+        Ok(Self { consumer: consumer(settings, false)?, from, topics: BTreeSet::new() })
+    }
+
+    /// Follows a topic too.
+    ///
+    /// # Errors
+    /// See [`LogError`].
+    pub fn follow(&mut self, topic: &str) -> Result<(), LogError> {
+        if self.topics.insert(topic.to_owned()) {
+            let mut assignment = TopicPartitionList::new();
+            assign(&self.consumer, topic, self.from, &mut assignment)?;
+            self.consumer.incremental_assign(&assignment).map_err(|error| failed(topic, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Takes what has come, waiting at most so long for the first record; returns how many.
+    ///
+    /// # Errors
+    /// See [`LogError`].
+    pub fn next(&mut self, wait: Duration, mut each: impl FnMut(&str, Entry)) -> Result<usize, LogError> {
+        let (mut wait, mut count) = (wait, 0);
+        while let Some(message) = self.consumer.poll(wait) {
+            let message = match message {
+                // librdkafka goes on by itself.
+                Err(error) if error.rdkafka_error_code().is_some_and(|code| TRANSIENT.contains(&code)) => continue,
+                message => message.map_err(|error| failed("", &error))?,
+            };
+            each(message.topic(), entry(&message));
+            (wait, count) = (Duration::ZERO, count + 1);
+        }
+        Ok(count)
+    }
+}
+
+const TRANSIENT: [RDKafkaErrorCode; 3] =
+    [RDKafkaErrorCode::BrokerTransportFailure, RDKafkaErrorCode::AllBrokersDown, RDKafkaErrorCode::OperationTimedOut];
+
+fn failed(topic: &str, error: &KafkaError) -> LogError {
+    LogError::Kafka { topic: topic.to_owned(), reason: error.to_string() }
+}
+
+/// One that commits nothing, and is nobody's member.
+fn consumer(settings: &KafkaSettings, tells_ends: bool) -> Result<BaseConsumer<Context>, LogError> {
+    let mut config = settings.metadata_config().map_err(ClientError::from)?;
+    config.set("enable.partition.eof", tells_ends.to_string()).set("isolation.level", "read_committed");
+    config.set("group.id", "sluicegate/log").set("enable.auto.commit", "false");
+    config.set("fetch.wait.max.ms", "50").set("fetch.queue.backoff.ms", "1");
+    Ok(config.create_with_context(Context::default()).map_err(creation_error)?)
+}
+
+/// Adds all partitions of a topic; how many.
+fn assign(
+    consumer: &BaseConsumer<Context>,
+    topic: &str,
+    from: Offset,
+    assignment: &mut TopicPartitionList,
+) -> Result<usize, LogError> {
+    let metadata = consumer.fetch_metadata(Some(topic), WAIT).map_err(|error| failed(topic, &error))?;
+    let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+    let partitions = found.map_or(0, |found| found.partitions().len());
+    if partitions == 0 {
+        return Err(LogError::Kafka { topic: topic.to_owned(), reason: "there is no such topic".to_owned() });
+    }
+    for partition in (0..partitions).filter_map(|number| i32::try_from(number).ok()) {
+        assignment.add_partition_offset(topic, partition, from).map_err(|error| failed(topic, &error))?;
+    }
+    Ok(partitions)
+}
+
+fn entry(message: &BorrowedMessage<'_>) -> Entry {
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    Entry {
+        partition: message.partition(),
+        offset: message.offset(),
+        timestamp: message.timestamp().to_millis().unwrap_or(-1),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: headers.map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect(),
+    }
 }
 
 /// Appends to a topic, under a transactional id: whoever has it last is the only one that can.

@@ -1,0 +1,124 @@
+//! `sluicegate dev`: see [`crate::dev`].
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::{CommandError, signals};
+use crate::config::{Cluster, ClusterArgs, Http, Pipeline};
+use crate::dev::{self, Feed, Options};
+use crate::node::kafka_settings;
+use crate::worker::control::Control;
+
+/// Arguments of `dev`.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Plugins that the pipeline names by the path of a file in a `target` folder are built from the project beside it, at the start
+and whenever its sources change; the pipeline goes on with the new ones, with the state it has. When a build fails, what ran
+before goes on.
+
+What is typed becomes records: a line a record. What comes out is printed to standard output, all else to standard error.
+
+Examples:
+  sluicegate dev
+  sluicegate dev orders.toml --key-separator :
+  sluicegate dev orders.toml --generate 10
+  sluicegate dev orders.toml --in orders.txt --once
+  sluicegate dev orders.toml --kafka localhost:9092")]
+pub(super) struct DevArgs {
+    /// Pipeline file
+    #[arg(value_name = "PIPELINE.toml", default_value = "pipeline.toml")]
+    pipeline: PathBuf,
+    /// Take records from a file, a line a record, instead of standard input
+    #[arg(long = "in", value_name = "FILE", conflicts_with = "generate")]
+    input: Option<PathBuf>,
+    /// Make up orders, so many a second
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    generate: Option<u32>,
+    /// What stands between key and value in a line; without it lines are values
+    #[arg(long, value_name = "TEXT")]
+    key_separator: Option<String>,
+    /// End when the input has ended and everything is through
+    #[arg(long, conflicts_with = "generate")]
+    once: bool,
+    /// Do not build plugins: take the files as they are, and again when they change
+    #[arg(long)]
+    no_build: bool,
+    /// Print records as JSON, one a line
+    #[arg(long)]
+    json: bool,
+    /// Partitions of the embedded broker's topics
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    partitions: u32,
+    /// Keep the state in this folder for the next time; the embedded broker forgets the records that it belongs to
+    #[arg(long, value_name = "FOLDER", requires = "kafka")]
+    state: Option<PathBuf>,
+    /// Use this Kafka instead of an embedded broker: host:port, with commas between
+    #[arg(long, value_name = "SERVERS")]
+    kafka: Option<String>,
+    /// Address of the HTTP endpoint
+    #[arg(long, value_name = "ADDRESS")]
+    http_listen: Option<String>,
+}
+
+pub(super) async fn run(args: DevArgs) -> Result<(), CommandError> {
+    // Wrong files are shown as everywhere.
+    let pipeline = Pipeline::load(&args.pipeline)?;
+    let http = match args.http_listen.as_deref().map(str::parse::<std::net::SocketAddr>) {
+        None => Http::Off,
+        Some(Ok(address)) => Http::Listen(address),
+        Some(Err(error)) => {
+            return Err(CommandError::BadInput(format!(
+                "--http-listen: {error}: write an address like 127.0.0.1:8080"
+            )));
+        }
+    };
+    let arguments = ClusterArgs {
+        node_name: Some("dev".to_owned()),
+        http_listen: Some(http),
+        worker_threads: Some(1),
+        local_path: args.state.clone(),
+        kafka_bootstrap_servers: args.kafka.clone(),
+        ..ClusterArgs::default()
+    };
+    let cluster = Cluster::parse(Path::new("dev"), "", &arguments)?;
+    let kafka = args.kafka.is_some().then(|| kafka_settings(&cluster));
+    let feed = match (args.input, args.generate) {
+        (Some(file), _) => Feed::File { file, separator: args.key_separator },
+        (None, Some(per_second)) => Feed::Generated { per_second },
+        (None, None) => {
+            if std::io::stdin().is_terminal() {
+                let form = args
+                    .key_separator
+                    .as_ref()
+                    .map_or("a value".to_owned(), |separator| format!("key{separator}value"));
+                eprintln!("type records into pipeline `{}`, {form} a line", pipeline.name);
+            }
+            Feed::Typed { separator: args.key_separator }
+        }
+    };
+    let options = Options {
+        pipeline: args.pipeline,
+        feed,
+        partitions: args.partitions,
+        once: args.once,
+        build: !args.no_build,
+        json: args.json,
+        state: args.state,
+        kafka,
+    };
+    let control = Arc::new(Control::default());
+    signals::drain_on_signal(Arc::clone(&control), cluster.limits.drain_deadline)?;
+    dev::run(options, cluster, build, control).await.map_err(|error| CommandError::Failed(format!("{error:#}")))
+}
+
+fn build(folder: &Path) -> anyhow::Result<()> {
+    let status = std::process::Command::new("cargo")
+        .args(["build", "--release", "--target", "wasm32-wasip2", "--config", "profile.release.strip=\"debuginfo\""])
+        .current_dir(folder)
+        .status()?;
+    anyhow::ensure!(status.success(), "the plugin in {} does not build: see above", folder.display());
+    Ok(())
+}

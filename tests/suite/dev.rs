@@ -1,0 +1,187 @@
+//! Development mode from the outside: what is typed, what comes out, and changes while it runs.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use sluicegate_harness::process::signal_process;
+use tempfile::TempDir;
+
+use crate::deployment::Deployment;
+use crate::node::{plugin, program};
+use crate::shared::{kafka, topic, wait_for};
+
+const PIPELINE: &str = r#"
+name = "developed"
+[[source]]
+topic = "in"
+[[transform]]
+name = "t"
+plugin = "t.wasm"
+[[sink]]
+topic = "out"
+"#;
+
+/// A folder with a pipeline and its plugin.
+fn folder(file: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(plugin(file), folder.path().join("t.wasm")).unwrap();
+    fs::write(folder.path().join("pipeline.toml"), PIPELINE).unwrap();
+    folder
+}
+
+fn dev(folder: &TempDir, arguments: &[&str]) -> Command {
+    let mut command = program();
+    let cache = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("plugin-cache");
+    command.arg("dev").args(arguments).current_dir(folder.path()).env("SLUICEGATE_CACHE_PATH", cache);
+    command.env("NO_COLOR", "1");
+    command
+}
+
+fn lines(text: &[u8]) -> Vec<String> {
+    String::from_utf8_lossy(text).lines().map(ToOwned::to_owned).collect()
+}
+
+#[test]
+fn a_file_goes_through_and_what_is_rejected_is_shown() {
+    let folder = folder("guest_misbehaves.wasm");
+    let config = "plugin = \"t.wasm\"\nconfig = { how = \"panic\", on = \"bad\" }";
+    fs::write(folder.path().join("pipeline.toml"), PIPELINE.replace("plugin = \"t.wasm\"", config)).unwrap();
+    fs::write(folder.path().join("records.txt"), "a:one\nb:bad two\nno key\na:three\n").unwrap();
+    let arguments = ["--in", "records.txt", "--key-separator", ":", "--once"];
+    let output = dev(&folder, &arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let shown = lines(&output.stdout);
+    let sent: Vec<&String> = shown.iter().filter(|line| line.starts_with("out  ")).collect();
+    assert_eq!(sent, ["out  a: one", "out  a: three"]);
+    assert!(shown.contains(&"rejected by t: b: bad two".to_owned()), "{shown:?}");
+    assert!(shown.iter().any(|line| line.contains("told to panic on Ok(\"bad two\")")), "{shown:?}");
+    assert!(said.contains("line 3: there is no `:`") && said.contains("embedded broker"), "{said}");
+
+    let output = dev(&folder, &[&arguments[..], &["--json"]].concat()).output().unwrap();
+    let records: Vec<Value> = lines(&output.stdout).iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(records.len(), 3);
+    assert!(records.iter().any(|record| record["topic"] == "developed.rejected" && record["value"] == "bad two"));
+}
+
+/// A process whose input a test types.
+struct Typed {
+    child: Child,
+    shown: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
+    said: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
+}
+
+impl Typed {
+    fn start(mut command: Command) -> Self {
+        let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = pipes.spawn().unwrap();
+        let collect = |mut from: Box<dyn Read + Send>| {
+            let all = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+            let into = std::sync::Arc::clone(&all);
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                while let Ok(count @ 1..) = from.read(&mut buffer) {
+                    into.lock().unwrap().extend_from_slice(&buffer[..count]);
+                }
+            });
+            all
+        };
+        let shown = collect(Box::new(child.stdout.take().unwrap()));
+        let said = collect(Box::new(child.stderr.take().unwrap()));
+        Self { child, shown, said }
+    }
+
+    fn types(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    fn waits_for_said(&self, words: &str) {
+        wait_for(words, || String::from_utf8_lossy(&self.said.lock().unwrap()).contains(words).then_some(()));
+    }
+
+    fn waits_for_shown(&self, line: &str) {
+        wait_for(line, || lines(&self.shown.lock().unwrap()).iter().any(|shown| shown == line).then_some(()));
+    }
+
+    fn interrupt(mut self) -> i32 {
+        signal_process(self.child.id(), libc::SIGINT).unwrap();
+        self.child.wait().unwrap().code().unwrap()
+    }
+}
+
+impl Drop for Typed {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The same plugin as another file: with a section more.
+fn built_anew(folder: &TempDir) {
+    let mut bytes = fs::read(plugin("keyed_count.wasm")).unwrap();
+    bytes.extend_from_slice(&[0, 3, 1, b'x', 0]);
+    // As compilers and editors do: another file in its place.
+    fs::write(folder.path().join("t.new"), bytes).unwrap();
+    fs::rename(folder.path().join("t.new"), folder.path().join("t.wasm")).unwrap();
+}
+
+#[test]
+fn a_changed_plugin_goes_on_with_the_state_and_a_broken_one_disturbs_nothing() {
+    let folder = folder("keyed_count.wasm");
+    let mut dev = Typed::start(dev(&folder, &["--key-separator", ":"]));
+    dev.waits_for_said("running after");
+    dev.types("k:x");
+    dev.waits_for_shown("out  k: 1");
+
+    fs::write(folder.path().join("t.wasm"), "no plugin").unwrap();
+    dev.waits_for_said("the change cannot be used, what ran before goes on");
+    dev.types("k:x");
+    dev.waits_for_shown("out  k: 2");
+
+    built_anew(&folder);
+    dev.waits_for_said("goes on with the changed pipeline");
+    dev.types("k:x");
+    dev.waits_for_shown("out  k: 3");
+
+    fs::write(folder.path().join("pipeline.toml"), PIPELINE.replace("[[sink]]", "[[sinc]]")).unwrap();
+    dev.waits_for_said("unknown");
+    fs::write(folder.path().join("pipeline.toml"), PIPELINE.replace("\"out\"", "\"elsewhere\"")).unwrap();
+    wait_for("the other topic", || {
+        dev.types("k:x");
+        std::thread::sleep(Duration::from_millis(200));
+        lines(&dev.shown.lock().unwrap()).iter().any(|line| line.starts_with("elsewhere  k: ")).then_some(())
+    });
+    assert_eq!(dev.interrupt(), 0);
+}
+
+#[test]
+fn it_works_on_a_real_kafka_too_and_keeps_state_there() {
+    let servers = kafka().bootstrap();
+    let (source, sink) = (topic(&servers, "dev-in", 2), topic(&servers, "dev-out", 2));
+    let folder = folder("keyed_count.wasm");
+    let text = PIPELINE.replace("\"in\"", &format!("{source:?}")).replace("\"out\"", &format!("{sink:?}"));
+    fs::write(folder.path().join("pipeline.toml"), text).unwrap();
+    fs::write(folder.path().join("records.txt"), "k:x\nk:x\n").unwrap();
+    let arguments = ["--in", "records.txt", "--key-separator", ":", "--once", "--kafka", &servers, "--state", "kept"];
+    for counts in [[1, 2], [3, 4]] {
+        let output = dev(&folder, &arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(lines(&output.stdout), counts.map(|count| format!("{sink}  k: {count}")));
+    }
+}
+
+#[test]
+fn what_is_wrong_at_the_start_is_said() {
+    let deployment = Deployment::new(&PIPELINE.replace("t.wasm", "value_length.wasm"));
+    let fails = |code, arguments: &[&str]| crate::commands::fails(&deployment, code, arguments);
+    assert!(fails(64, &["dev", "nowhere.toml"]).contains("nowhere.toml"));
+    assert!(fails(64, &["dev", "--generate", "0"]).contains("--generate"));
+    assert!(fails(64, &["dev", "--state", "kept"]).contains("--kafka"));
+    assert!(fails(64, &["dev", "--http-listen", "x"]).contains("write an address like 127.0.0.1:8080"));
+    assert!(fails(1, &["dev", "--in", "nowhere.txt", "--once", "--no-build"]).contains("nowhere.txt"));
+}
