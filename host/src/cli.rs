@@ -3,7 +3,8 @@
 mod connection;
 mod demo;
 mod deploy;
-pub mod plugin;
+mod file;
+mod plugin;
 mod run;
 mod savepoint;
 mod signals;
@@ -69,13 +70,11 @@ enum Command {
     },
     /// See two pipelines at work on an embedded broker, with a restart in the middle
     Demo(crate::embedded::DemoArgs),
-    /// Push plugins to the registry and look at them
+    /// Make, build and check plugins, and keep them in the registry
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Plugin {
         #[command(subcommand)]
         command: plugin::PluginCommand,
-        #[command(flatten)]
-        cluster: ClusterArgs,
     },
 }
 
@@ -165,7 +164,7 @@ pub fn main() -> Exit {
         Command::Savepoint { command } => runtime.block_on(savepoint::run(command, &mut std::io::stdout())),
         Command::State { command } => runtime.block_on(state::run(command, &mut std::io::stdout())),
         Command::Demo(args) => runtime.block_on(demo::run(args)),
-        Command::Plugin { command, cluster } => runtime.block_on(plugins(command, &cluster)),
+        Command::Plugin { command } => runtime.block_on(plugins(command)),
     };
     // What still waits for something that is away must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
@@ -198,25 +197,32 @@ fn log_to_stderr(filter: &str) -> Result<(), tracing_subscriber::filter::ParseEr
     Ok(())
 }
 
-async fn plugins(command: plugin::PluginCommand, cluster: &ClusterArgs) -> Result<(), CommandError> {
-    let cluster = Cluster::load(cluster)?;
-    let store = || -> futures::future::BoxFuture<'_, anyhow::Result<Arc<dyn crate::meta::MetaStore>>> {
-        // Its text says why already: the causes would say it twice.
-        Box::pin(async {
-            node::open_for_commands(&cluster).await.map_err(|error| anyhow::Error::msg(error.to_string()))
-        })
-    };
-    let inspect = |bytes: &[u8]| {
-        let found = crate::engine::inspect(bytes)?;
-        Ok(plugin::Outline { manifest: found.manifest, imports: found.imports })
-    };
+async fn plugins(command: plugin::PluginCommand) -> Result<(), CommandError> {
+    let Some(command) = plugin::run_on_files(command, &mut std::io::stdout()).await? else { return Ok(()) };
+    let store =
+        |cluster: ClusterArgs| -> futures::future::BoxFuture<'_, anyhow::Result<Arc<dyn crate::meta::MetaStore>>> {
+            Box::pin(async move {
+                let cluster = Cluster::load(&cluster)?;
+                // Its text says why already: the causes would say it twice.
+                node::open_for_commands(&cluster).await.map_err(|error| anyhow::Error::msg(error.to_string()))
+            })
+        };
+    let inspect = |bytes: &[u8]| Ok(crate::engine::inspect(bytes)?.into());
     let users = |store: Arc<dyn crate::meta::MetaStore>| -> futures::future::BoxFuture<'_, _> {
         Box::pin(async move { Ok(node::digests_in_use(&*store).await?) })
     };
     let around = plugin::Surroundings { store: &store, inspect: &inspect, users: &users };
-    let failed = |error: anyhow::Error| match plugin::is_bad_input(&error) {
-        true => CommandError::BadInput(format!("{error:#}")),
-        false => CommandError::Failed(format!("{error:#}")),
-    };
-    plugin::run(command, around, &mut std::io::stdout()).await.map_err(failed)
+    plugin::run(command, around, &mut std::io::stdout()).await.map_err(plugin::command_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_of_every_command_are_consistent() {
+        Arguments::command().debug_assert();
+    }
 }
