@@ -11,6 +11,7 @@ mod signals;
 mod state;
 mod status;
 mod table;
+mod test;
 mod worker;
 
 use std::io::IsTerminal;
@@ -70,6 +71,8 @@ enum Command {
     },
     /// See two pipelines at work on an embedded broker, with a restart in the middle
     Demo(crate::embedded::DemoArgs),
+    /// Run a plugin on records from a file, in the sandbox, without Kafka
+    Test(test::TestArgs),
     /// Make, build and check plugins, and keep them in the registry
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Plugin {
@@ -164,6 +167,8 @@ pub fn main() -> Exit {
         Command::Savepoint { command } => runtime.block_on(savepoint::run(command, &mut std::io::stdout())),
         Command::State { command } => runtime.block_on(state::run(command, &mut std::io::stdout())),
         Command::Demo(args) => runtime.block_on(demo::run(args)),
+        // A guest runs on a thread that may block, which the runtime's may not.
+        Command::Test(args) => test::run(&args, &mut std::io::stdout()),
         Command::Plugin { command } => runtime.block_on(plugins(command)),
     };
     // What still waits for something that is away must not hold up the end.

@@ -1,0 +1,181 @@
+//! Files of JSON lines, and bytes in them. Pure.
+//!
+//! Bytes are text where they are text, `{"base64": ".."}` otherwise; both are read.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::de::{DeserializeOwned, Error, MapAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use thiserror::Error;
+
+/// Characters of a line that an error shows.
+const SHOWN_MAX: usize = 120;
+
+/// A line that says something.
+#[derive(Debug)]
+pub(super) struct Line<T> {
+    /// Counted from 1.
+    pub(super) number: usize,
+    pub(super) contents: T,
+}
+
+/// A line that is not what it should be.
+#[derive(Debug, Error)]
+#[error("{file}:{line}:{column}: {problem}\n  {text}")]
+pub(super) struct LineError {
+    file: String,
+    line: usize,
+    column: usize,
+    problem: String,
+    text: String,
+}
+
+impl LineError {
+    /// An error about a line as a whole.
+    pub(super) fn new(file: &str, line: usize, problem: String, text: &str) -> Self {
+        let cut: String = text.chars().take(SHOWN_MAX).collect();
+        let dots = if cut.len() < text.len() { ".." } else { "" };
+        Self { file: file.into(), line, column: 1, problem, text: format!("{cut}{dots}") }
+    }
+}
+
+/// The lines of a file that hold anything; `file` is for errors.
+///
+/// # Errors
+/// The first line that is no JSON of that shape.
+pub(super) fn read<T: DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<Vec<Line<T>>, LineError> {
+    let mut lines = Vec::new();
+    for (number, line) in (1..).zip(bytes.split(|&byte| byte == b'\n')) {
+        let Ok(text) = std::str::from_utf8(line) else {
+            return Err(LineError::new(file, number, "the line is not UTF-8".into(), &String::from_utf8_lossy(line)));
+        };
+        let text = text.trim_end();
+        if text.is_empty() {
+            continue;
+        }
+        match serde_json::from_str(text) {
+            Ok(contents) => lines.push(Line { number, contents }),
+            Err(error) => {
+                let problem = error.to_string();
+                let place = format!(" at line {} column {}", error.line(), error.column());
+                let problem = problem.strip_suffix(&place).unwrap_or(&problem).to_owned();
+                let whole = LineError::new(file, number, problem, text);
+                return Err(LineError { column: error.column().max(1), ..whole });
+            }
+        }
+    }
+    Ok(lines)
+}
+
+/// Each as a line of JSON.
+pub(super) fn write<T: Serialize>(contents: impl IntoIterator<Item = T>) -> String {
+    let line = |contents| serde_json::to_string(&contents).expect("lines have strings for keys") + "\n";
+    contents.into_iter().map(line).collect()
+}
+
+/// Bytes as people read and write them.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Payload(pub(super) Vec<u8>);
+
+impl From<&[u8]> for Payload {
+    fn from(bytes: &[u8]) -> Self {
+        Self(bytes.to_vec())
+    }
+}
+
+/// Text that shows what it is.
+fn readable(bytes: &[u8]) -> Option<&str> {
+    let is_shown = |character: char| !character.is_control() || matches!(character, '\n' | '\r' | '\t');
+    std::str::from_utf8(bytes).ok().filter(|text| text.chars().all(is_shown))
+}
+
+impl Serialize for Payload {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if let Some(text) = readable(&self.0) {
+            return serializer.serialize_str(text);
+        }
+        let mut map = serializer.serialize_map(Some(1))?;
+        map.serialize_entry("base64", &BASE64.encode(&self.0))?;
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PayloadVisitor)
+    }
+}
+
+struct PayloadVisitor;
+
+impl<'de> Visitor<'de> for PayloadVisitor {
+    type Value = Payload;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text, {\"base64\": \"..\"} or null")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Payload, E> {
+        Ok(Payload(text.as_bytes().to_vec()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Payload, A::Error> {
+        match map.next_key::<String>()?.as_deref() {
+            Some("base64") => {}
+            Some(other) => return Err(A::Error::unknown_field(other, &["base64"])),
+            None => return Err(A::Error::missing_field("base64")),
+        }
+        let text: String = map.next_value()?;
+        let bytes =
+            BASE64.decode(&text).map_err(|error| A::Error::custom(format!("`{text}` is no base64: {error}")))?;
+        match map.next_key::<String>()? {
+            Some(other) => Err(A::Error::unknown_field(&other, &["base64"])),
+            None => Ok(Payload(bytes)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn bytes_are_text_where_they_are_text() {
+        let shown = |bytes: &[u8]| serde_json::to_string(&Payload::from(bytes)).unwrap();
+        assert_eq!(shown("é\n".as_bytes()), "\"é\\n\"");
+        assert_eq!(shown(&[0xff]), r#"{"base64":"/w=="}"#);
+        // A number in a few bytes is no text, although it could be one.
+        assert_eq!(shown(&[3]), r#"{"base64":"Aw=="}"#);
+    }
+
+    #[test]
+    fn empty_lines_say_nothing_and_numbers_count_them() {
+        let lines: Vec<Line<u32>> = read("a", b"1\n\n  \n2\r\n").unwrap();
+        assert_eq!(lines.iter().map(|line| (line.number, line.contents)).collect::<Vec<_>>(), [(1, 1), (4, 2)]);
+    }
+
+    #[test]
+    fn an_error_is_at_its_line_and_column() {
+        let error = read::<Option<Payload>>("in.jsonl", b"null\n{\"base64\": \"!\"}\n").unwrap_err().to_string();
+        assert!(error.starts_with("in.jsonl:2:") && error.contains("`!` is no base64"), "{error}");
+        assert!(error.ends_with("\n  {\"base64\": \"!\"}"), "{error}");
+        let error = read::<Payload>("in.jsonl", b"7").unwrap_err().to_string();
+        assert!(error.contains("expected text, {\"base64\": \"..\"} or null"), "{error}");
+        let error = read::<Payload>("in.jsonl", b"\"a\"\n\xff\n").unwrap_err().to_string();
+        assert!(error.starts_with("in.jsonl:2:1: the line is not UTF-8"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_come_back_as_they_were(bytes in any::<Vec<u8>>()) {
+            let text = write([Payload(bytes.clone())]);
+            let lines: Vec<Line<Payload>> = read("a", text.as_bytes()).unwrap();
+            prop_assert_eq!(&lines[0].contents.0, &bytes);
+        }
+    }
+}
