@@ -5,14 +5,16 @@ mod demo;
 mod deploy;
 mod dev;
 mod dlq;
+mod file;
 mod payload;
-pub mod plugin;
+mod plugin;
 mod run;
 mod savepoint;
 mod signals;
 mod state;
 mod status;
 mod table;
+mod test;
 mod worker;
 
 use std::io::IsTerminal;
@@ -87,13 +89,13 @@ enum Command {
     Dev(dev::DevArgs),
     /// See two pipelines at work on an embedded broker, with a restart in the middle
     Demo(crate::embedded::DemoArgs),
-    /// Push plugins to the registry and look at them
+    /// Run a plugin on records from a file, in the sandbox, without Kafka
+    Test(test::TestArgs),
+    /// Make, build and check plugins, and keep them in the registry
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Plugin {
         #[command(subcommand)]
         command: plugin::PluginCommand,
-        #[command(flatten)]
-        cluster: ClusterArgs,
     },
 }
 
@@ -191,7 +193,9 @@ pub fn main() -> Exit {
         Command::Dlq { command } => runtime.block_on(dlq::run(command, &mut std::io::stdout())),
         Command::Dev(args) => runtime.block_on(dev::run(args)),
         Command::Demo(args) => runtime.block_on(demo::run(args)),
-        Command::Plugin { command, cluster } => runtime.block_on(plugins(command, &cluster)),
+        // A guest runs on a thread that may block, which the runtime's may not.
+        Command::Test(args) => test::run(&args, &mut std::io::stdout()),
+        Command::Plugin { command } => runtime.block_on(plugins(command)),
     };
     // What still waits for something that is away must not hold up the end.
     runtime.shutdown_timeout(std::time::Duration::from_millis(500));
@@ -224,29 +228,32 @@ fn log_to_stderr(filter: &str) -> Result<(), tracing_subscriber::filter::ParseEr
     Ok(())
 }
 
-async fn plugins(command: plugin::PluginCommand, cluster: &ClusterArgs) -> Result<(), CommandError> {
-    let cluster = Cluster::load(cluster)?;
-    let store = || -> futures::future::BoxFuture<'_, anyhow::Result<Arc<dyn crate::meta::MetaStore>>> {
-        // Its text says why already: the causes would say it twice.
-        Box::pin(async {
-            node::open_for_commands(&cluster).await.map_err(|error| anyhow::Error::msg(error.to_string()))
-        })
-    };
-    let inspect = |bytes: &[u8]| {
-        let found = crate::engine::inspect(bytes)?;
-        Ok(plugin::Outline { manifest: found.manifest, imports: found.imports })
-    };
+async fn plugins(command: plugin::PluginCommand) -> Result<(), CommandError> {
+    let Some(command) = plugin::run_on_files(command, &mut std::io::stdout()).await? else { return Ok(()) };
+    let store =
+        |cluster: ClusterArgs| -> futures::future::BoxFuture<'_, anyhow::Result<Arc<dyn crate::meta::MetaStore>>> {
+            Box::pin(async move {
+                let cluster = Cluster::load(&cluster)?;
+                // Its text says why already: the causes would say it twice.
+                node::open_for_commands(&cluster).await.map_err(|error| anyhow::Error::msg(error.to_string()))
+            })
+        };
+    let inspect = |bytes: &[u8]| Ok(crate::engine::inspect(bytes)?.into());
     let users = |store: Arc<dyn crate::meta::MetaStore>| -> futures::future::BoxFuture<'_, _> {
         Box::pin(async move { Ok(node::digests_in_use(&*store).await?) })
     };
     let around = plugin::Surroundings { store: &store, inspect: &inspect, users: &users };
-    let is_unread = |cause: &(dyn std::error::Error + 'static)| {
-        cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
-    };
-    let failed = |error: anyhow::Error| match plugin::is_bad_input(&error) {
-        true => CommandError::BadInput(format!("{error:#}")),
-        false if error.chain().any(is_unread) => CommandError::Unread,
-        false => CommandError::Failed(format!("{error:#}")),
-    };
-    plugin::run(command, around, &mut std::io::stdout()).await.map_err(failed)
+    plugin::run(command, around, &mut std::io::stdout()).await.map_err(plugin::command_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_of_every_command_are_consistent() {
+        Arguments::command().debug_assert();
+    }
 }

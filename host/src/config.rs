@@ -1,4 +1,5 @@
-//! The two configuration files, from text to validated types: `sluicegate.toml` for the cluster, and a pipeline's own.
+//! What people write in TOML, from text to validated types: `sluicegate.toml` for the cluster, a pipeline's file, and a
+//! plugin's manifest.
 //!
 //! Reading finds everything that is wrong, not the first thing, and shows it as compilers do. Nothing here connects to
 //! anything; beside the files only the environment and files with secrets are read. Invariant: who holds a `Pipeline`
@@ -7,6 +8,7 @@
 mod cluster;
 mod diagnostic;
 mod field;
+mod manifest;
 mod pipeline;
 mod secret;
 mod section;
@@ -21,6 +23,7 @@ pub use cluster::{
     NodeName, Tls, ZooKeeper,
 };
 pub use diagnostic::{Diagnostic, Errors};
+pub use manifest::{load_manifest, parse_manifest};
 pub use pipeline::{
     BatchLimits, Bound, BoundTransform, Delivery, Difference, Discard, Grant, Guarantee, OnError, Outlet, Pipeline,
     PipelineName, PluginReference, Sink, Source, Start, Transform, TransformLimits, differences,

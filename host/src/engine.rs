@@ -19,6 +19,7 @@ mod inspect;
 mod instance;
 mod interface;
 mod limits;
+mod pack;
 mod plugin;
 mod precompiled;
 mod rejects;
@@ -47,6 +48,7 @@ pub use self::inspect::{Inspection, LoadError, PLUGIN_BYTES_MAX, inspect};
 pub use self::instance::Instance;
 use self::instance::TICK;
 pub use self::limits::Limits;
+pub use self::pack::{PackError, pack};
 pub use self::plugin::{InstanceOptions, OpenError, Plugin};
 /// How important a message is, as `tracing` has it.
 pub use tracing::Level as LogLevel;

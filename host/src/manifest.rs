@@ -88,7 +88,7 @@ pub enum ManifestError {
     /// A field says something that cannot be.
     #[error("its manifest is not valid: `{field}` {problem}")]
     Field {
-        /// Which field.
+        /// Which field: a path such as `outputs[1].name`.
         field: String,
         /// What is wrong with it.
         problem: String,
@@ -103,7 +103,7 @@ pub enum ManifestError {
     },
 }
 
-fn one_main() -> Vec<Port> {
+pub(crate) fn one_main() -> Vec<Port> {
     vec![Port { name: "main".into(), optional: false, description: String::new() }]
 }
 
@@ -122,50 +122,56 @@ impl Manifest {
     /// What is wrong with it, in words for the plugin's author.
     pub fn parse(json: &[u8]) -> Result<Self, ManifestError> {
         let manifest: Self = serde_json::from_slice(json)?;
-        manifest.check()?;
-        Ok(manifest)
+        match manifest.faults().into_iter().next() {
+            None => Ok(manifest),
+            Some(fault) => Err(fault),
+        }
     }
 
-    fn check(&self) -> Result<(), ManifestError> {
-        let refuse = |field: &str, problem: String| Err(ManifestError::Field { field: field.into(), problem });
+    /// Everything that cannot be, beyond the types of the fields.
+    pub(crate) fn faults(&self) -> Vec<ManifestError> {
+        let fault = |field: &str, problem: String| ManifestError::Field { field: field.into(), problem };
+        let mut faults = Vec::new();
         if !is_name(&self.name) {
-            return refuse(
-                "name",
-                format!("is `{}`: use lower-case letters, digits and `-`, a letter first", self.name),
-            );
+            let problem = format!("is `{}`: use lower-case letters, digits and `-`, a letter first", self.name);
+            faults.push(fault("name", problem));
         }
         if let Err(error) = semver::Version::parse(&self.version) {
-            return refuse("version", format!("is `{}`, not a semantic version: {error}", self.version));
+            faults.push(fault("version", format!("is `{}`, not a semantic version: {error}", self.version)));
         }
         // Growth is by functions within 0.1: a newer patch version is refused by the name of what it misses, not here.
         let compatible =
             semver::Version::parse(&self.interface).is_ok_and(|version| version.major == 0 && version.minor == 1);
         if !compatible {
-            return Err(ManifestError::Interface { found: self.interface.clone() });
+            faults.push(ManifestError::Interface { found: self.interface.clone() });
         }
         for (field, ports) in [("inputs", &self.inputs), ("outputs", &self.outputs)] {
             if ports.is_empty() {
-                return refuse(field, "is empty: leave it out for one named `main`".into());
+                faults.push(fault(field, "is empty: leave it out for one named `main`".into()));
             }
-            unique(field, ports.iter().map(|port| port.name.as_str()))?;
+            faults.extend(repeated(field, ports.iter().map(|port| port.name.as_str())));
         }
-        unique("stores", self.stores.iter().map(|store| store.name.as_str()))?;
-        match self.stores.iter().find(|store| store.schema == 0) {
-            Some(store) => refuse("stores", format!("gives `{}` the schema version 0: they start at 1", store.name)),
-            None => Ok(()),
+        faults.extend(repeated("stores", self.stores.iter().map(|store| store.name.as_str())));
+        for (nth, store) in self.stores.iter().enumerate().filter(|(_, store)| store.schema == 0) {
+            let problem = format!("gives `{}` the schema version 0: they start at 1", store.name);
+            faults.push(fault(&format!("stores[{nth}].schema"), problem));
         }
+        faults
     }
 }
 
-fn unique<'a>(field: &str, names: impl Iterator<Item = &'a str>) -> Result<(), ManifestError> {
+/// The names of a list that are empty or were there before.
+fn repeated<'a>(field: &str, names: impl Iterator<Item = &'a str>) -> Vec<ManifestError> {
     let mut seen = std::collections::BTreeSet::new();
-    for name in names {
-        if name.is_empty() || !seen.insert(name) {
-            let problem = if name.is_empty() { "has an empty name".into() } else { format!("names `{name}` twice") };
-            return Err(ManifestError::Field { field: field.into(), problem });
-        }
-    }
-    Ok(())
+    let fault = |(nth, name): (usize, &str)| {
+        let problem = match name {
+            "" => "is empty".to_owned(),
+            name if !seen.insert(name.to_owned()) => format!("names `{name}` twice"),
+            _ => return None,
+        };
+        Some(ManifestError::Field { field: format!("{field}[{nth}].name"), problem })
+    };
+    names.enumerate().filter_map(fault).collect()
 }
 
 #[cfg(test)]

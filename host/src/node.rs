@@ -9,6 +9,7 @@ pub mod group;
 mod hosted;
 mod hosting;
 mod load;
+pub mod sandbox;
 mod store;
 
 use std::sync::{Arc, Mutex, OnceLock};

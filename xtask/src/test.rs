@@ -1,7 +1,8 @@
 //! `cargo xtask test`: installs what the tests need, builds what they run, runs them all.
 //!
 //! One profile and one set of packages for everything native, so that nothing large is compiled twice. The tests themselves
-//! start no cargo and fetch nothing: what they run is there before the first one begins.
+//! fetch nothing, and start no cargo but for the new projects of `plugin new`: what they run is there before the first one
+//! begins.
 
 use std::time::Instant;
 

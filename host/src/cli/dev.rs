@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::plugin::components_of;
 use super::{CommandError, signals};
 use crate::config::{Cluster, ClusterArgs, Http, Pipeline};
 use crate::dev::{self, Feed, Options};
@@ -115,10 +116,10 @@ pub(super) async fn run(args: DevArgs) -> Result<(), CommandError> {
 }
 
 fn build(folder: &Path) -> anyhow::Result<()> {
-    let status = std::process::Command::new("cargo")
-        .args(["build", "--release", "--target", "wasm32-wasip2", "--config", "profile.release.strip=\"debuginfo\""])
-        .current_dir(folder)
-        .status()?;
-    anyhow::ensure!(status.success(), "the plugin in {} does not build: see above", folder.display());
-    Ok(())
+    match components_of(folder) {
+        Ok(_) => Ok(()),
+        Err(CommandError::BadInput(message) | CommandError::Failed(message)) => Err(anyhow::Error::msg(message)),
+        Err(CommandError::Config(errors)) => Err(anyhow::Error::msg(errors.to_string())),
+        Err(CommandError::Unread) => Ok(()),
+    }
 }

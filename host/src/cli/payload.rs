@@ -1,31 +1,32 @@
-//! Bytes as people read them: text where they are text, else base64.
+//! Bytes as people read and write them: text where they are text, `{"base64": ".."}` otherwise.
 
 use std::fmt;
 
-use base64::Engine as _;
+use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::de::{Error, MapAccess, Visitor};
 use serde::ser::SerializeMap;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A key or a value. In JSON text, or `{"base64": ".."}`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Payload(Vec<u8>);
+/// A key or a value.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Payload(pub(super) Vec<u8>);
 
-impl Payload {
-    pub(super) fn of(bytes: &[u8]) -> Self {
+impl From<&[u8]> for Payload {
+    fn from(bytes: &[u8]) -> Self {
         Self(bytes.to_vec())
     }
+}
 
-    /// Text that shows what it is.
-    fn readable(&self) -> Option<&str> {
-        let is_shown = |character: char| !character.is_control() || matches!(character, '\n' | '\r' | '\t');
-        std::str::from_utf8(&self.0).ok().filter(|text| text.chars().all(is_shown))
-    }
+/// Text that shows what it is.
+fn readable(bytes: &[u8]) -> Option<&str> {
+    let is_shown = |character: char| !character.is_control() || matches!(character, '\n' | '\r' | '\t');
+    std::str::from_utf8(bytes).ok().filter(|text| text.chars().all(is_shown))
 }
 
 impl fmt::Display for Payload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.readable() {
+        match readable(&self.0) {
             Some(text) => f.write_str(text),
             None => write!(f, "base64:{}", BASE64.encode(&self.0)),
         }
@@ -34,11 +35,46 @@ impl fmt::Display for Payload {
 
 impl Serialize for Payload {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if let Some(text) = self.readable() {
+        if let Some(text) = readable(&self.0) {
             return serializer.serialize_str(text);
         }
         let mut map = serializer.serialize_map(Some(1))?;
         map.serialize_entry("base64", &BASE64.encode(&self.0))?;
         map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PayloadVisitor)
+    }
+}
+
+struct PayloadVisitor;
+
+impl<'de> Visitor<'de> for PayloadVisitor {
+    type Value = Payload;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text, {\"base64\": \"..\"} or null")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Payload, E> {
+        Ok(Payload(text.as_bytes().to_vec()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Payload, A::Error> {
+        match map.next_key::<String>()?.as_deref() {
+            Some("base64") => {}
+            Some(other) => return Err(A::Error::unknown_field(other, &["base64"])),
+            None => return Err(A::Error::missing_field("base64")),
+        }
+        let text: String = map.next_value()?;
+        let bytes =
+            BASE64.decode(&text).map_err(|error| A::Error::custom(format!("`{text}` is no base64: {error}")))?;
+        match map.next_key::<String>()? {
+            Some(other) => Err(A::Error::unknown_field(&other, &["base64"])),
+            None => Ok(Payload(bytes)),
+        }
     }
 }

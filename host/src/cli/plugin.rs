@@ -1,10 +1,16 @@
-//! `sluicegate plugin`: what is in the registry, and what a plugin says about itself.
+//! `sluicegate plugin`: from a new project to a plugin in the registry.
 //!
-//! The commands get everything from their [`Surroundings`], and open the store only when they need it: to look at a file
-//! takes no cluster.
+//! `new`, `build`, `check` and `pack` work on files; the others are about the registry. Those get everything from their
+//! [`Surroundings`], and open the store only when they need it: to look at a file takes no cluster.
 
+mod build;
+mod check;
 mod inspect;
 mod list;
+mod new;
+mod pack;
+mod progress;
+mod pull;
 mod push;
 mod remove;
 
@@ -17,25 +23,60 @@ use clap::Subcommand;
 use futures::future::BoxFuture;
 use serde::Serialize;
 
-pub use self::inspect::InspectArgs;
-pub use self::list::ListArgs;
-pub use self::push::PushArgs;
-pub use self::remove::RemoveArgs;
+pub(super) use self::build::components_of;
+use super::CommandError;
+use crate::config::{ClusterArgs, Errors};
 use crate::digest::Digest;
+use crate::engine::Inspection;
 use crate::manifest::Manifest;
 use crate::meta::MetaStore;
 
-/// The commands.
+/// The commands, in the order in which an author comes to need them.
 #[derive(Clone, Debug, Subcommand)]
-pub enum PluginCommand {
+pub(super) enum PluginCommand {
+    /// Make a project of a plugin in Rust, complete and tested
+    New(new::NewArgs),
+    /// Build a project into a component
+    Build(build::BuildArgs),
+    /// Check that this host can run a plugin, and that it fits a pipeline
+    Check(check::CheckArgs),
+    /// Add a manifest to a component made in another language
+    Pack(pack::PackArgs),
+    #[command(flatten)]
+    Registry(RegistryCommand),
+}
+
+/// The commands about the registry.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum RegistryCommand {
     /// Store a plugin in the registry, under the name and version of its manifest
-    Push(PushArgs),
+    Push(push::PushArgs),
+    /// Write a plugin of the registry to a file
+    Pull(pull::PullArgs),
     /// List the plugins of the registry
-    List(ListArgs),
+    List(list::ListArgs),
     /// Show what a plugin is and what it imports, without running it
-    Inspect(InspectArgs),
+    Inspect(inspect::InspectArgs),
     /// Remove a version of a plugin from the registry
-    Remove(RemoveArgs),
+    Remove(remove::RemoveArgs),
+}
+
+/// Runs a command about files; hands one about the registry back.
+///
+/// # Errors
+/// In words for whoever typed the command.
+pub(super) async fn run_on_files(
+    command: PluginCommand,
+    out: &mut (impl Write + Send),
+) -> Result<Option<RegistryCommand>, CommandError> {
+    match command {
+        PluginCommand::New(args) => new::run(&args, out)?,
+        PluginCommand::Build(args) => build::run(&args, out)?,
+        PluginCommand::Check(args) => check::run(args, out).await?,
+        PluginCommand::Pack(args) => pack::run(&args, out)?,
+        PluginCommand::Registry(command) => return Ok(Some(command)),
+    }
+    Ok(None)
 }
 
 /// What was typed, or the file that was named, is wrong: the same command again does not work. Context of the errors of
@@ -44,49 +85,72 @@ pub enum PluginCommand {
 #[error("{0}")]
 struct BadInput(String);
 
-/// Whether a command failed because of what it was given.
-#[must_use]
-pub fn is_bad_input(error: &anyhow::Error) -> bool {
-    error.is::<BadInput>()
+/// As the command line shows it.
+pub(super) fn command_error(error: anyhow::Error) -> CommandError {
+    match error.downcast::<Errors>() {
+        Ok(errors) => CommandError::Config(errors),
+        Err(error) if error.is::<BadInput>() => CommandError::BadInput(format!("{error:#}")),
+        Err(error) if error.chain().any(is_unread) => CommandError::Unread,
+        Err(error) => CommandError::Failed(format!("{error:#}")),
+    }
+}
+
+/// Whoever reads what is printed has closed it.
+fn is_unread(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// What a plugin's bytes say.
 #[derive(Clone, Debug, Serialize)]
-pub struct Outline {
+pub(super) struct Outline {
     /// Its manifest.
-    pub manifest: Manifest,
+    pub(super) manifest: Manifest,
+    /// The world that it was built for: what it exports says so.
+    pub(super) world: String,
     /// Interfaces that it imports: all that it can do.
-    pub imports: Vec<String>,
+    pub(super) imports: Vec<String>,
 }
 
-/// Opens the metadata store.
-pub type OpenStore<'a> = dyn Fn() -> BoxFuture<'a, Result<Arc<dyn MetaStore>>> + Send + Sync + 'a;
+impl From<Inspection> for Outline {
+    fn from(found: Inspection) -> Self {
+        Self { manifest: found.manifest, world: found.world, imports: found.imports }
+    }
+}
+
+/// Opens the metadata store of a cluster.
+pub(super) type OpenStore<'a> = dyn Fn(ClusterArgs) -> BoxFuture<'a, Result<Arc<dyn MetaStore>>> + Send + Sync + 'a;
 /// Reads a plugin, and says what is wrong with one that this host could not run.
-pub type InspectBytes<'a> = dyn Fn(&[u8]) -> Result<Outline> + Send + Sync + 'a;
+pub(super) type InspectBytes<'a> = dyn Fn(&[u8]) -> Result<Outline> + Send + Sync + 'a;
 /// Says who uses which digest.
-pub type UsersOf<'a> = dyn Fn(Arc<dyn MetaStore>) -> BoxFuture<'a, Result<BTreeMap<Digest, String>>> + Send + Sync + 'a;
+pub(super) type UsersOf<'a> =
+    dyn Fn(Arc<dyn MetaStore>) -> BoxFuture<'a, Result<BTreeMap<Digest, String>>> + Send + Sync + 'a;
 
 /// What the commands work with.
 #[derive(Clone, Copy)]
-pub struct Surroundings<'a> {
+pub(super) struct Surroundings<'a> {
     /// The metadata store of the cluster.
-    pub store: &'a OpenStore<'a>,
+    pub(super) store: &'a OpenStore<'a>,
     /// Reads a plugin.
-    pub inspect: &'a InspectBytes<'a>,
+    pub(super) inspect: &'a InspectBytes<'a>,
     /// The plugins in use.
-    pub users: &'a UsersOf<'a>,
+    pub(super) users: &'a UsersOf<'a>,
 }
 
-/// Runs a command. What it has to say goes to `out`.
+/// Runs a command about the registry. What it has to say goes to `out`.
 ///
 /// # Errors
 /// In words for whoever typed the command.
-pub async fn run(command: PluginCommand, around: Surroundings<'_>, out: &mut (impl Write + Send)) -> Result<()> {
+pub(super) async fn run(
+    command: RegistryCommand,
+    around: Surroundings<'_>,
+    out: &mut (impl Write + Send),
+) -> Result<()> {
     match command {
-        PluginCommand::Push(args) => push::run(args, around, out).await,
-        PluginCommand::List(args) => list::run(args, around, out).await,
-        PluginCommand::Inspect(args) => inspect::run(args, around, out).await,
-        PluginCommand::Remove(args) => remove::run(args, around, out).await,
+        RegistryCommand::Pull(args) => pull::run(args, around, out).await,
+        RegistryCommand::Push(args) => push::run(args, around, out).await,
+        RegistryCommand::List(args) => list::run(args, around, out).await,
+        RegistryCommand::Inspect(args) => inspect::run(args, around, out).await,
+        RegistryCommand::Remove(args) => remove::run(args, around, out).await,
     }
 }
 

@@ -270,7 +270,15 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Unknown`], [`RegistryError::Damaged`], those of the store.
     pub async fn fetch(&self, digest: &Digest) -> Result<Vec<u8>, RegistryError> {
-        self.blobs().fetch(digest).await
+        self.fetch_watched(digest, |_, _| {}).await
+    }
+
+    /// Like [`Registry::fetch`]; `progress` is told how many bytes are there, and of how many.
+    ///
+    /// # Errors
+    /// As [`Registry::fetch`].
+    pub async fn fetch_watched(&self, digest: &Digest, progress: impl Fn(u64, u64)) -> Result<Vec<u8>, RegistryError> {
+        self.blobs().fetch(digest, progress).await
     }
 
     /// Removes a version, and its bytes when no other version has the same. `user_of` says who uses a digest, if anybody

@@ -70,10 +70,24 @@ impl Errors {
         Self { text: text.clone(), diagnostics }
     }
 
+    /// These errors and `others`, which are of the same file.
+    #[must_use]
+    pub fn and(self, others: Self) -> Self {
+        Self::new(&self.text, self.diagnostics.into_iter().chain(others.diagnostics).collect())
+    }
+
     /// The single errors.
     #[must_use]
     pub fn diagnostics(&self) -> &[Diagnostic] {
         &self.diagnostics
+    }
+
+    /// The single errors, each with the number of its line, counted from 1, if it has one.
+    pub fn by_line(&self) -> impl Iterator<Item = (&Diagnostic, Option<usize>)> {
+        let line = |place: &Range<usize>| {
+            1 + self.text.as_str().bytes().take(place.start).filter(|&byte| byte == b'\n').count()
+        };
+        self.diagnostics.iter().map(move |diagnostic| (diagnostic, diagnostic.place.as_ref().map(line)))
     }
 
     /// The message, with ANSI colours if asked for.

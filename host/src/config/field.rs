@@ -95,6 +95,14 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// True or false.
+    pub(super) fn boolean(&self) -> Option<bool> {
+        match self.raw() {
+            DeValue::Boolean(value) => Some(*value),
+            other => self.wrong_kind("true or false", other, "write true or false, without quotes"),
+        }
+    }
+
     /// One of some words.
     pub(super) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         self.parsed(|text| {

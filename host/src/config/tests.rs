@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::Errors;
 use super::cluster::{Cluster, ClusterArgs};
+use super::manifest::parse_manifest;
 use super::pipeline::Pipeline;
 use super::section::Shape;
 use crate::manifest::Manifest;
@@ -53,6 +54,11 @@ fn wrong_pipelines_are_refused_with_these_messages() {
 #[test]
 fn wrong_clusters_are_refused_with_these_messages() {
     messages("cluster", |origin, text| Cluster::parse(origin, text, &ClusterArgs::default()).map(drop));
+}
+
+#[test]
+fn wrong_manifests_are_refused_with_these_messages() {
+    messages("manifest", |origin, text| parse_manifest(origin, text).map(drop));
 }
 
 #[test]
@@ -127,12 +133,53 @@ fn the_examples_of_the_reference_pages_are_right() {
     for example in pipelines {
         Pipeline::parse(Path::new("example.toml"), &example).unwrap_or_else(|errors| panic!("{errors}"));
     }
+    let manifests = examples("commands.md");
+    assert!(!manifests.is_empty());
+    for example in manifests {
+        parse_manifest(Path::new("example.toml"), &example).unwrap_or_else(|errors| panic!("{errors}"));
+    }
     let clusters = examples("cluster-reference.md");
     assert!(clusters.len() > 1);
     for example in clusters {
         let arguments = ClusterArgs::default();
         Cluster::parse(Path::new("example.toml"), &example, &arguments).unwrap_or_else(|errors| panic!("{errors}"));
     }
+}
+
+#[test]
+fn a_manifest_says_in_toml_what_its_json_says() {
+    let text = r#"
+        name = "split"
+        version = "1.2.0"
+        description = "splits"
+        wants = ["clocks", "env:REGION"]
+        dynamic-outputs = true
+
+        [[inputs]]
+        name = "orders"
+
+        [[outputs]]
+        name = "main"
+
+        [[outputs]]
+        name = "large"
+        optional = true
+
+        [[stores]]
+        name = "seen"
+        schema = 3
+        key-format = "utf8"
+
+        [config]
+        type = "object"
+    "#;
+    let json = r#"{"name":"split","version":"1.2.0","interface":"0.1.0","description":"splits","inputs":[{"name":"orders"}],
+        "outputs":[{"name":"main"},{"name":"large","optional":true}],"dynamic-outputs":true,"wants":["clocks","env:REGION"],
+        "stores":[{"name":"seen","schema":3,"key-format":"utf8"}],"config":{"type":"object"}}"#;
+    let written = parse_manifest(Path::new("plugin.toml"), text).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(written, Manifest::parse(json.as_bytes()).unwrap());
+    let least = parse_manifest(Path::new("plugin.toml"), "name = 'a'\nversion = '1.0.0'").unwrap();
+    assert_eq!(least, Manifest::parse(br#"{"name":"a","version":"1.0.0","interface":"0.1.0"}"#).unwrap());
 }
 
 #[test]
@@ -159,8 +206,8 @@ fn a_file_of_another_format_has_a_bounded_message() {
     assert!(message.lines().count() < 400);
 }
 
-/// Both loaders and the rendering of what they say.
-fn load_both(text: &str) {
+/// All loaders and the rendering of what they say.
+fn load_all(text: &str) {
     for error in [
         Pipeline::parse(Path::new("a.toml"), text).err(),
         Cluster::parse(Path::new("a.toml"), text, &ClusterArgs::default()).err(),
@@ -171,6 +218,9 @@ fn load_both(text: &str) {
         assert!(!error.render(true).is_empty());
         assert!(!error.to_string().is_empty());
     }
+    if let Err(error) = parse_manifest(Path::new("a.toml"), text) {
+        assert!(!error.to_string().is_empty());
+    }
     if let Ok(pipeline) = Pipeline::parse(Path::new("a.toml"), text) {
         pipeline.config_error(0, "a[1].b", "wrong").to_string();
         assert!(!pipeline.canonical_json(&[]).is_empty());
@@ -179,7 +229,7 @@ fn load_both(text: &str) {
 
 /// A file of the goldens with some pieces cut out, doubled or replaced.
 fn mutated() -> impl Strategy<Value = String> {
-    let files: Vec<String> = ["pipeline", "cluster", "bind"]
+    let files: Vec<String> = ["pipeline", "cluster", "bind", "manifest"]
         .into_iter()
         .flat_map(cases)
         .map(|path| fs::read_to_string(path).unwrap())
@@ -227,11 +277,11 @@ proptest! {
 
     #[test]
     fn no_mutation_of_a_file_panics_the_loaders(text in mutated()) {
-        load_both(&text);
+        load_all(&text);
     }
 
     #[test]
     fn no_text_panics_the_loaders(text in any::<String>()) {
-        load_both(&text);
+        load_all(&text);
     }
 }

@@ -148,7 +148,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
     })
 }
 
-fn check_kind(bytes: &[u8]) -> Result<(), LoadError> {
+pub(super) fn check_kind(bytes: &[u8]) -> Result<(), LoadError> {
     if bytes.len() > PLUGIN_BYTES_MAX {
         return Err(LoadError::TooLarge { bytes: bytes.len() });
     }
@@ -182,7 +182,7 @@ fn check_import<'a>(name: &str, mut functions: impl Iterator<Item = &'a String>)
 
 /// What stands in the outermost component, and the manifests at any depth.
 #[derive(Default)]
-struct Outline<'a> {
+pub(super) struct Outline<'a> {
     imports: Vec<String>,
     exports: Vec<String>,
     outer_manifest: Option<&'a [u8]>,
@@ -190,7 +190,7 @@ struct Outline<'a> {
 }
 
 impl<'a> Outline<'a> {
-    fn read(bytes: &'a [u8]) -> Result<Self, LoadError> {
+    pub(super) fn read(bytes: &'a [u8]) -> Result<Self, LoadError> {
         let mut outline = Self::default();
         outline.collect(bytes).map_err(|error| LoadError::NotAComponent { reason: error.to_string() })?;
         Ok(outline)
@@ -225,8 +225,13 @@ impl<'a> Outline<'a> {
         Ok(())
     }
 
+    /// Whether there is a manifest at any depth.
+    pub(super) fn has_manifest(&self) -> bool {
+        self.outer_manifest.is_some() || !self.inner_manifests.is_empty()
+    }
+
     /// The outermost manifest wins: `plugin pack` overrides what a module brought along.
-    fn manifest(&self) -> Result<&'a [u8], LoadError> {
+    pub(super) fn manifest(&self) -> Result<&'a [u8], LoadError> {
         match (self.outer_manifest, self.inner_manifests.as_slice()) {
             (Some(manifest), _) => Ok(manifest),
             (None, [manifest]) => Ok(*manifest),

@@ -10,13 +10,13 @@ use tokio::runtime::Handle;
 use tracing::info;
 use tracing::level_filters::LevelFilter;
 
-use super::NodeError;
+use super::{NodeError, sandbox};
 use crate::checkpoint::head::TransformIdentity;
 use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
 use crate::cluster::registry::{Registry, RegistryError, RegistryReference};
-use crate::config::{Bound, Cluster, Grant, KafkaProperties, OnError, Pipeline, PluginReference, Start, Transform};
+use crate::config::{Bound, Cluster, KafkaProperties, OnError, Pipeline, PluginReference, Start};
 use crate::digest::{self, Digest};
-use crate::engine::{Engine, Grants, Limits, OpenError, Plugin};
+use crate::engine::{Engine, OpenError, Plugin};
 use crate::kafka::settings::KafkaSettings;
 use crate::kafka::topics::{TopicsError, wait_for_topics};
 use crate::meta::layout;
@@ -296,8 +296,8 @@ fn assemble(
         TransformPlan {
             name: transform.name.clone(),
             config: transform.config.to_string(),
-            limits: limits(transform),
-            grants: grants(transform),
+            limits: sandbox::limits(&transform.limits),
+            grants: sandbox::grants(&transform.grants),
             log_level: LevelFilter::current().into_level().unwrap_or(tracing::Level::ERROR),
             inputs: connections.inputs.clone(),
             outlets: outlets.collect(),
@@ -341,28 +341,6 @@ fn assemble(
 pub(super) fn group(cluster: &Cluster, pipeline: &str, incarnation: u64) -> String {
     let namespace = cluster.zookeeper.as_ref().map_or("local", |zookeeper| zookeeper.namespace.trim_matches('/'));
     format!("{namespace}/{pipeline}/{incarnation}")
-}
-
-fn limits(transform: &Transform) -> Limits {
-    Limits {
-        memory_bytes: transform.limits.memory,
-        time_per_call: transform.limits.time_per_batch,
-        output_bytes: transform.limits.output_bytes,
-        state_bytes: transform.limits.state_bytes,
-        ..Limits::default()
-    }
-}
-
-fn grants(transform: &Transform) -> Grants {
-    let mut grants = Grants::default();
-    for grant in &transform.grants {
-        match grant {
-            Grant::Clocks => grants.clocks = true,
-            Grant::Random => grants.random = true,
-            Grant::Environment(name) => grants.env.push(name.clone()),
-        }
-    }
-    grants
 }
 
 async fn open_once(pipeline: &Pipeline, plan: Plan) -> Result<Plan, NodeError> {

@@ -137,7 +137,7 @@ pub(super) fn letters(entries: Vec<Entry>, pipeline: &str) -> BTreeMap<Place, Le
 
 fn letter(entry: Entry) -> Option<Letter> {
     let some = |name| text(&entry, name).unwrap_or_default();
-    let payload = |bytes: &Option<Vec<u8>>| bytes.as_deref().map(Payload::of);
+    let payload = |bytes: &Option<Vec<u8>>| bytes.as_deref().map(Payload::from);
     Some(Letter {
         letter: Place { partition: entry.partition, offset: entry.offset },
         fate: Fate::Open,

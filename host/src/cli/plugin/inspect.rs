@@ -11,56 +11,72 @@ use serde::Serialize;
 use super::{BadInput, Outline, Surroundings};
 use crate::cli::table;
 use crate::cluster::registry::{Registry, RegistryReference};
+use crate::config::ClusterArgs;
 use crate::digest::Digest;
 
 /// Arguments of `plugin inspect`.
 #[derive(Args, Clone, Debug)]
-pub struct InspectArgs {
+#[command(after_help = "\
+Examples:
+  sluicegate plugin inspect target/wasm32-wasip2/release/shout.wasm
+  sluicegate plugin inspect shout@0.1.0 --json")]
+pub(in crate::cli) struct InspectArgs {
     /// A file, or a plugin of the registry: `name@1.2.3`, `name@1`, `sha256:..`
     #[arg(value_name = "FILE|REFERENCE")]
-    pub plugin: String,
+    pub(super) plugin: String,
     /// Print JSON
     #[arg(long)]
-    pub json: bool,
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) cluster: ClusterArgs,
 }
 
+/// What is shown of a plugin.
 #[derive(Serialize)]
-struct Report {
+pub(super) struct Report {
     digest: Digest,
     size: u64,
     #[serde(flatten)]
     outline: Outline,
 }
 
-pub(super) async fn run(args: InspectArgs, around: Surroundings<'_>, out: &mut (impl Write + Send)) -> Result<()> {
-    let bytes = read(&args.plugin, around).await?;
-    let outline =
-        (around.inspect)(&bytes).with_context(|| BadInput(format!("{} is no plugin for this host", args.plugin)))?;
-    let report = Report { digest: Digest::of(&bytes), size: bytes.len() as u64, outline };
-    if args.json { Ok(table::json(out, &report)?) } else { write_text(out, &report) }
+impl Report {
+    pub(super) fn new(bytes: &[u8], outline: Outline) -> Self {
+        Self { digest: Digest::of(bytes), size: bytes.len() as u64, outline }
+    }
 }
 
-async fn read(plugin: &str, around: Surroundings<'_>) -> Result<Vec<u8>> {
+pub(super) async fn run(args: InspectArgs, around: Surroundings<'_>, out: &mut (impl Write + Send)) -> Result<()> {
+    let bytes = read(&args.plugin, args.cluster, around).await?;
+    let outline =
+        (around.inspect)(&bytes).with_context(|| BadInput(format!("{} is no plugin for this host", args.plugin)))?;
+    let report = Report::new(&bytes, outline);
+    let said = if args.json { table::json(out, &report) } else { write_text(out, &report) };
+    Ok(said?)
+}
+
+async fn read(plugin: &str, cluster: ClusterArgs, around: Surroundings<'_>) -> Result<Vec<u8>> {
     // A file goes first: its name may look like anything.
     if Path::new(plugin).exists() {
         return tokio::fs::read(plugin).await.with_context(|| BadInput(format!("cannot read {plugin}")));
     }
     let reference: RegistryReference =
         plugin.parse().with_context(|| BadInput(format!("there is no file {plugin}")))?;
-    let registry = Registry::new((around.store)().await?);
+    let registry = Registry::new((around.store)(cluster).await?);
     let digest = registry.resolve(&reference).await?;
     Ok(registry.fetch(&digest).await?)
 }
 
-fn write_text(out: &mut impl Write, report: &Report) -> Result<()> {
-    let Report { digest, size, outline: Outline { manifest, imports } } = report;
+/// For people.
+pub(super) fn write_text(out: &mut impl Write, report: &Report) -> std::io::Result<()> {
+    let Report { digest, size, outline: Outline { manifest, world, imports } } = report;
     writeln!(out, "{}@{}", manifest.name, manifest.version)?;
     if !manifest.description.is_empty() {
         writeln!(out, "  {}", manifest.description)?;
     }
     writeln!(out, "  digest     {digest}")?;
     writeln!(out, "  size       {}", ByteSize(*size))?;
-    writeln!(out, "  interface  {}", manifest.interface)?;
+    writeln!(out, "  world      {world}")?;
     if !manifest.sdk.is_empty() {
         writeln!(out, "  sdk        {}", manifest.sdk)?;
     }

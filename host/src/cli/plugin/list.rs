@@ -9,13 +9,20 @@ use clap::Args;
 use super::Surroundings;
 use crate::cli::table;
 use crate::cluster::registry::{PluginEntry, Registry};
+use crate::config::ClusterArgs;
 
 /// Arguments of `plugin list`.
 #[derive(Args, Clone, Debug)]
-pub struct ListArgs {
+#[command(after_help = "\
+Examples:
+  sluicegate plugin list
+  sluicegate plugin list --json")]
+pub(in crate::cli) struct ListArgs {
     /// Print JSON
     #[arg(long)]
-    pub json: bool,
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) cluster: ClusterArgs,
 }
 
 const HEADINGS: [&str; 6] = ["NAME", "VERSION", "SIZE", "PUSHED", "DIGEST", "DESCRIPTION"];
@@ -23,7 +30,7 @@ const HEADINGS: [&str; 6] = ["NAME", "VERSION", "SIZE", "PUSHED", "DIGEST", "DES
 const DIGEST_CHARACTERS: usize = 19;
 
 pub(super) async fn run(args: ListArgs, around: Surroundings<'_>, out: &mut (impl Write + Send)) -> Result<()> {
-    let entries = Registry::new((around.store)().await?).list().await?;
+    let entries = Registry::new((around.store)(args.cluster).await?).list().await?;
     if args.json {
         return Ok(table::json(out, &entries)?);
     }

@@ -6,22 +6,29 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use bytesize::ByteSize;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use semver::Version;
 use serde::Serialize;
 
+use super::progress::Progress;
 use super::{BadInput, Surroundings};
 use crate::cli::table;
 use crate::cluster::registry::{Description, PluginEntry, Pushed, Registry};
+use crate::config::ClusterArgs;
 
 /// Arguments of `plugin push`.
 #[derive(Args, Clone, Debug)]
-pub struct PushArgs {
-    /// The component, as `cargo build --target wasm32-wasip2 --release` makes it
-    pub file: PathBuf,
+#[command(after_help = "\
+Examples:
+  sluicegate plugin push target/wasm32-wasip2/release/shout.wasm
+  sluicegate plugin push shout.wasm --zookeeper-connect zk-1:2181")]
+pub(in crate::cli) struct PushArgs {
+    /// The component, as `sluicegate plugin build` makes it
+    pub(super) file: PathBuf,
     /// Print JSON
     #[arg(long)]
-    pub json: bool,
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) cluster: ClusterArgs,
 }
 
 #[derive(Serialize)]
@@ -43,13 +50,10 @@ pub(super) async fn run(args: PushArgs, around: Surroundings<'_>, out: &mut (imp
         interface: manifest.interface,
         description: manifest.description,
     };
-    let registry = Registry::new((around.store)().await?);
-    // Shown only where stderr is a terminal.
-    let bar = ProgressBar::new(bytes.len() as u64);
-    bar.set_style(ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}")?);
-    bar.set_message(format!("{}@{}", plugin.name, plugin.version));
-    let pushed = registry.push(&plugin, &bytes, |stored| bar.set_position(stored)).await;
-    bar.finish_and_clear();
+    let registry = Registry::new((around.store)(args.cluster).await?);
+    let progress = Progress::new(format!("{}@{}", plugin.name, plugin.version));
+    let pushed = registry.push(&plugin, &bytes, |stored| progress.at(stored, bytes.len() as u64)).await;
+    progress.end();
     let Pushed { entry, was_there } = pushed?;
     if args.json {
         return Ok(table::json(out, &Report { entry: &entry, was_there })?);

@@ -8,16 +8,22 @@ use clap::Args;
 use super::{BadInput, Surroundings};
 use crate::cli::table;
 use crate::cluster::registry::{Registry, RegistryReference, VersionPattern};
+use crate::config::ClusterArgs;
 
 /// Arguments of `plugin remove`.
 #[derive(Args, Clone, Debug)]
-pub struct RemoveArgs {
+#[command(after_help = "\
+Examples:
+  sluicegate plugin remove shout@0.1.0")]
+pub(in crate::cli) struct RemoveArgs {
     /// Which version, in full
     #[arg(value_name = "NAME@VERSION")]
-    pub plugin: String,
+    pub(super) plugin: String,
     /// Print JSON
     #[arg(long)]
-    pub json: bool,
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) cluster: ClusterArgs,
 }
 
 pub(super) async fn run(args: RemoveArgs, around: Surroundings<'_>, out: &mut (impl Write + Send)) -> Result<()> {
@@ -26,7 +32,7 @@ pub(super) async fn run(args: RemoveArgs, around: Surroundings<'_>, out: &mut (i
         let what = "say which version to remove, in full: `name@1.2.3`; `sluicegate plugin list` shows them";
         return Err(BadInput(what.into()).into());
     };
-    let store = (around.store)().await?;
+    let store = (around.store)(args.cluster).await?;
     let users = (around.users)(store.clone()).await?;
     let entry = Registry::new(store).remove(&name, &version, |digest| users.get(digest).cloned()).await?;
     if args.json { Ok(table::json(out, &entry)?) } else { Ok(writeln!(out, "removed {name}@{version}")?) }

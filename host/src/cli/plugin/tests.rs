@@ -8,7 +8,7 @@ use crate::meta::local::LocalStore;
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]
-    command: PluginCommand,
+    command: RegistryCommand,
 }
 
 /// A directory with a store and plugin files. A plugin here is its manifest.
@@ -34,17 +34,23 @@ impl Fixture {
     async fn run(&self, arguments: &[&str]) -> Result<String, String> {
         let command =
             Cli::try_parse_from(["plugin"].iter().chain(arguments)).map_err(|error| error.to_string())?.command;
-        let store = || async { Ok(self.store.clone()) }.boxed();
+        let store = |_| async { Ok(self.store.clone()) }.boxed();
         let inspect = |bytes: &[u8]| {
             if bytes.is_empty() {
                 bail!("it is empty");
             }
-            Ok(Outline { manifest: Manifest::parse(bytes)?, imports: vec!["wasi:io/streams@0.2.6".into()] })
+            let imports = vec!["wasi:io/streams@0.2.6".into()];
+            Ok(Outline { manifest: Manifest::parse(bytes)?, world: "sluicegate:transform@0.1.0".into(), imports })
         };
         let users = |_| async { Ok(self.used.clone()) }.boxed();
         let mut out = Vec::new();
         let around = Surroundings { store: &store, inspect: &inspect, users: &users };
-        let shown = |error: anyhow::Error| format!("{}{error:#}", if is_bad_input(&error) { "64: " } else { "1: " });
+        let shown = |error| match command_error(error) {
+            CommandError::Config(errors) => format!("64: {errors}"),
+            CommandError::BadInput(message) => format!("64: {message}"),
+            CommandError::Failed(message) => format!("1: {message}"),
+            CommandError::Unread => "0".to_owned(),
+        };
         run(command, around, &mut out).await.map_err(shown)?;
         Ok(String::from_utf8(out).unwrap())
     }
@@ -79,6 +85,31 @@ async fn a_plugin_is_pushed_listed_inspected_and_removed() {
 }
 
 #[tokio::test]
+async fn a_plugin_is_pulled_to_a_file_and_nothing_is_overwritten() {
+    let fixture = Fixture::new().await;
+    fixture.run(&["push", &fixture.file("count.wasm", MANIFEST)]).await.unwrap();
+    let path = fixture.dir.path().join("pulled.wasm");
+    let file = path.to_string_lossy().into_owned();
+    let digest = Digest::of(MANIFEST.as_bytes()).to_string();
+    for reference in ["count@1", &digest] {
+        let said = fixture.run(&["pull", reference, "-o", &file]).await.unwrap();
+        assert!(said.starts_with(&format!("{file} written: ")) && said.contains(&digest), "{said}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), MANIFEST);
+        assert!(fixture.run(&["pull", reference, "-o", &file]).await.unwrap().contains("is there already"));
+        std::fs::remove_file(&path).unwrap();
+    }
+    std::fs::write(&path, "mine").unwrap();
+    let refused = fixture.run(&["pull", "count@1", "-o", &file]).await.unwrap_err();
+    assert!(refused.starts_with("64: ") && refused.contains("with other contents"), "{refused}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "mine");
+    let nowhere = fixture.dir.path().join("no/such/folder.wasm").to_string_lossy().into_owned();
+    let refused = fixture.run(&["pull", "count@1", "-o", &nowhere]).await.unwrap_err();
+    assert!(refused.starts_with("1: cannot write"), "{refused}");
+    assert!(fixture.run(&["pull", "other@1", "-o", &nowhere]).await.unwrap_err().contains("no plugin other@1"));
+    assert!(fixture.run(&["pull", "count", "-o", &nowhere]).await.unwrap_err().starts_with("64: nothing is pulled"));
+}
+
+#[tokio::test]
 async fn json_has_the_fields_that_scripts_need() {
     let fixture = Fixture::new().await;
     let file = fixture.file("count.wasm", MANIFEST);
@@ -95,6 +126,9 @@ async fn json_has_the_fields_that_scripts_need() {
     let shown = json(&["inspect", "--json", "count@1.0.0"]).await;
     assert_eq!(shown["manifest"]["stores"][0]["schema"], 2);
     assert_eq!(shown["digest"], digest);
+    let pulled = fixture.dir.path().join("pulled.wasm").to_string_lossy().into_owned();
+    let pulled = json(&["pull", "--json", "count@1", "-o", &pulled]).await;
+    assert_eq!((&pulled["digest"], &pulled["was-there"]), (&digest.as_str().into(), &false.into()));
     assert_eq!(json(&["remove", "--json", "count@1.0.0"]).await["name"], "count");
 }
 

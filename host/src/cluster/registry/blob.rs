@@ -81,7 +81,7 @@ impl Blobs<'_> {
         let path = layout::blob(digest);
         for _ in 0..ATTEMPTS_MAX {
             if let Some(blob) = self.find(digest).await? {
-                match self.fetch(digest).await {
+                match self.fetch(digest, |_, _| {}).await {
                     Ok(_) => {
                         progress(bytes.len() as u64);
                         return Ok(blob);
@@ -151,8 +151,8 @@ impl Blobs<'_> {
         Ok((size, Write::Check { path, version }))
     }
 
-    /// Reads and verifies.
-    pub(super) async fn fetch(&self, digest: &Digest) -> Result<Vec<u8>, RegistryError> {
+    /// Reads and verifies; `progress` is told how many bytes are there, and of how many.
+    pub(super) async fn fetch(&self, digest: &Digest, progress: impl Fn(u64, u64)) -> Result<Vec<u8>, RegistryError> {
         let Some(blob) = self.find(digest).await? else {
             let hint = "it was not pushed, or removed: push the file that has this digest".into();
             return Err(RegistryError::Unknown { reference: digest.to_string(), hint });
@@ -164,6 +164,7 @@ impl Blobs<'_> {
         while let Some((chunk, path)) = chunks.next().await {
             let chunk = chunk?.ok_or_else(|| damaged(digest, &format!("{path} is missing")))?;
             bytes.extend_from_slice(&chunk.data);
+            progress(bytes.len() as u64, blob.extent.size);
         }
         let found = Digest::of(&bytes);
         if found == *digest {

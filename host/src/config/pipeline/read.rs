@@ -122,6 +122,12 @@ const LIMITS_DEFAULT: TransformLimits = TransformLimits {
 };
 const BATCHES_DEFAULT: BatchLimits = BatchLimits { records: 1000, bytes: 1 << 20 };
 
+impl Default for TransformLimits {
+    fn default() -> Self {
+        LIMITS_DEFAULT
+    }
+}
+
 pub(super) fn pipeline(text: Text) -> Result<Pipeline, Errors> {
     let mut pipeline = section::read(&text, SHAPES, |root| root_table(root, &text))?;
     pipeline.text = text;
