@@ -150,11 +150,17 @@ impl Piece {
 }
 
 enum Step {
-    Try(Piece),
+    Try(Box<Piece>),
     /// What failed has been tried again: was there a culprit in it?
     Explained {
         found_before: u64,
     },
+}
+
+impl Step {
+    fn again(piece: Piece) -> Self {
+        Self::Try(Box::new(piece))
+    }
 }
 
 impl Careful {
@@ -313,7 +319,7 @@ impl<'a> Run<'a> {
                 break;
             }
             let mut next = Batch { watermark: batch.watermark, ..Batch::default() };
-            let mut steps: Vec<Step> = self.careful.cut(at, batch).into_iter().rev().map(Step::Try).collect();
+            let mut steps: Vec<Step> = self.careful.cut(at, batch).into_iter().rev().map(Step::again).collect();
             while let Some(step) = steps.pop() {
                 match step {
                     Step::Try(piece) => self.piece(at, piece, &mut steps, &mut next, destination)?,
@@ -333,7 +339,7 @@ impl<'a> Run<'a> {
     fn piece<D: Destination>(
         &mut self,
         at: usize,
-        mut piece: Piece,
+        mut piece: Box<Piece>,
         steps: &mut Vec<Step>,
         next: &mut Batch,
         destination: &mut D,
@@ -346,8 +352,8 @@ impl<'a> Run<'a> {
         if piece.batch.len() > 1 && self.careful.has_failed(at, &piece) {
             let (middle, end) = (piece.batch.len() / 2, piece.batch.len());
             steps.push(Step::Explained { found_before: self.careful.found });
-            steps.push(Step::Try(piece.range(middle, end)));
-            steps.push(Step::Try(piece.range(0, middle)));
+            steps.push(Step::again(piece.range(middle, end)));
+            steps.push(Step::again(piece.range(0, middle)));
             return Ok(());
         }
         let trouble = match self.call(at, &mut piece.batch, destination)? {
