@@ -8,6 +8,8 @@ use super::*;
 use crate::record::{Batch, Entry, Output, ShapeError};
 use crate::state::{Store, TransformState};
 
+mod hostile;
+
 const MANIFEST: &str = r#"{"name":"test","version":"1.0.0","interface":"0.1.0",
     "outputs":[{"name":"main"},{"name":"late","optional":true}],"stores":[{"name":"counts","schema":1}]}"#;
 /// A processing time that no real clock shows.
