@@ -10,6 +10,7 @@ mod field;
 mod pipeline;
 mod secret;
 mod section;
+mod setting;
 mod text;
 mod value;
 
@@ -26,3 +27,4 @@ pub use pipeline::{
     PipelineName, PluginReference, Sink, Source, Start, Transform, TransformLimits, differences,
 };
 pub use secret::Secret;
+pub use setting::{Overrides, Setting, Source as SettingSource};
