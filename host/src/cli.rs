@@ -1,8 +1,12 @@
 //! The command line: one command, one file.
 
+mod completions;
+mod config;
 mod connection;
 mod demo;
 mod deploy;
+mod doctor;
+mod logging;
 pub mod plugin;
 mod run;
 mod savepoint;
@@ -10,19 +14,17 @@ mod signals;
 mod state;
 mod status;
 mod table;
+mod version;
 mod worker;
 
-use std::io::IsTerminal;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use clap::error::Error as ClapError;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use self::logging::LogFormat;
 use crate::config::{Cluster, ClusterArgs, Errors};
 use crate::node::{self, NodeError};
-
-/// The client of ZooKeeper tells of every connection, what matters of that is logged where it is handled.
-const LOG_DEFAULT: &str = "info,zookeeper_client=error";
 
 /// Runs WebAssembly transforms between Kafka topics, with their state in ZooKeeper
 #[derive(Debug, Parser)]
@@ -33,6 +35,9 @@ pub struct Arguments {
     /// What is logged to standard error: a level, or filters such as `info,sluicegate::worker=debug`
     #[arg(long, global = true, value_name = "FILTER", env = "SLUICEGATE_LOG")]
     log: Option<String>,
+    /// In which form it is logged
+    #[arg(long, global = true, value_name = "FORMAT", env = "SLUICEGATE_LOG_FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
 }
 
 #[derive(Debug, Subcommand)]
@@ -61,11 +66,19 @@ enum Command {
         #[command(subcommand)]
         command: savepoint::SavepointCommand,
     },
-    /// Decide where a pipeline goes on when it cannot know
+    /// Look into the state of a pipeline; decide where it goes on when it cannot know
     #[command(subcommand_required = true, arg_required_else_help = true)]
     State {
         #[command(subcommand)]
         command: state::StateCommand,
+    },
+    /// Look whether everything is there that the cluster and a pipeline need
+    Doctor(doctor::DoctorArgs),
+    /// Show what the files, the environment and the flags come to
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Config {
+        #[command(subcommand)]
+        command: config::ConfigCommand,
     },
     /// See two pipelines at work on an embedded broker, with a restart in the middle
     Demo(crate::embedded::DemoArgs),
@@ -77,6 +90,10 @@ enum Command {
         #[command(flatten)]
         cluster: ClusterArgs,
     },
+    /// Print a script that lets a shell complete commands and flags
+    Completions(completions::CompletionsArgs),
+    /// Show what this program is made of
+    Version(version::VersionArgs),
 }
 
 /// How a command ended.
@@ -104,23 +121,33 @@ impl Exit {
 
 /// An error of a command: how it ends, and what is shown.
 pub(crate) enum CommandError {
-    Config(Errors),
+    /// Of each file what is wrong with it.
+    Config(Vec<Errors>),
     BadInput(String),
     Failed(String),
 }
 
 impl From<Errors> for CommandError {
     fn from(errors: Errors) -> Self {
-        Self::Config(errors)
+        Self::Config(vec![errors])
     }
 }
 
 impl From<NodeError> for CommandError {
     fn from(error: NodeError) -> Self {
         match error {
-            NodeError::Config(errors) => Self::Config(errors),
+            NodeError::Config(errors) => errors.into(),
             error if error.is_bad_input() => Self::BadInput(error.to_string()),
             error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl CommandError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) | Self::BadInput(_) => Exit::BadInput,
+            Self::Failed(_) => Exit::Failed,
         }
     }
 }
@@ -128,8 +155,8 @@ impl From<NodeError> for CommandError {
 /// Parses the arguments, runs the command and shows its error.
 #[must_use]
 pub fn main() -> Exit {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
+    let (arguments, matches) = match parse() {
+        Ok(parsed) => parsed,
         Err(error) => {
             let exit = if error.use_stderr() { Exit::BadInput } else { Exit::Done };
             // Nobody reads it: then nobody misses it.
@@ -137,65 +164,67 @@ pub fn main() -> Exit {
             return exit;
         }
     };
-    let quiet = matches!(arguments.command, Command::Demo(_));
-    let filter = arguments.log.as_deref().unwrap_or(if quiet { "error" } else { LOG_DEFAULT });
-    if let Err(error) = log_to_stderr(filter) {
-        eprintln!(
-            "error: `{filter}` is no log filter: {error}\n  write a level (error, warn, info, debug, trace) or `target=level`"
-        );
-        return Exit::BadInput;
-    }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: cannot start the runtime: {error}");
-            return Exit::Failed;
-        }
-    };
-    let result = match arguments.command {
-        Command::Run(args) => runtime.block_on(run::run(args)),
-        Command::Worker(args) => runtime.block_on(worker::run(args)),
-        Command::Deploy(args) => runtime.block_on(deploy::run(args, &mut std::io::stdout())),
-        Command::Undeploy(args) => runtime.block_on(deploy::undeploy(args, &mut std::io::stdout())),
-        Command::Pause(args) => runtime.block_on(deploy::pause(args, &mut std::io::stdout())),
-        Command::Resume(args) => runtime.block_on(deploy::resume(args, &mut std::io::stdout())),
-        Command::Revisions(args) => runtime.block_on(deploy::revisions(args, &mut std::io::stdout())),
-        Command::Status(args) => runtime.block_on(status::run(args, &mut std::io::stdout())),
-        Command::Nodes(args) => runtime.block_on(status::nodes(args, &mut std::io::stdout())),
-        Command::Savepoint { command } => runtime.block_on(savepoint::run(command, &mut std::io::stdout())),
-        Command::State { command } => runtime.block_on(state::run(command, &mut std::io::stdout())),
-        Command::Demo(args) => runtime.block_on(demo::run(args)),
-        Command::Plugin { command, cluster } => runtime.block_on(plugins(command, &cluster)),
-    };
-    // What still waits for something that is away must not hold up the end.
-    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
-    match result {
+    let format = arguments.log_format;
+    match start(arguments, &matches) {
         Ok(()) => Exit::Done,
-        Err(CommandError::Config(errors)) => {
-            errors.report();
-            Exit::BadInput
-        }
-        Err(CommandError::BadInput(message)) => {
-            eprintln!("error: {message}");
-            Exit::BadInput
-        }
-        Err(CommandError::Failed(message)) => {
-            eprintln!("error: {message}");
-            Exit::Failed
+        Err(error) => {
+            logging::show(&error, format);
+            error.exit()
         }
     }
 }
 
-fn log_to_stderr(filter: &str) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let filter = EnvFilter::builder().parse(filter)?;
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colours)
-        .with_target(false)
-        .init();
-    Ok(())
+/// The arguments, and what clap knows of where each comes from.
+fn parse() -> Result<(Arguments, ArgMatches), ClapError> {
+    let mut command = Arguments::command();
+    let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    let arguments = Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    Ok((arguments, matches))
+}
+
+fn start(arguments: Arguments, matches: &ArgMatches) -> Result<(), CommandError> {
+    // They say themselves what is worth saying.
+    let quiet = matches!(arguments.command, Command::Demo(_) | Command::Doctor(_));
+    let filter = arguments.log.as_deref().unwrap_or(if quiet { "error" } else { logging::FILTER_DEFAULT });
+    logging::start(filter, arguments.log_format).map_err(|error| {
+        CommandError::BadInput(format!(
+            "`{filter}` is no log filter: {error}\n  write a level (error, warn, info, debug, trace) or `target=level`"
+        ))
+    })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| CommandError::Failed(format!("cannot start the runtime: {error}")))?;
+    let result = runtime.block_on(perform(arguments.command, innermost(matches)));
+    // What still waits for something that is away must not hold up the end.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    result
+}
+
+/// The matches of the command that was typed, behind those that it is part of.
+fn innermost(matches: &ArgMatches) -> &ArgMatches {
+    matches.subcommand().map_or(matches, |(_, inner)| innermost(inner))
+}
+
+async fn perform(command: Command, matches: &ArgMatches) -> Result<(), CommandError> {
+    let out = &mut std::io::stdout();
+    match command {
+        Command::Run(args) => run::run(args).await,
+        Command::Worker(args) => worker::run(args).await,
+        Command::Deploy(args) => deploy::run(args, out).await,
+        Command::Undeploy(args) => deploy::undeploy(args, out).await,
+        Command::Pause(args) => deploy::pause(args, out).await,
+        Command::Resume(args) => deploy::resume(args, out).await,
+        Command::Revisions(args) => deploy::revisions(args, out).await,
+        Command::Status(args) => status::run(args, out).await,
+        Command::Nodes(args) => status::nodes(args, out).await,
+        Command::Savepoint { command } => savepoint::run(command, out).await,
+        Command::State { command } => state::run(command, out).await,
+        Command::Doctor(args) => doctor::run(args, out).await,
+        Command::Config { command } => config::run(command, matches, out),
+        Command::Demo(args) => demo::run(args).await,
+        Command::Plugin { command, cluster } => plugins(command, &cluster).await,
+        Command::Completions(args) => completions::run(&args, Arguments::command(), out),
+        Command::Version(args) => version::run(&args, out),
+    }
 }
 
 async fn plugins(command: plugin::PluginCommand, cluster: &ClusterArgs) -> Result<(), CommandError> {

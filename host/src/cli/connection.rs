@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::CommandError;
-use crate::config::{Cluster, ClusterArgs};
+use crate::config::{Cluster, ClusterArgs, Errors};
 use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
 use crate::node;
@@ -20,6 +20,19 @@ impl Connection {
         let store = node::open_for_commands(&cluster).await;
         let store = store.map_err(|error| CommandError::Failed(error.to_string()))?;
         Ok(Self { cluster, store })
+    }
+}
+
+/// Two configuration files, or everything that is wrong with both.
+pub(super) fn both<P>(
+    cluster: Result<Cluster, Errors>,
+    pipeline: Result<P, Errors>,
+) -> Result<(Cluster, P), CommandError> {
+    match (cluster, pipeline) {
+        (Ok(cluster), Ok(pipeline)) => Ok((cluster, pipeline)),
+        (cluster, pipeline) => {
+            Err(CommandError::Config([cluster.err(), pipeline.err()].into_iter().flatten().collect()))
+        }
     }
 }
 

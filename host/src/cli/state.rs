@@ -1,4 +1,7 @@
-//! `sluicegate state`: what to do where recovery stops rather than guess.
+//! `sluicegate state`: what is in it, and what to do where recovery stops rather than guess.
+
+mod format;
+mod look;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -25,6 +28,14 @@ use crate::node::group::{Group, Place};
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(super) enum StateCommand {
+    /// List the stores of each task: how many entries, how many bytes
+    List(look::ListArgs),
+    /// Show the value of a key
+    Get(look::GetArgs),
+    /// Show entries in the order of their keys
+    Scan(look::ScanArgs),
+    /// Print all entries, as JSON lines
+    Export(look::ExportArgs),
     /// Show what the heads and Kafka say, and decide which side is right
     Accept(AcceptArgs),
     /// Let tasks begin again, without state, from offsets that are named
@@ -98,20 +109,24 @@ struct Sides {
 
 pub(super) async fn run(command: StateCommand, out: &mut impl Write) -> Result<(), CommandError> {
     match command {
+        StateCommand::List(args) => look::list(args, out).await,
+        StateCommand::Get(args) => look::get(args, out).await,
+        StateCommand::Scan(args) => look::scan(args, out).await,
+        StateCommand::Export(args) => look::export(args, out).await,
         StateCommand::Accept(args) => accept(args, out).await,
         StateCommand::Reset(args) => reset(args, out).await,
     }
 }
 
-/// A pipeline that nobody runs, as far as its tasks are concerned.
-struct Stopped {
+/// A pipeline as it is recorded, with its consumer group.
+struct Recorded {
     connection: Connection,
     name: Segment,
     record: PipelineRecord,
     group: Group,
 }
 
-impl Stopped {
+impl Recorded {
     async fn open(name: &str, cluster: &ClusterArgs) -> Result<Self, CommandError> {
         let name = connection::name(name)?;
         let connection = Connection::open(cluster).await?;
@@ -191,7 +206,7 @@ impl Sides {
 }
 
 async fn accept(args: AcceptArgs, out: &mut impl Write) -> Result<(), CommandError> {
-    let pipeline = Stopped::open(&args.pipeline, &args.cluster).await?;
+    let pipeline = Recorded::open(&args.pipeline, &args.cluster).await?;
     let mut all = Vec::new();
     for partition in pipeline.tasks(&args.task)? {
         all.push(pipeline.sides(partition).await?);
@@ -230,7 +245,7 @@ async fn accept(args: AcceptArgs, out: &mut impl Write) -> Result<(), CommandErr
 }
 
 async fn reset(args: ResetArgs, out: &mut impl Write) -> Result<(), CommandError> {
-    let pipeline = Stopped::open(&args.pipeline, &args.cluster).await?;
+    let pipeline = Recorded::open(&args.pipeline, &args.cluster).await?;
     pipeline.must_be().await?;
     let place = match args.from {
         From::Earliest => Place::Earliest,
