@@ -1,23 +1,29 @@
 //! `sluicegate status` and `sluicegate nodes`: what the cluster does.
 
+mod rates;
+
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
+use self::rates::{Rates, Sample};
 use super::connection::{self, Connection};
 use super::{CommandError, table};
-use crate::checkpoint::store::TaskStore;
+use crate::checkpoint::head::Head;
+use crate::checkpoint::store::{StateError, TaskStore};
 use crate::cluster::contents;
 use crate::cluster::election;
+use crate::cluster::inspection;
 use crate::cluster::membership;
 use crate::cluster::pipelines::{self, Desired, PipelineRecord};
 use crate::cluster::placement::Placement;
-use crate::cluster::presence::{self, Activity, Presence};
-use crate::config::ClusterArgs;
+use crate::cluster::presence::{self, Activity, Incident, Presence};
+use crate::config::{ClusterArgs, Pipeline};
 use crate::ids::TaskId;
 use crate::meta::layout::{self, Segment};
 use crate::node::deploy;
@@ -25,6 +31,10 @@ use crate::node::group::{Group, Progress};
 
 /// `--watch` looks again after this long.
 const WATCH: Duration = Duration::from_secs(1);
+/// Heads that are read at the same time.
+const READS_IN_FLIGHT: usize = 16;
+/// Characters of a digest that are shown, enough to tell plugins apart; `--json` has all of it.
+const DIGEST_CHARACTERS: usize = 12;
 /// Clears the screen and goes to its top.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
@@ -35,13 +45,16 @@ Examples:
   sluicegate status
   sluicegate status orders
   sluicegate status orders --watch
-  sluicegate status --json")]
+  sluicegate status --rates --json")]
 pub(super) struct StatusArgs {
     /// Show the tasks of this pipeline
     pipeline: Option<String>,
-    /// Show it again every second
+    /// Show it again every second, with records a second
     #[arg(long, conflicts_with = "json")]
     watch: bool,
+    /// Ask the nodes for records a second, which takes a second
+    #[arg(long)]
+    rates: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -67,14 +80,33 @@ struct PipelineStatus {
     threads: usize,
     /// Records that are not committed yet; `None` when Kafka does not say.
     lag: Option<u64>,
+    /// Records a second; `None` when nobody has asked for it, or no node can be asked.
+    rates: Option<Rates>,
+    /// Bytes of state in the metadata store, over all tasks; `None` when a head cannot be read.
+    state_bytes: Option<u64>,
+    /// What its transforms run.
+    plugins: Vec<PluginStatus>,
     /// Where it runs.
     nodes: BTreeMap<String, Presence>,
     /// What the leader has decided.
     placement: Placement,
     /// Why it does not run as it should, by node.
     problems: BTreeMap<String, String>,
+    /// What went wrong last, by node, also when it runs again.
+    last_errors: BTreeMap<String, Incident>,
     #[serde(skip_serializing_if = "Option::is_none")]
     task_status: Option<Vec<TaskStatus>>,
+}
+
+/// What a transform runs.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct PluginStatus {
+    transform: String,
+    /// As the pipeline file names it.
+    plugin: String,
+    /// SHA-256, in hexadecimal.
+    digest: String,
 }
 
 /// How a task is.
@@ -104,8 +136,19 @@ struct SourceStatus {
 pub(super) async fn run(args: StatusArgs, out: &mut impl Write) -> Result<(), CommandError> {
     let only = args.pipeline.as_deref().map(connection::name).transpose()?;
     let connection = Connection::open(&args.cluster).await?;
+    let mut before = None;
+    if args.rates && !args.watch {
+        before = Some(Sample::take(&membership::list(&*connection.store).await?).await);
+        tokio::time::sleep(WATCH).await;
+    }
     loop {
-        let statuses = statuses(&connection, only.as_ref()).await?;
+        let mut statuses = statuses(&connection, only.as_ref()).await?;
+        if args.rates || args.watch {
+            let now = Sample::take(&membership::list(&*connection.store).await?).await;
+            let rates = before.as_ref().map_or_else(BTreeMap::new, |before| now.since(before));
+            statuses.iter_mut().for_each(|status| status.rates = rates.get(&status.pipeline).copied());
+            before = Some(now);
+        }
         if args.json {
             return Ok(table::json(out, &statuses)?);
         }
@@ -164,11 +207,17 @@ async fn status(
     if let Err(error) = &progress {
         eprintln!("warning: kafka does not say how far `{name}` is: {error}");
     }
-    let task_status = match with_tasks {
-        true => Some(task_statuses(connection, name, &record, progress.as_deref().unwrap_or_default()).await?),
-        false => None,
+    let task_status = task_statuses(connection, name, &record, progress.as_deref().unwrap_or_default()).await;
+    let task_status = match task_status {
+        Ok(tasks) => Some(tasks),
+        Err(error) if with_tasks => return Err(error.into()),
+        Err(error) => {
+            eprintln!("warning: {error}");
+            None
+        }
     };
     let problem = |(node, presence): (&String, &Presence)| Some((node.clone(), presence.problem.clone()?));
+    let last_error = |(node, presence): (&String, &Presence)| Some((node.clone(), presence.last_error.clone()?));
     Ok(PipelineStatus {
         pipeline: name.to_string(),
         state: state(&record, &placement, &nodes),
@@ -179,11 +228,27 @@ async fn status(
         tasks,
         threads: nodes.values().map(|presence| presence.threads).sum(),
         lag: progress.ok().map(|progress| progress.iter().flatten().map(Progress::lag).sum()),
+        rates: None,
+        state_bytes: task_status.as_ref().map(|tasks| tasks.iter().filter_map(|task| task.state_bytes).sum()),
+        plugins: plugins(&record),
         problems: nodes.iter().filter_map(problem).collect(),
+        last_errors: nodes.iter().filter_map(last_error).collect(),
         nodes,
         placement,
-        task_status,
+        task_status: task_status.filter(|_| with_tasks),
     })
+}
+
+/// What the recorded pipeline file names, with what that came to.
+fn plugins(record: &PipelineRecord) -> Vec<PluginStatus> {
+    let pipeline = Pipeline::parse(std::path::Path::new("recorded"), &record.specification.file);
+    let transforms = pipeline.map_or_else(|_| Vec::new(), |pipeline| pipeline.transforms);
+    let of = |(transform, digest): (crate::config::Transform, &String)| PluginStatus {
+        transform: transform.name,
+        plugin: transform.plugin.to_string(),
+        digest: digest.clone(),
+    };
+    transforms.into_iter().zip(&record.specification.plugins).map(of).collect()
 }
 
 /// In one word, the worst first.
@@ -221,36 +286,40 @@ async fn task_statuses(
     name: &Segment,
     record: &PipelineRecord,
     progress: &[Vec<Progress>],
-) -> Result<Vec<TaskStatus>, CommandError> {
-    let mut tasks = Vec::new();
-    for partition in 0..record.specification.partitions {
-        let task = TaskId { pipeline: name.to_string(), incarnation: record.incarnation, stage: 0, partition };
-        let head = TaskStore::new(Arc::clone(&connection.store), task).read().await;
-        let head = head.map_err(|error| CommandError::Failed(error.to_string()))?.map(|(head, _)| head);
-        let owner = head.as_ref().and_then(|head| owner(&head.owner));
-        let newest = head.as_ref().map(|head| head.prepared.last().unwrap_or(&head.committed));
-        let of = |progress: &Progress| SourceStatus {
-            topic: progress.topic.clone(),
-            committed: progress.committed,
-            lag: progress.lag(),
-        };
-        tasks.push(TaskStatus {
-            task: partition,
-            node: owner.map(|(node, _)| node.to_owned()),
-            thread: owner.map(|(_, thread)| thread.to_owned()),
-            epoch: newest.map(|manifest| manifest.id.epoch.0),
-            state_bytes: head.as_ref().zip(newest).map(|(head, newest)| {
-                newest
-                    .chunks
-                    .iter()
-                    .filter_map(|chunk| head.chunks.get(chunk))
-                    .map(|facts| u64::from(facts.bytes))
-                    .sum()
-            }),
-            sources: progress.get(partition as usize).map_or_else(Vec::new, |all| all.iter().map(of).collect()),
-        });
+) -> Result<Vec<TaskStatus>, StateError> {
+    let incarnation = record.incarnation;
+    let read = |partition| async move {
+        let task = TaskId { pipeline: name.to_string(), incarnation, stage: 0, partition };
+        let head = TaskStore::new(Arc::clone(&connection.store), task).read().await?.map(|(head, _)| head);
+        let progress = progress.get(partition as usize).map_or(&[][..], Vec::as_slice);
+        Ok(task_status(partition, head.as_ref(), progress))
+    };
+    let partitions = futures::stream::iter(0..record.specification.partitions);
+    partitions.map(read).buffered(READS_IN_FLIGHT).try_collect().await
+}
+
+fn task_status(task: u32, head: Option<&Head>, progress: &[Progress]) -> TaskStatus {
+    let owner = head.and_then(|head| owner(&head.owner));
+    let newest = head.map(|head| head.prepared.last().unwrap_or(&head.committed));
+    let of = |progress: &Progress| SourceStatus {
+        topic: progress.topic.clone(),
+        committed: progress.committed,
+        lag: progress.lag(),
+    };
+    TaskStatus {
+        task,
+        node: owner.map(|(node, _)| node.to_owned()),
+        thread: owner.map(|(_, thread)| thread.to_owned()),
+        epoch: newest.map(|manifest| manifest.id.epoch.0),
+        state_bytes: head.zip(newest).map(|(head, newest)| inspection::stored_bytes(head, newest)),
+        sources: progress.iter().map(of).collect(),
     }
-    Ok(tasks)
+}
+
+impl From<StateError> for CommandError {
+    fn from(error: StateError) -> Self {
+        Self::Failed(error.to_string())
+    }
 }
 
 /// Node and thread in an owner's name, `<group>/<node>/<thread>`.
@@ -259,7 +328,9 @@ fn owner(name: &str) -> Option<(&str, &str)> {
     Some((front.rsplit_once('/')?.1, thread))
 }
 
-const PIPELINES: [&str; 7] = ["PIPELINE", "STATE", "REVISION", "TASKS", "THREADS", "LAG", "NODES"];
+const PIPELINES: [&str; 10] =
+    ["PIPELINE", "STATE", "REVISION", "TASKS", "THREADS", "LAG", "IN/S", "OUT/S", "STORED", "NODES"];
+const PLUGINS: [&str; 3] = ["TRANSFORM", "PLUGIN", "DIGEST"];
 const TASKS: [&str; 7] = ["TASK", "NODE", "THREAD", "EPOCH", "STATE", "OFFSET", "LAG"];
 
 fn show(out: &mut impl Write, statuses: &[PipelineStatus]) -> Result<(), CommandError> {
@@ -276,12 +347,21 @@ fn show(out: &mut impl Write, statuses: &[PipelineStatus]) -> Result<(), Command
             format!("{}/{}", status.running, status.tasks),
             status.threads.to_string(),
             status.lag.map_or_else(|| "?".to_owned(), |lag| lag.to_string()),
+            status.rates.map_or_else(|| "-".to_owned(), |rates| format!("{:.0}", rates.taken)),
+            status.rates.map_or_else(|| "-".to_owned(), |rates| format!("{:.0}", rates.sent)),
+            status.state_bytes.map_or_else(|| "?".to_owned(), |bytes| bytesize::ByteSize(bytes).to_string()),
             if nodes.is_empty() { "-".to_owned() } else { nodes.join(" ") },
         ]
     };
     table::print(out, PIPELINES, &statuses.iter().map(row).collect::<Vec<_>>())?;
     for status in statuses {
         if let Some(tasks) = &status.task_status {
+            let plugin = |it: &PluginStatus| {
+                let digest = it.digest.chars().take(DIGEST_CHARACTERS).collect();
+                [it.transform.clone(), it.plugin.clone(), digest]
+            };
+            writeln!(out)?;
+            table::print(out, PLUGINS, &status.plugins.iter().map(plugin).collect::<Vec<_>>())?;
             writeln!(out)?;
             let rows: Vec<_> = tasks.iter().flat_map(task_rows).collect();
             table::print(out, TASKS, &rows)?;
@@ -290,6 +370,13 @@ fn show(out: &mut impl Write, statuses: &[PipelineStatus]) -> Result<(), Command
     for (status, (node, problem)) in statuses.iter().flat_map(|it| it.problems.iter().map(move |problem| (it, problem)))
     {
         writeln!(out, "\n{} on {node}: {problem}", status.pipeline)?;
+    }
+    for status in statuses {
+        // What stands above is not said twice.
+        let over = status.last_errors.iter().filter(|(node, _)| !status.problems.contains_key(*node));
+        for (node, Incident { at, error }) in over {
+            writeln!(out, "\n{} on {node}, until it was tried again, {}: {error}", status.pipeline, table::time(*at))?;
+        }
     }
     Ok(())
 }
