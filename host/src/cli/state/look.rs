@@ -457,7 +457,8 @@ pub(super) async fn export(args: ExportArgs, out: &mut impl Write) -> Result<(),
                 let page = view.state.store_mut(number).scan(b"", after.as_deref(), PAGE_ENTRIES, usize::MAX);
                 for (key, value) in page.keys.values().zip(page.values.values()) {
                     let (key, value) = (key.unwrap_or_default(), value.unwrap_or_default());
-                    writeln!(out, "{}", json(&place.entry(key, value))?)?;
+                    serde_json::to_writer(&mut out, &place.entry(key, value)).map_err(std::io::Error::from)?;
+                    writeln!(out)?;
                     after = Some(key.to_vec());
                 }
                 if !page.more {
