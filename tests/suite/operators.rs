@@ -1,17 +1,18 @@
-//! What operators look with: `doctor`, `state list|get|scan|export`, `version`, logs as JSON.
+//! What operators look with: `doctor`, `state list|get|scan|export|import`, `version`, logs as JSON.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Output;
 
-use serde_json::Value;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use serde_json::{Value, json};
 
 use crate::commands::{done, fails};
 use crate::deployment::{Deployment, Servers};
 use crate::records::Record;
 use crate::restarts::{COUNT, per_key, records};
-use crate::shared::create_topic;
+use crate::shared::{create_topic, wait_for};
 use crate::state::State;
 
 /// Two sources that belong together.
@@ -247,4 +248,74 @@ fn status_has_rates_state_and_plugins() {
     let shown = done(&deployment, &["status", "count", "--rates"]);
     assert!(shown.contains("IN/S") && shown.contains("keyed_count.wasm"), "{shown}");
     node.stop();
+}
+
+/// A line of an import.
+fn entry(task: u64, key: &str, value: Option<u64>) -> String {
+    let encode = |bytes: &[u8]| BASE64_STANDARD.encode(bytes);
+    let value = value.map(|value| encode(&postcard::to_stdvec(&value).unwrap()));
+    json!({ "task": task, "transform": "count", "store": "counts", "key": encode(key.as_bytes()), "value": value })
+        .to_string()
+}
+
+#[test]
+fn entries_that_are_imported_are_gone_on_from_and_nothing_repeats() {
+    let deployment = Deployment::new(COUNT);
+    deployment.produce("in", records(300, 30));
+    deployment.run_through();
+    let exported = done(&deployment, &["state", "export", "count"]);
+    let task_of = |key: &str| {
+        let encoded = BASE64_STANDARD.encode(key);
+        let mut lines = exported.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.find(|line| line["key"] == encoded).unwrap()["task"].as_u64().unwrap()
+    };
+    let lines = [entry(task_of("key-7"), "key-7", Some(1000)), entry(task_of("key-8"), "key-8", None)];
+    fs::write(deployment.path("changes.jsonl"), lines.join("\n")).unwrap();
+    deployment.wait_until_group_is_empty();
+    let asked = fails(&deployment, 64, &["state", "import", "count", "changes.jsonl"]);
+    assert!(asked.contains("changes 2 entries") && asked.contains("--yes"), "{asked}");
+    let said = done(&deployment, &["state", "import", "count", "changes.jsonl", "--yes"]);
+    assert!(said.contains("entries, epoch "), "{said}");
+    // Once more does no harm.
+    done(&deployment, &["state", "import", "count", "changes.jsonl", "--yes"]);
+
+    deployment.produce("in", records(30, 30));
+    deployment.run_through();
+    let counts = State::of(&deployment).counts();
+    assert_eq!((counts["key-7"], counts["key-8"], counts["key-9"]), (1001, 1, 11));
+    assert_eq!(deployment.read("out").len(), 330, "what was put out before is not put out again");
+}
+
+#[test]
+fn an_import_after_a_kill_waits_for_the_group_and_goes_on_from_what_kafka_has_committed() {
+    let deployment = Deployment::new(COUNT);
+    deployment.produce("in", records(300, 30));
+    let mut node = deployment.start();
+    deployment.wait_until_done(&mut node);
+    fs::write(deployment.path("changes.jsonl"), entry(0, "of-the-import", Some(5))).unwrap();
+    let import = ["state", "import", "count", "changes.jsonl", "--yes"];
+    let running = fails(&deployment, 64, &import);
+    assert!(running.contains("pipeline `count` runs on a: stop it first"), "{running}");
+    node.kill();
+    wait_for("an import", || deployment.command(&import).output().unwrap().status.success().then_some(()));
+    deployment.run_through();
+    assert_eq!(State::of(&deployment).entries(0, "count", "counts")[&b"of-the-import"[..]], [5]);
+    let counts = State::of(&deployment).counts();
+    assert!(counts.iter().all(|(key, count)| key == "of-the-import" || *count == 10), "{counts:?}");
+    assert_eq!(deployment.read("out").len(), 300, "nothing repeats");
+}
+
+#[test]
+fn an_import_into_what_is_not_there_is_refused_before_anything_is_changed() {
+    let deployment = Deployment::new(COUNT);
+    deployment.produce("in", records(30, 30));
+    deployment.run_through();
+    let wrong = entry(1, "k", Some(1)).replace("counts", "totals");
+    fs::write(deployment.path("changes.jsonl"), format!("{}\n{wrong}\n", entry(0, "k", Some(1)))).unwrap();
+    let head = State::of(&deployment).head(0).unwrap();
+    let said = fails(&deployment, 64, &["state", "import", "count", "changes.jsonl", "--yes"]);
+    assert!(said.contains("changes.jsonl:2: there is no store count/totals: there are count/counts"), "{said}");
+    assert_eq!(State::of(&deployment).head(0).unwrap(), head);
+    let said = fails(&deployment, 64, &["state", "import", "count", "nowhere.jsonl", "--yes"]);
+    assert!(said.contains("cannot read `nowhere.jsonl`"), "{said}");
 }

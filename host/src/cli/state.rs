@@ -1,6 +1,7 @@
 //! `sluicegate state`: what is in it, and what to do where recovery stops rather than guess.
 
 mod format;
+mod import;
 mod look;
 
 use std::collections::BTreeMap;
@@ -36,6 +37,8 @@ pub(super) enum StateCommand {
     Scan(look::ScanArgs),
     /// Print all entries, as JSON lines
     Export(look::ExportArgs),
+    /// Put entries into the state of a stopped pipeline
+    Import(import::ImportArgs),
     /// Show what the heads and Kafka say, and decide which side is right
     Accept(AcceptArgs),
     /// Let tasks begin again, without state, from offsets that are named
@@ -113,6 +116,7 @@ pub(super) async fn run(command: StateCommand, out: &mut impl Write) -> Result<(
         StateCommand::Get(args) => look::get(args, out).await,
         StateCommand::Scan(args) => look::scan(args, out).await,
         StateCommand::Export(args) => look::export(args, out).await,
+        StateCommand::Import(args) => import::import(args, out).await,
         StateCommand::Accept(args) => accept(args, out).await,
         StateCommand::Reset(args) => reset(args, out).await,
     }
@@ -159,9 +163,13 @@ impl Recorded {
         Ok(if wanted.is_empty() { (0..partitions).collect() } else { wanted.to_vec() })
     }
 
+    fn task(&self, partition: u32) -> TaskId {
+        TaskId { pipeline: self.name.to_string(), incarnation: self.record.incarnation, stage: 0, partition }
+    }
+
     async fn sides(&self, partition: u32) -> Result<Sides, CommandError> {
         let incarnation = self.record.incarnation;
-        let task = TaskId { pipeline: self.name.to_string(), incarnation, stage: 0, partition };
+        let task = self.task(partition);
         let head = TaskStore::new(Arc::clone(&self.connection.store), task.clone()).read().await;
         let head = head.map_err(|error| CommandError::Failed(error.to_string()))?;
         let kafka = self.group.committed(incarnation, partition).await.map_err(CommandError::Failed)?;

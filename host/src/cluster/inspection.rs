@@ -129,6 +129,10 @@ mod tests {
             Ok([("orders".to_owned(), offset)].into())
         }
 
+        async fn members(&self, _: u64) -> Result<usize, String> {
+            Ok(0)
+        }
+
         async fn commit(&self, _: u64, _: &BTreeMap<u32, BTreeMap<String, i64>>) -> Result<(), String> {
             Err("nothing is committed by looking".to_owned())
         }

@@ -67,6 +67,14 @@ impl GroupClient {
         Ok(found.chunks(self.topics.max(1)).map(<[Committed]>::to_vec).collect())
     }
 
+    /// How many members the group has; none if there is no such group.
+    ///
+    /// # Errors
+    /// The broker does not answer within `wait`, or refuses.
+    pub fn members(&self, wait: Duration) -> Result<usize, RequestError> {
+        self.consumer.members(wait).map_err(|code| RequestError::new("describe the group", code))
+    }
+
     /// An offset of a partition of every topic, in their order.
     ///
     /// # Errors

@@ -96,7 +96,7 @@ pub fn survey(settings: &KafkaSettings, questions: &Questions) -> Result<Survey,
         },
         group: match &questions.group {
             None => Ok(None),
-            Some(group) => admin.group(group, REQUEST_WAIT).map_err(in_words),
+            Some(group) => admin.group(group, PATIENCE).map(|found| found.rights).map_err(in_words),
         },
     })
 }

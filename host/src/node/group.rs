@@ -198,6 +198,10 @@ impl Offsets for Group {
         Ok(self.sources.iter().zip(found).map(of).collect())
     }
 
+    async fn members(&self, incarnation: u64) -> Result<usize, String> {
+        self.with(incarnation, |client| client.members(WAIT).map_err(|error| error.to_string())).await
+    }
+
     async fn commit(&self, incarnation: u64, offsets: &BTreeMap<u32, BTreeMap<String, i64>>) -> Result<(), String> {
         let in_order = |of: &BTreeMap<String, i64>| {
             self.sources.iter().map(|(topic, _)| of.get(topic).copied()).collect::<Option<Vec<i64>>>()

@@ -16,7 +16,6 @@ use crate::cluster::registry::Registry;
 use crate::config::ClusterArgs;
 use crate::digest::{self, Digest};
 use crate::engine;
-use crate::ids::TaskId;
 use crate::manifest::StoreDeclaration;
 use crate::state::StoreName;
 
@@ -219,8 +218,8 @@ impl Viewer {
         &mut self,
         partition: u32,
     ) -> Result<Option<(TaskView, Vec<(StoreName, StoreDeclaration)>)>, CommandError> {
-        let Recorded { connection, name, record, group } = &self.pipeline;
-        let task = TaskId { pipeline: name.to_string(), incarnation: record.incarnation, stage: 0, partition };
+        let Recorded { connection, group, .. } = &self.pipeline;
+        let task = self.pipeline.task(partition);
         let Some(view) = inspection::view(&connection.store, group, &task).await? else { return Ok(None) };
         if let Some(doubt) = &view.doubt {
             eprintln!("warning: task {partition} is shown as its head has it: {doubt}");

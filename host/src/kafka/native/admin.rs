@@ -4,7 +4,7 @@
 use std::ffi::{CString, c_char};
 use std::ptr::NonNull;
 use std::slice;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
@@ -16,6 +16,8 @@ use crate::kafka::context::Context;
 
 /// Longer than the request may take: librdkafka answers by then.
 const ANSWER_SLACK: Duration = Duration::from_secs(1);
+/// Pause before a coordinator that is not there yet is asked again.
+const COORDINATOR_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a user may do with a topic or a group, as far as it matters here.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -24,6 +26,13 @@ pub struct Rights {
     pub read: bool,
     /// `Write`.
     pub write: bool,
+}
+
+/// A consumer group as brokers describe it.
+pub(in crate::kafka) struct GroupDescription {
+    pub(in crate::kafka) members: usize,
+    /// `None` when the broker does not say.
+    pub(in crate::kafka) rights: Option<Rights>,
 }
 
 /// A topic as brokers describe it.
@@ -128,8 +137,23 @@ impl<'c> Admin<'c> {
         }
     }
 
-    /// What this user may do with a consumer group, that need not exist.
-    pub(in crate::kafka) fn group(&self, name: &str, wait: Duration) -> Result<Option<Rights>, RDKafkaErrorCode> {
+    /// A consumer group, that need not exist. Waits while its coordinator is being found, or reads what it knows.
+    pub(in crate::kafka) fn group(&self, name: &str, wait: Duration) -> Result<GroupDescription, RDKafkaErrorCode> {
+        use RDKafkaErrorCode as Code;
+        let until = Instant::now() + wait;
+        loop {
+            match self.describe_group(name, wait) {
+                Err(Code::CoordinatorLoadInProgress | Code::CoordinatorNotAvailable | Code::NotCoordinator)
+                    if Instant::now() < until =>
+                {
+                    std::thread::sleep(COORDINATOR_PAUSE);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    fn describe_group(&self, name: &str, wait: Duration) -> Result<GroupDescription, RDKafkaErrorCode> {
         let names = c_strings(std::slice::from_ref(&name))?;
         let operation = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS;
         let event = self.ask(operation, wait, |client, options, queue| {
@@ -146,13 +170,15 @@ impl<'c> Admin<'c> {
                 return Err(RDKafkaErrorCode::BadMessage);
             }
             let groups = list(|count| sys::rd_kafka_DescribeConsumerGroups_result_groups(result, count));
-            let Some(&group) = groups.first() else { return Ok(None) };
+            let nobody = GroupDescription { members: 0, rights: None };
+            let Some(&group) = groups.first() else { return Ok(nobody) };
             match check(sys::rd_kafka_ConsumerGroupDescription_error(group)) {
-                // It has no members yet, or is of the newer kind, which this question is not for.
-                Err(RDKafkaErrorCode::GroupIdNotFound) => return Ok(None),
+                Err(RDKafkaErrorCode::GroupIdNotFound) => return Ok(nobody),
                 checked => checked?,
             }
-            Ok(rights(|count| sys::rd_kafka_ConsumerGroupDescription_authorized_operations(group, count)))
+            let operations = |count| sys::rd_kafka_ConsumerGroupDescription_authorized_operations(group, count);
+            let members = sys::rd_kafka_ConsumerGroupDescription_member_count(group);
+            Ok(GroupDescription { members, rights: rights(operations) })
         }
     }
 
