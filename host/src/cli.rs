@@ -125,6 +125,8 @@ pub(crate) enum CommandError {
     Config(Vec<Errors>),
     BadInput(String),
     Failed(String),
+    /// Whoever was to read what is printed has gone: then nobody misses the rest.
+    Unread,
 }
 
 impl From<Errors> for CommandError {
@@ -148,6 +150,7 @@ impl CommandError {
         match self {
             Self::Config(_) | Self::BadInput(_) => Exit::BadInput,
             Self::Failed(_) => Exit::Failed,
+            Self::Unread => Exit::Done,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::{Value, json};
@@ -62,6 +62,8 @@ fn a_cluster_that_is_as_it_should_be_has_no_problem_and_nothing_of_the_look_stay
     assert_eq!(level(&findings, &input).0, "ok");
     assert!(level(&findings, &input).1.contains("source: 3 partitions"), "{findings:?}");
     assert_eq!(level(&findings, &group), ("ok", "this user may be a member of it; "));
+    let plugin = findings.iter().find(|(subject, _)| subject.starts_with("plugin `/")).unwrap();
+    assert_eq!(plugin.1.1, "the file is there; ");
     for subject in ["kafka", "transactions", "zookeeper", "zookeeper request size", "clock", "plugin cache"] {
         assert_eq!(level(&findings, subject).0, "ok", "{subject}: {findings:?}");
     }
@@ -77,6 +79,8 @@ fn a_topic_that_is_missing_and_unequal_partitions_are_problems() {
     let (wider, missing) = (format!("{}.wider", deployment.namespace), format!("{}.missing", deployment.namespace));
     create_topic(&deployment.servers.kafka, &wider, 5);
     let changed = fs::read_to_string(&file).unwrap().replace(&deployment.topic("right"), &wider);
+    let plugin = changed.lines().find(|line| line.starts_with("plugin")).unwrap();
+    let changed = changed.replace(plugin, "plugin = \"pairs@9.0.0\"");
     fs::write(&file, changed.replace(&deployment.topic("out"), &missing)).unwrap();
     let (code, findings) = doctor(&deployment, &["pipeline.toml"]);
     assert_eq!(code, Some(1));
@@ -84,7 +88,8 @@ fn a_topic_that_is_missing_and_unequal_partitions_are_problems() {
     assert!(how == "problem" && said.contains("has 3") && said.contains("has 5"), "{said}");
     let subject = format!("topic `{missing}`");
     assert!(level(&findings, &subject).1.starts_with("sink: it does not exist; create it"), "{findings:?}");
-    assert!(fails_with(&deployment, &["doctor", "pipeline.toml"]).contains("error: there are 2 problems"));
+    assert!(level(&findings, "plugin `pairs@9.0.0`").1.contains("not in the registry; "), "{findings:?}");
+    assert!(fails_with(&deployment, &["doctor", "pipeline.toml"]).contains("error: there are 3 problems"));
 }
 
 /// What is said by a command that has shown something and fails.
@@ -166,6 +171,11 @@ fn state_is_looked_into_while_the_pipeline_runs_and_after() {
 
     let exported = done(&deployment, &["state", "export", "count"]);
     assert_eq!(exported.lines().count(), 30);
+    let mut unread = deployment.command(&["state", "export", "count"]);
+    let mut export = unread.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(export.stdout.take());
+    let output = export.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).contains("error")), (Some(0), false), "nobody reads it");
     let first: Value = serde_json::from_str(exported.lines().next().unwrap()).unwrap();
     assert_eq!((&first["transform"], &first["store"]), (&"count".into(), &"counts".into()));
 }

@@ -49,6 +49,9 @@ impl From<crate::meta::MetaError> for CommandError {
 
 impl From<std::io::Error> for CommandError {
     fn from(error: std::io::Error) -> Self {
-        Self::Failed(format!("cannot print: {error}"))
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::Unread,
+            _ => Self::Failed(format!("cannot print: {error}")),
+        }
     }
 }

@@ -45,6 +45,7 @@ fn colours() -> bool {
 /// Shows the error that a command ends with.
 pub(super) fn show(error: &CommandError, format: LogFormat) {
     match (error, format) {
+        (CommandError::Unread, _) => {}
         (CommandError::Config(errors), LogFormat::Text) => {
             for (index, errors) in errors.iter().enumerate() {
                 if index > 0 {

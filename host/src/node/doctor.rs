@@ -1,74 +1,67 @@
 //! Looks whether everything is there that a cluster, and a pipeline on it, need.
 //!
-//! What is asked and tried stands here and in the modules of the services; what to think of it is pure, in `kafka` and
-//! `zookeeper`. Invariant: nothing that it makes stays, but that Kafka remembers a transactional id for a while.
+//! What is asked and tried stands here, in `folders` and `recorded`, and in the modules of the services; what to think of
+//! servers is pure, in `kafka` and `zookeeper`. Invariant: nothing that it makes stays, but that Kafka remembers a transactional id for a while.
 
 mod finding;
 mod folders;
 mod kafka;
+mod recorded;
 mod zookeeper;
+
+use std::sync::Arc;
 
 pub use self::finding::{Finding, Level};
 use self::kafka::Needs;
 use super::load::{group, kafka_settings};
 use super::store;
-use crate::cluster::pipelines::{self, Desired, PipelineRecord};
 use crate::config::{self, Cluster, Guarantee, Pipeline};
 use crate::kafka::settings::KafkaSettings;
 use crate::kafka::survey::{Questions, Survey, survey, try_transactions};
-use crate::meta::layout::Segment;
-use crate::meta::zookeeper::{Examination, ZooKeeper};
-use crate::meta::{Coordination as _, MetaError};
+use crate::meta::zookeeper::ZooKeeper;
+use crate::meta::{Coordination as _, MetaStore};
 
 /// Looks at everything. An outage of one service does not hide what is to be said of the others.
 pub async fn examine(cluster: &Cluster, pipeline: Option<&Pipeline>) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let mut record = None;
-    let mut of_store = match &cluster.zookeeper {
-        Some(ensemble) => {
-            let (found, known) = ask_zookeeper(ensemble, pipeline).await;
-            record = known;
-            zookeeper::judge(&ensemble.connect, ensemble.session_timeout, &found)
-        }
+    let (mut of_store, session) = match &cluster.zookeeper {
+        Some(ensemble) => ask_zookeeper(ensemble).await,
         None => {
             let advice = "let this user write there, or name another folder with --local-path";
-            vec![folders::examine("local store", &cluster.local_path, advice)]
+            (vec![folders::examine("local store", &cluster.local_path, advice)], None)
         }
     };
-    let incarnation = record.as_ref().map_or(1, |record| record.incarnation);
+    let store = session.clone().map(|session| session as Arc<dyn MetaStore>);
+    let mut record = None;
+    if let Some(pipeline) = pipeline {
+        if let Some(store) = &store {
+            match recorded::record(&**store, pipeline).await {
+                Ok(found) => record = found,
+                Err(error) => of_store.push(Finding::problem("pipeline", error.to_string())),
+            }
+        }
+        of_store.extend(recorded::plugins(store.as_ref(), pipeline).await);
+    }
+    if let Some(session) = session {
+        session.close().await;
+    }
     let needs = pipeline.map(|pipeline| {
+        let incarnation = record.as_ref().map_or(1, |record| record.incarnation);
         let group = group(cluster, pipeline.name.as_str(), incarnation);
         Needs::new(pipeline, group, record.map(|record| record.specification.partitions))
     });
-    findings.extend(ask_kafka(cluster, pipeline, needs).await);
+    let mut findings = ask_kafka(cluster, pipeline, needs).await;
     findings.append(&mut of_store);
     let advice = "let this user write there, or name another folder with --cache-path";
     findings.push(folders::examine("plugin cache", &cluster.cache_path, advice));
     findings
 }
 
-/// What was measured, and what is recorded of the pipeline.
-async fn ask_zookeeper(
-    ensemble: &config::ZooKeeper,
-    pipeline: Option<&Pipeline>,
-) -> (Result<Examination, MetaError>, Option<PipelineRecord>) {
-    let session = match ZooKeeper::connect(store::options(ensemble)).await {
-        Ok(session) => session,
-        Err(error) => return (Err(error), None),
-    };
-    let name = pipeline.and_then(|pipeline| Segment::new(pipeline.name.as_str()).ok());
-    let known = match name {
-        Some(name) => pipelines::read(&session, &name).await,
-        None => Ok(None),
-    };
-    let examined = session.examine().await;
-    session.close().await;
-    match known {
-        Ok(known) => {
-            let record = known.map(|known| known.record).filter(|record| record.desired != Desired::Gone);
-            (examined, record)
-        }
-        Err(error) => (Err(error), None),
+/// What is to be said of it, and a session for what else is asked of it.
+async fn ask_zookeeper(ensemble: &config::ZooKeeper) -> (Vec<Finding>, Option<Arc<ZooKeeper>>) {
+    let judge = |found| zookeeper::judge(&ensemble.connect, ensemble.session_timeout, found);
+    match ZooKeeper::connect(store::options(ensemble)).await {
+        Ok(session) => (judge(&session.examine().await), Some(Arc::new(session))),
+        Err(error) => (judge(&Err(error)), None),
     }
 }
 
