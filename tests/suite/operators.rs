@@ -329,3 +329,20 @@ fn an_import_into_what_is_not_there_is_refused_before_anything_is_changed() {
     let said = fails(&deployment, 64, &["state", "import", "count", "nowhere.jsonl", "--yes"]);
     assert!(said.contains("cannot read `nowhere.jsonl`"), "{said}");
 }
+
+#[test]
+fn the_last_error_is_shown_when_it_is_over() {
+    let deployment = Deployment::new(COUNT);
+    deployment.produce("in", [Record::keyless(0, "x")]);
+    let node = deployment.spawn(deployment.command(&["worker", "--node-name", "a"]));
+    done(&deployment, &["deploy", "pipeline.toml"]);
+    let status = || -> Value { serde_json::from_str(&done(&deployment, &["status", "count", "--json"])).unwrap() };
+    let has = |status: &Value, field: &str| status[0][field]["a"].is_string() || status[0][field]["a"].is_object();
+    wait_for("the failure", || has(&status(), "problems").then_some(()));
+    deployment.change(&format!("{COUNT}\n[errors]\non-error = \"skip\"\n"));
+    done(&deployment, &["deploy", "pipeline.toml", "--wait", "60s"]);
+    let over = wait_for("a pipeline without a problem", || Some(status()).filter(|it| !has(it, "problems")));
+    assert!(over[0]["last-errors"]["a"]["error"].as_str().unwrap().contains("record has no key"), "{over}");
+    assert!(done(&deployment, &["status"]).contains("count on a, until it was tried again, "));
+    node.stop();
+}
