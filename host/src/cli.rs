@@ -7,6 +7,7 @@ mod demo;
 mod deploy;
 mod doctor;
 mod logging;
+mod nodes;
 pub mod plugin;
 mod run;
 mod savepoint;
@@ -59,7 +60,7 @@ enum Command {
     /// Show how pipelines are
     Status(status::StatusArgs),
     /// Show the nodes of the cluster
-    Nodes(status::NodesArgs),
+    Nodes(nodes::NodesArgs),
     /// Copies of state and offsets, from which a pipeline may go on
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Savepoint {
@@ -218,7 +219,7 @@ async fn perform(command: Command, matches: &ArgMatches) -> Result<(), CommandEr
         Command::Resume(args) => deploy::resume(args, out).await,
         Command::Revisions(args) => deploy::revisions(args, out).await,
         Command::Status(args) => status::run(args, out).await,
-        Command::Nodes(args) => status::nodes(args, out).await,
+        Command::Nodes(args) => nodes::run(args, out).await,
         Command::Savepoint { command } => savepoint::run(command, out).await,
         Command::State { command } => state::run(command, out).await,
         Command::Doctor(args) => doctor::run(args, out).await,

@@ -1,6 +1,7 @@
-//! `sluicegate status` and `sluicegate nodes`: what the cluster does.
+//! `sluicegate status`: how pipelines are.
 
 mod rates;
+mod shown;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -17,7 +18,6 @@ use super::{CommandError, table};
 use crate::checkpoint::head::Head;
 use crate::checkpoint::store::{StateError, TaskStore};
 use crate::cluster::contents;
-use crate::cluster::election;
 use crate::cluster::inspection;
 use crate::cluster::membership;
 use crate::cluster::pipelines::{self, Desired, PipelineRecord};
@@ -33,8 +33,6 @@ use crate::node::group::{Group, Progress};
 const WATCH: Duration = Duration::from_secs(1);
 /// Heads that are read at the same time.
 const READS_IN_FLIGHT: usize = 16;
-/// Characters of a digest that are shown, enough to tell plugins apart; `--json` has all of it.
-const DIGEST_CHARACTERS: usize = 12;
 /// Clears the screen and goes to its top.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
@@ -155,7 +153,7 @@ pub(super) async fn run(args: StatusArgs, out: &mut impl Write) -> Result<(), Co
         if args.watch && std::io::stdout().is_terminal() {
             write!(out, "{CLEAR}")?;
         }
-        show(out, &statuses)?;
+        shown::print(out, &statuses)?;
         if !args.watch {
             return Ok(());
         }
@@ -326,150 +324,6 @@ impl From<StateError> for CommandError {
 fn owner(name: &str) -> Option<(&str, &str)> {
     let (front, thread) = name.rsplit_once('/')?;
     Some((front.rsplit_once('/')?.1, thread))
-}
-
-const PIPELINES: [&str; 10] =
-    ["PIPELINE", "STATE", "REVISION", "TASKS", "THREADS", "LAG", "IN/S", "OUT/S", "STORED", "NODES"];
-const PLUGINS: [&str; 3] = ["TRANSFORM", "PLUGIN", "DIGEST"];
-const TASKS: [&str; 7] = ["TASK", "NODE", "THREAD", "EPOCH", "STATE", "OFFSET", "LAG"];
-
-fn show(out: &mut impl Write, statuses: &[PipelineStatus]) -> Result<(), CommandError> {
-    if statuses.is_empty() {
-        return Ok(writeln!(out, "no pipelines: `sluicegate deploy FILE` deploys one")?);
-    }
-    let row = |status: &PipelineStatus| {
-        let nodes: Vec<String> =
-            status.nodes.iter().map(|(node, presence)| format!("{node}:{}", presence.threads)).collect();
-        [
-            status.pipeline.clone(),
-            status.state.to_owned(),
-            status.revision.to_string(),
-            format!("{}/{}", status.running, status.tasks),
-            status.threads.to_string(),
-            status.lag.map_or_else(|| "?".to_owned(), |lag| lag.to_string()),
-            status.rates.map_or_else(|| "-".to_owned(), |rates| format!("{:.0}", rates.taken)),
-            status.rates.map_or_else(|| "-".to_owned(), |rates| format!("{:.0}", rates.sent)),
-            status.state_bytes.map_or_else(|| "?".to_owned(), |bytes| bytesize::ByteSize(bytes).to_string()),
-            if nodes.is_empty() { "-".to_owned() } else { nodes.join(" ") },
-        ]
-    };
-    table::print(out, PIPELINES, &statuses.iter().map(row).collect::<Vec<_>>())?;
-    for status in statuses {
-        if let Some(tasks) = &status.task_status {
-            let plugin = |it: &PluginStatus| {
-                let digest = it.digest.chars().take(DIGEST_CHARACTERS).collect();
-                [it.transform.clone(), it.plugin.clone(), digest]
-            };
-            writeln!(out)?;
-            table::print(out, PLUGINS, &status.plugins.iter().map(plugin).collect::<Vec<_>>())?;
-            writeln!(out)?;
-            let rows: Vec<_> = tasks.iter().flat_map(task_rows).collect();
-            table::print(out, TASKS, &rows)?;
-        }
-    }
-    for (status, (node, problem)) in statuses.iter().flat_map(|it| it.problems.iter().map(move |problem| (it, problem)))
-    {
-        writeln!(out, "\n{} on {node}: {problem}", status.pipeline)?;
-    }
-    for status in statuses {
-        // What stands above is not said twice.
-        let over = status.last_errors.iter().filter(|(node, _)| !status.problems.contains_key(*node));
-        for (node, Incident { at, error }) in over {
-            writeln!(out, "\n{} on {node}, until it was tried again, {}: {error}", status.pipeline, table::time(*at))?;
-        }
-    }
-    Ok(())
-}
-
-/// One for each source topic.
-fn task_rows(task: &TaskStatus) -> Vec<[String; 7]> {
-    let dash = || "-".to_owned();
-    let row = |offset: String, lag: String| {
-        [
-            task.task.to_string(),
-            task.node.clone().unwrap_or_else(dash),
-            task.thread.clone().unwrap_or_else(dash),
-            task.epoch.map_or_else(dash, |epoch| epoch.to_string()),
-            task.state_bytes.map_or_else(dash, |bytes| bytesize::ByteSize(bytes).to_string()),
-            offset,
-            lag,
-        ]
-    };
-    let of = |source: &SourceStatus| {
-        let several = task.sources.len() > 1;
-        let offset = source.committed.map_or_else(dash, |offset| offset.to_string());
-        row(if several { format!("{} {offset}", source.topic) } else { offset }, source.lag.to_string())
-    };
-    match task.sources.is_empty() {
-        true => vec![row("?".to_owned(), "?".to_owned())],
-        false => task.sources.iter().map(of).collect(),
-    }
-}
-
-/// Arguments of `nodes`.
-#[derive(Args, Debug)]
-pub(super) struct NodesArgs {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    cluster: ClusterArgs,
-}
-
-/// A node of the cluster.
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct NodeStatus {
-    node: String,
-    leads: bool,
-    /// Of which pipelines it runs threads.
-    pipelines: BTreeMap<String, usize>,
-    #[serde(flatten)]
-    record: membership::NodeRecord,
-}
-
-pub(super) async fn nodes(args: NodesArgs, out: &mut impl Write) -> Result<(), CommandError> {
-    let Connection { store, .. } = Connection::open(&args.cluster).await?;
-    let leader = election::leader(&*store).await?;
-    let mut running: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
-    for (name, _) in pipelines::list(&*store).await? {
-        for (node, presence) in presence::list(&*store, &name).await? {
-            running.entry(node).or_default().insert(name.to_string(), presence.threads);
-        }
-    }
-    let status = |(node, record): (String, membership::NodeRecord)| NodeStatus {
-        leads: leader.as_ref().is_some_and(|leader| leader.node == node && leader.instance == record.instance),
-        pipelines: running.remove(&node).unwrap_or_default(),
-        node,
-        record,
-    };
-    let nodes: Vec<NodeStatus> = membership::list(&*store).await?.into_iter().map(status).collect();
-    if args.json {
-        return Ok(table::json(out, &nodes)?);
-    }
-    if nodes.is_empty() {
-        return Ok(writeln!(out, "no nodes: `sluicegate worker` starts one")?);
-    }
-    let row = |status: &NodeStatus| {
-        let pipelines: Vec<String> =
-            status.pipelines.iter().map(|(pipeline, threads)| format!("{pipeline}:{threads}")).collect();
-        let role = match (status.record.threads, status.leads) {
-            (None, _) => "by-itself",
-            (Some(_), true) => "leader",
-            (Some(_), false) => "worker",
-        };
-        [
-            status.node.clone(),
-            role.to_owned(),
-            status.record.cores.to_string(),
-            status.record.threads.map_or_else(|| "-".to_owned(), |threads| threads.to_string()),
-            if pipelines.is_empty() { "-".to_owned() } else { pipelines.join(" ") },
-            status.record.http.clone().unwrap_or_else(|| "-".to_owned()),
-            status.record.version.clone(),
-        ]
-    };
-    let headings = ["NODE", "ROLE", "CORES", "THREADS", "RUNS", "HTTP", "VERSION"];
-    Ok(table::print(out, headings, &nodes.iter().map(row).collect::<Vec<_>>())?)
 }
 
 #[cfg(test)]
