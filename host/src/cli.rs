@@ -1,11 +1,16 @@
 //! The command line: one command, one file.
 
+mod completions;
+mod config;
 mod connection;
 mod demo;
 mod deploy;
 mod dev;
 mod dlq;
+mod doctor;
 mod file;
+mod logging;
+mod nodes;
 mod payload;
 mod plugin;
 mod run;
@@ -15,26 +20,17 @@ mod state;
 mod status;
 mod table;
 mod test;
+mod version;
 mod worker;
 
-use std::io::IsTerminal;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use clap::error::Error as ClapError;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use self::logging::LogFormat;
 use crate::config::{Cluster, ClusterArgs, Errors};
 use crate::node::{self, NodeError};
-
-/// The client of ZooKeeper tells of every connection, what matters of that is logged where it is handled.
-const LOG_DEFAULT: &str = "info,zookeeper_client=error";
-
-/// What plugins say, and what goes wrong; that a change was taken over.
-const LOG_DEV: &str = concat!(
-    "warn,zookeeper_client=error,sluicegate::engine=info,sluicegate::worker::thread=info,",
-    // What fails is shown with what comes out.
-    "sluicegate::worker::thread::rebalance=warn,sluicegate::worker::thread::failing=error,sluicegate::worker::thread::sending=off",
-);
 
 /// Runs WebAssembly transforms between Kafka topics, with their state in ZooKeeper
 #[derive(Debug, Parser)]
@@ -45,6 +41,9 @@ pub struct Arguments {
     /// What is logged to standard error: a level, or filters such as `info,sluicegate::worker=debug`
     #[arg(long, global = true, value_name = "FILTER", env = "SLUICEGATE_LOG")]
     log: Option<String>,
+    /// In which form it is logged
+    #[arg(long, global = true, value_name = "FORMAT", env = "SLUICEGATE_LOG_FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
 }
 
 #[derive(Debug, Subcommand)]
@@ -66,14 +65,14 @@ enum Command {
     /// Show how pipelines are
     Status(status::StatusArgs),
     /// Show the nodes of the cluster
-    Nodes(status::NodesArgs),
+    Nodes(nodes::NodesArgs),
     /// Copies of state and offsets, from which a pipeline may go on
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Savepoint {
         #[command(subcommand)]
         command: savepoint::SavepointCommand,
     },
-    /// Decide where a pipeline goes on when it cannot know
+    /// Look into the state of a pipeline; decide where it goes on when it cannot know
     #[command(subcommand_required = true, arg_required_else_help = true)]
     State {
         #[command(subcommand)]
@@ -87,6 +86,14 @@ enum Command {
     },
     /// Work on a pipeline: run it here, with records that are typed, and build its plugins anew when they change
     Dev(dev::DevArgs),
+    /// Look whether everything is there that the cluster and a pipeline need
+    Doctor(doctor::DoctorArgs),
+    /// Show what the files, the environment and the flags come to
+    #[command(subcommand_required = true, arg_required_else_help = true)]
+    Config {
+        #[command(subcommand)]
+        command: config::ConfigCommand,
+    },
     /// See two pipelines at work on an embedded broker, with a restart in the middle
     Demo(crate::embedded::DemoArgs),
     /// Run a plugin on records from a file, in the sandbox, without Kafka
@@ -97,6 +104,10 @@ enum Command {
         #[command(subcommand)]
         command: plugin::PluginCommand,
     },
+    /// Print a script that lets a shell complete commands and flags
+    Completions(completions::CompletionsArgs),
+    /// Show what this program is made of
+    Version(version::VersionArgs),
 }
 
 /// How a command ended.
@@ -124,25 +135,36 @@ impl Exit {
 
 /// An error of a command: how it ends, and what is shown.
 pub(crate) enum CommandError {
-    Config(Errors),
+    /// Of each file what is wrong with it.
+    Config(Vec<Errors>),
     BadInput(String),
     Failed(String),
-    /// Nobody reads what is printed any more.
+    /// Whoever was to read what is printed has gone: then nobody misses the rest.
     Unread,
 }
 
 impl From<Errors> for CommandError {
     fn from(errors: Errors) -> Self {
-        Self::Config(errors)
+        Self::Config(vec![errors])
     }
 }
 
 impl From<NodeError> for CommandError {
     fn from(error: NodeError) -> Self {
         match error {
-            NodeError::Config(errors) => Self::Config(errors),
+            NodeError::Config(errors) => errors.into(),
             error if error.is_bad_input() => Self::BadInput(error.to_string()),
             error => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl CommandError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Config(_) | Self::BadInput(_) => Exit::BadInput,
+            Self::Failed(_) => Exit::Failed,
+            Self::Unread => Exit::Done,
         }
     }
 }
@@ -150,8 +172,8 @@ impl From<NodeError> for CommandError {
 /// Parses the arguments, runs the command and shows its error.
 #[must_use]
 pub fn main() -> Exit {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
+    let (arguments, matches) = match parse() {
+        Ok(parsed) => parsed,
         Err(error) => {
             let exit = if error.use_stderr() { Exit::BadInput } else { Exit::Done };
             // Nobody reads it: then nobody misses it.
@@ -159,73 +181,75 @@ pub fn main() -> Exit {
             return exit;
         }
     };
-    let default = match arguments.command {
-        Command::Demo(_) => "error",
-        Command::Dev(_) => LOG_DEV,
-        _ => LOG_DEFAULT,
-    };
-    let filter = arguments.log.as_deref().unwrap_or(default);
-    if let Err(error) = log_to_stderr(filter) {
-        eprintln!(
-            "error: `{filter}` is no log filter: {error}\n  write a level (error, warn, info, debug, trace) or `target=level`"
-        );
-        return Exit::BadInput;
-    }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
-        Ok(runtime) => runtime,
+    let format = arguments.log_format;
+    match start(arguments, &matches) {
+        Ok(()) => Exit::Done,
         Err(error) => {
-            eprintln!("error: cannot start the runtime: {error}");
-            return Exit::Failed;
-        }
-    };
-    let result = match arguments.command {
-        Command::Run(args) => runtime.block_on(run::run(args)),
-        Command::Worker(args) => runtime.block_on(worker::run(args)),
-        Command::Deploy(args) => runtime.block_on(deploy::run(args, &mut std::io::stdout())),
-        Command::Undeploy(args) => runtime.block_on(deploy::undeploy(args, &mut std::io::stdout())),
-        Command::Pause(args) => runtime.block_on(deploy::pause(args, &mut std::io::stdout())),
-        Command::Resume(args) => runtime.block_on(deploy::resume(args, &mut std::io::stdout())),
-        Command::Revisions(args) => runtime.block_on(deploy::revisions(args, &mut std::io::stdout())),
-        Command::Status(args) => runtime.block_on(status::run(args, &mut std::io::stdout())),
-        Command::Nodes(args) => runtime.block_on(status::nodes(args, &mut std::io::stdout())),
-        Command::Savepoint { command } => runtime.block_on(savepoint::run(command, &mut std::io::stdout())),
-        Command::State { command } => runtime.block_on(state::run(command, &mut std::io::stdout())),
-        Command::Dlq { command } => runtime.block_on(dlq::run(command, &mut std::io::stdout())),
-        Command::Dev(args) => runtime.block_on(dev::run(args)),
-        Command::Demo(args) => runtime.block_on(demo::run(args)),
-        // A guest runs on a thread that may block, which the runtime's may not.
-        Command::Test(args) => test::run(&args, &mut std::io::stdout()),
-        Command::Plugin { command } => runtime.block_on(plugins(command)),
-    };
-    // What still waits for something that is away must not hold up the end.
-    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
-    match result {
-        Ok(()) | Err(CommandError::Unread) => Exit::Done,
-        Err(CommandError::Config(errors)) => {
-            errors.report();
-            Exit::BadInput
-        }
-        Err(CommandError::BadInput(message)) => {
-            eprintln!("error: {message}");
-            Exit::BadInput
-        }
-        Err(CommandError::Failed(message)) => {
-            eprintln!("error: {message}");
-            Exit::Failed
+            logging::show(&error, format);
+            error.exit()
         }
     }
 }
 
-fn log_to_stderr(filter: &str) -> Result<(), tracing_subscriber::filter::ParseError> {
-    let filter = EnvFilter::builder().parse(filter)?;
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colours)
-        .with_target(false)
-        .init();
-    Ok(())
+/// The arguments, and what clap knows of where each comes from.
+fn parse() -> Result<(Arguments, ArgMatches), ClapError> {
+    let mut command = Arguments::command();
+    let matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    let arguments = Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))?;
+    Ok((arguments, matches))
+}
+
+fn start(arguments: Arguments, matches: &ArgMatches) -> Result<(), CommandError> {
+    let default = match arguments.command {
+        // They say themselves what is worth saying.
+        Command::Demo(_) | Command::Doctor(_) => "error",
+        Command::Dev(_) => logging::FILTER_DEV,
+        _ => logging::FILTER_DEFAULT,
+    };
+    let filter = arguments.log.as_deref().unwrap_or(default);
+    logging::start(filter, arguments.log_format).map_err(|error| {
+        CommandError::BadInput(format!(
+            "`{filter}` is no log filter: {error}\n  write a level (error, warn, info, debug, trace) or `target=level`"
+        ))
+    })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| CommandError::Failed(format!("cannot start the runtime: {error}")))?;
+    let result = runtime.block_on(perform(arguments.command, innermost(matches)));
+    // What still waits for something that is away must not hold up the end.
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    result
+}
+
+/// The matches of the command that was typed, behind those that it is part of.
+fn innermost(matches: &ArgMatches) -> &ArgMatches {
+    matches.subcommand().map_or(matches, |(_, inner)| innermost(inner))
+}
+
+async fn perform(command: Command, matches: &ArgMatches) -> Result<(), CommandError> {
+    let out = &mut std::io::stdout();
+    match command {
+        Command::Run(args) => run::run(args).await,
+        Command::Worker(args) => worker::run(args).await,
+        Command::Deploy(args) => deploy::run(args, out).await,
+        Command::Undeploy(args) => deploy::undeploy(args, out).await,
+        Command::Pause(args) => deploy::pause(args, out).await,
+        Command::Resume(args) => deploy::resume(args, out).await,
+        Command::Revisions(args) => deploy::revisions(args, out).await,
+        Command::Status(args) => status::run(args, out).await,
+        Command::Nodes(args) => nodes::run(args, out).await,
+        Command::Savepoint { command } => savepoint::run(command, out).await,
+        Command::State { command } => state::run(command, out).await,
+        Command::Doctor(args) => doctor::run(args, out).await,
+        Command::Config { command } => config::run(command, matches, out),
+        Command::Dlq { command } => dlq::run(command, out).await,
+        Command::Dev(args) => dev::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
+        // A guest runs on a thread that may block, which the runtime's may not.
+        Command::Test(args) => tokio::task::block_in_place(|| test::run(&args, out)),
+        Command::Plugin { command } => plugins(command).await,
+        Command::Completions(args) => completions::run(&args, Arguments::command(), out),
+        Command::Version(args) => version::run(&args, out),
+    }
 }
 
 async fn plugins(command: plugin::PluginCommand) -> Result<(), CommandError> {

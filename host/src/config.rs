@@ -12,6 +12,7 @@ mod manifest;
 mod pipeline;
 mod secret;
 mod section;
+mod setting;
 mod text;
 mod value;
 
@@ -29,3 +30,4 @@ pub use pipeline::{
     PipelineName, PluginReference, Sink, Source, Start, Transform, TransformLimits, differences,
 };
 pub use secret::Secret;
+pub use setting::{Overrides, Setting, Source as SettingSource};

@@ -53,6 +53,12 @@ pub use self::plugin::{InstanceOptions, OpenError, Plugin};
 /// How important a message is, as `tracing` has it.
 pub use tracing::Level as LogLevel;
 
+/// The version of wasmtime.
+#[must_use]
+pub fn wasmtime_version() -> &'static str {
+    wasmtime_environ::VERSION
+}
+
 /// How an engine is made.
 #[derive(Clone, Debug, Default)]
 pub struct EngineOptions {

@@ -21,6 +21,7 @@ mod probe;
 pub mod producer;
 pub mod settings;
 pub mod statistics;
+pub mod survey;
 pub mod topics;
 pub mod transaction;
 
@@ -41,6 +42,12 @@ impl fmt::Display for TopicPartition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "input {} partition {}", self.input, self.partition)
     }
+}
+
+/// The version of librdkafka.
+#[must_use]
+pub fn librdkafka_version() -> String {
+    rdkafka::util::get_rdkafka_version().1
 }
 
 /// A client could not be made.

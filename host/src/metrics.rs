@@ -114,6 +114,8 @@ pub struct Metrics {
     pub tasks_assigned: Family<PipelineLabels, Gauge>,
     /// `sluicegate_tasks_running`.
     pub tasks_running: Family<PipelineLabels, Gauge>,
+    /// `sluicegate_pipeline_failed`.
+    pub pipeline_failed: Family<PipelineLabels, Gauge>,
 }
 
 fn batch_buckets() -> Histogram {
@@ -155,6 +157,7 @@ impl Default for Metrics {
             restore_duration: Family::new_with_constructor(commit_buckets),
             tasks_assigned: Family::default(),
             tasks_running: Family::default(),
+            pipeline_failed: Family::default(),
         };
         registry.register("records_in", "Records taken from source topics", metrics.records_in.clone());
         registry.register("records_out", "Records sent to sink topics", metrics.records_out.clone());
@@ -206,6 +209,8 @@ impl Default for Metrics {
         registry.register("build", "1, with the version of this process", build);
         registry.register("tasks_assigned", "Tasks that Kafka assigned to this node", metrics.tasks_assigned.clone());
         registry.register("tasks_running", "Tasks of this node that process records", metrics.tasks_running.clone());
+        let failed = "1 while the pipeline has failed on this node, whether or not it is tried again";
+        registry.register("pipeline_failed", failed, metrics.pipeline_failed.clone());
         Self { registry: Mutex::new(registry), ..metrics }
     }
 }
@@ -223,6 +228,11 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::hash::Hash;
+
+    use prometheus_client::metrics::family::MetricConstructor;
+
     use super::*;
 
     #[test]
@@ -239,6 +249,116 @@ mod tests {
             "sluicegate_commit_delay_seconds_total{pipeline=\"orders\"} 0.5",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+
+    /// A family is served when it has a member.
+    fn touch<L: Clone + Eq + Hash, M, C: MetricConstructor<M>>(family: &Family<L, M, C>, labels: &L) {
+        drop(family.get_or_create(labels));
+    }
+
+    /// Every name that a node may serve, as Prometheus stores it.
+    fn names() -> BTreeSet<String> {
+        let metrics = Metrics::default();
+        let of_topic = TopicLabels { pipeline: String::new(), topic: String::new() };
+        let of_partition = PartitionLabels { pipeline: String::new(), topic: String::new(), partition: 0 };
+        let of_transform = TransformLabels { pipeline: String::new(), transform: String::new() };
+        let of_task = TaskLabels { pipeline: String::new(), task: 0 };
+        let of_pipeline = PipelineLabels { pipeline: String::new() };
+        // All of them by name: one that is new is missing here until it is added.
+        let Metrics {
+            registry: _,
+            records_in,
+            records_out,
+            records_rejected,
+            records_failed,
+            guest_failures,
+            dead_letters,
+            batch_duration,
+            guest_retries,
+            guest_memory,
+            lag,
+            commit_duration,
+            commit_delay,
+            commit_held_up,
+            commit_waits,
+            transactions_aborted,
+            checkpoint_bytes,
+            state_keys,
+            state_bytes,
+            state_chunks,
+            last_commit,
+            rebalances,
+            restore_duration,
+            tasks_assigned,
+            tasks_running,
+            pipeline_failed,
+        } = &metrics;
+        [records_in, records_out].into_iter().for_each(|family| touch(family, &of_topic));
+        let each = [records_rejected, records_failed, guest_failures, dead_letters, guest_retries];
+        each.into_iter().for_each(|family| touch(family, &of_transform));
+        let each = [guest_memory, state_keys, state_bytes, state_chunks];
+        each.into_iter().for_each(|family| touch(family, &of_task));
+        let each = [commit_waits, transactions_aborted, checkpoint_bytes, rebalances];
+        each.into_iter().for_each(|family| touch(family, &of_pipeline));
+        [commit_delay, commit_held_up].into_iter().for_each(|family| touch(family, &of_pipeline));
+        [tasks_assigned, tasks_running, pipeline_failed].into_iter().for_each(|family| touch(family, &of_pipeline));
+        [commit_duration, restore_duration].into_iter().for_each(|family| touch(family, &of_pipeline));
+        touch(lag, &of_partition);
+        touch(batch_duration, &of_transform);
+        touch(last_commit, &of_pipeline);
+        let text = metrics.render();
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        samples.filter_map(|line| line.split(['{', ' ']).next()).map(str::to_owned).collect()
+    }
+
+    /// Words that begin like one of the names.
+    fn mentioned(text: &str) -> BTreeSet<&str> {
+        let words = text.split(|c: char| !c.is_ascii_lowercase() && c != '_');
+        words.filter(|word| word.starts_with("sluicegate_")).collect()
+    }
+
+    fn file(path: &str) -> String {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    #[test]
+    fn dashboard_and_alerts_name_metrics_that_exist() {
+        let names = names();
+        for path in ["deploy/grafana-dashboard.json", "deploy/prometheus-rules.yml"] {
+            let text = file(path);
+            let unknown: Vec<&str> = mentioned(&text).into_iter().filter(|name| !names.contains(*name)).collect();
+            assert_eq!(unknown, [""; 0], "in {path}, of {names:?}");
+            assert!(mentioned(&text).len() > 5, "{path} names no metrics");
+        }
+        serde_json::from_str::<serde_json::Value>(&file("deploy/grafana-dashboard.json")).unwrap();
+    }
+
+    #[test]
+    fn the_page_for_operators_has_every_metric_and_no_other() {
+        let parts = ["_bucket", "_sum", "_count"];
+        let whole = |name: &str| parts.iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name).to_owned();
+        let names: BTreeSet<String> = names().iter().map(|name| whole(name)).collect();
+        let page = file("docs/operating.md");
+        let documented: BTreeSet<String> = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `sluicegate_"))
+            .filter_map(|rest| rest.split('`').next())
+            .map(|name| format!("sluicegate_{name}"))
+            .collect();
+        assert_eq!(documented, names);
+    }
+
+    #[test]
+    fn every_alert_has_a_section_that_says_what_to_do() {
+        let (rules, page) = (file("deploy/prometheus-rules.yml"), file("docs/operating.md"));
+        let alerts: Vec<&str> = rules.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+        assert!(alerts.len() > 5);
+        for alert in alerts {
+            assert!(page.contains(&format!("\n### {alert}\n")), "{alert} has no section");
+            let anchor = format!("runbook: docs/operating.md#{}\n", alert.to_lowercase());
+            assert!(rules.contains(&anchor), "{alert} does not name its section");
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod crew;
 pub mod deploy;
+pub mod doctor;
 pub mod group;
 mod hosted;
 mod hosting;

@@ -180,7 +180,14 @@ fn a_cluster_shuts_others_out_and_keeps_its_secrets() {
     let mut node = deployment.spawn(worker);
     let mut printed = command(&deployment, &["deploy", "pipeline.toml"]);
     deployment.wait_until_done(&mut node);
-    for arguments in [&["status", "--json"][..], &["nodes", "--json"], &["revisions", "count", "--json"]] {
+    for arguments in [
+        &["status", "--json"][..],
+        &["nodes", "--json"],
+        &["revisions", "count", "--json"],
+        &["config", "show", "pipeline.toml"],
+        &["doctor", "pipeline.toml"],
+        &["state", "export", "count"],
+    ] {
         printed += &command(&deployment, arguments);
     }
     shut_for_others(site, &deployment);

@@ -106,6 +106,11 @@ impl State {
         wait_for("the node", || answered(runtime().block_on(self.meta.get(path)), MetaError::is_outage))
     }
 
+    /// Names of a node's children.
+    pub(crate) fn children(&self, path: &str) -> Vec<String> {
+        wait_for("the names", || answered(runtime().block_on(self.meta.children(path)), MetaError::is_outage))
+    }
+
     /// Writes a node that exists, whatever it holds.
     pub(crate) fn set(&self, path: &str, data: impl Into<Bytes>) {
         let version = self.get(path).unwrap().version;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::CommandError;
-use crate::config::{Cluster, ClusterArgs};
+use crate::config::{Cluster, ClusterArgs, Errors};
 use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
 use crate::node;
@@ -23,6 +23,19 @@ impl Connection {
     }
 }
 
+/// Two configuration files, or everything that is wrong with both.
+pub(super) fn both<P>(
+    cluster: Result<Cluster, Errors>,
+    pipeline: Result<P, Errors>,
+) -> Result<(Cluster, P), CommandError> {
+    match (cluster, pipeline) {
+        (Ok(cluster), Ok(pipeline)) => Ok((cluster, pipeline)),
+        (cluster, pipeline) => {
+            Err(CommandError::Config([cluster.err(), pipeline.err()].into_iter().flatten().collect()))
+        }
+    }
+}
+
 /// A name as somebody typed it.
 pub(super) fn name(text: &str) -> Result<Segment, CommandError> {
     Segment::new(text).map_err(|error| CommandError::BadInput(error.to_string()))
@@ -36,9 +49,9 @@ impl From<crate::meta::MetaError> for CommandError {
 
 impl From<std::io::Error> for CommandError {
     fn from(error: std::io::Error) -> Self {
-        if error.kind() == std::io::ErrorKind::BrokenPipe {
-            return Self::Unread;
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::Unread,
+            _ => Self::Failed(format!("cannot print: {error}")),
         }
-        Self::Failed(format!("cannot print: {error}"))
     }
 }

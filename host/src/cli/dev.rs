@@ -119,7 +119,10 @@ fn build(folder: &Path) -> anyhow::Result<()> {
     match components_of(folder) {
         Ok(_) => Ok(()),
         Err(CommandError::BadInput(message) | CommandError::Failed(message)) => Err(anyhow::Error::msg(message)),
-        Err(CommandError::Config(errors)) => Err(anyhow::Error::msg(errors.to_string())),
+        Err(CommandError::Config(errors)) => {
+            let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            Err(anyhow::Error::msg(errors.join("\n")))
+        }
         Err(CommandError::Unread) => Ok(()),
     }
 }

@@ -88,7 +88,7 @@ struct BadInput(String);
 /// As the command line shows it.
 pub(super) fn command_error(error: anyhow::Error) -> CommandError {
     match error.downcast::<Errors>() {
-        Ok(errors) => CommandError::Config(errors),
+        Ok(errors) => errors.into(),
         Err(error) if error.is::<BadInput>() => CommandError::BadInput(format!("{error:#}")),
         Err(error) if error.chain().any(is_unread) => CommandError::Unread,
         Err(error) => CommandError::Failed(format!("{error:#}")),

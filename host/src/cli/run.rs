@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::{CommandError, signals};
+use super::{CommandError, connection, signals};
 use crate::config::{Cluster, ClusterArgs, Pipeline};
 use crate::node::{self, Parts};
 use crate::worker::control::Control;
@@ -27,14 +27,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) async fn run(args: RunArgs) -> Result<(), CommandError> {
-    let (cluster, pipeline) = match (Cluster::load(&args.cluster), Pipeline::load(&args.pipeline)) {
-        (Ok(cluster), Ok(pipeline)) => (cluster, pipeline),
-        (Err(errors), Ok(_)) | (Ok(_), Err(errors)) => return Err(errors.into()),
-        (Err(cluster), Err(pipeline)) => {
-            cluster.report();
-            return Err(pipeline.into());
-        }
-    };
+    let (cluster, pipeline) = connection::both(Cluster::load(&args.cluster), Pipeline::load(&args.pipeline))?;
     let control = Arc::new(Control::default());
     signals::drain_on_signal(Arc::clone(&control), cluster.limits.drain_deadline)?;
     let Some(parts) = parts(&cluster, &control).await? else { return Ok(()) };

@@ -1,4 +1,8 @@
-//! `sluicegate state`: what to do where recovery stops rather than guess.
+//! `sluicegate state`: what is in it, and what to do where recovery stops rather than guess.
+
+mod format;
+mod import;
+mod look;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -25,6 +29,16 @@ use crate::node::group::{Group, Place};
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub(super) enum StateCommand {
+    /// List the stores of each task: how many entries, how many bytes
+    List(look::ListArgs),
+    /// Show the value of a key
+    Get(look::GetArgs),
+    /// Show entries in the order of their keys
+    Scan(look::ScanArgs),
+    /// Print all entries, as JSON lines
+    Export(look::ExportArgs),
+    /// Put entries into the state of a stopped pipeline
+    Import(import::ImportArgs),
     /// Show what the heads and Kafka say, and decide which side is right
     Accept(AcceptArgs),
     /// Let tasks begin again, without state, from offsets that are named
@@ -98,20 +112,25 @@ struct Sides {
 
 pub(super) async fn run(command: StateCommand, out: &mut impl Write) -> Result<(), CommandError> {
     match command {
+        StateCommand::List(args) => look::list(args, out).await,
+        StateCommand::Get(args) => look::get(args, out).await,
+        StateCommand::Scan(args) => look::scan(args, out).await,
+        StateCommand::Export(args) => look::export(args, out).await,
+        StateCommand::Import(args) => import::import(args, out).await,
         StateCommand::Accept(args) => accept(args, out).await,
         StateCommand::Reset(args) => reset(args, out).await,
     }
 }
 
-/// A pipeline that nobody runs, as far as its tasks are concerned.
-struct Stopped {
+/// A pipeline as it is recorded, with its consumer group.
+struct Recorded {
     connection: Connection,
     name: Segment,
     record: PipelineRecord,
     group: Group,
 }
 
-impl Stopped {
+impl Recorded {
     async fn open(name: &str, cluster: &ClusterArgs) -> Result<Self, CommandError> {
         let name = connection::name(name)?;
         let connection = Connection::open(cluster).await?;
@@ -144,9 +163,13 @@ impl Stopped {
         Ok(if wanted.is_empty() { (0..partitions).collect() } else { wanted.to_vec() })
     }
 
+    fn task(&self, partition: u32) -> TaskId {
+        TaskId { pipeline: self.name.to_string(), incarnation: self.record.incarnation, stage: 0, partition }
+    }
+
     async fn sides(&self, partition: u32) -> Result<Sides, CommandError> {
         let incarnation = self.record.incarnation;
-        let task = TaskId { pipeline: self.name.to_string(), incarnation, stage: 0, partition };
+        let task = self.task(partition);
         let head = TaskStore::new(Arc::clone(&self.connection.store), task.clone()).read().await;
         let head = head.map_err(|error| CommandError::Failed(error.to_string()))?;
         let kafka = self.group.committed(incarnation, partition).await.map_err(CommandError::Failed)?;
@@ -191,7 +214,7 @@ impl Sides {
 }
 
 async fn accept(args: AcceptArgs, out: &mut impl Write) -> Result<(), CommandError> {
-    let pipeline = Stopped::open(&args.pipeline, &args.cluster).await?;
+    let pipeline = Recorded::open(&args.pipeline, &args.cluster).await?;
     let mut all = Vec::new();
     for partition in pipeline.tasks(&args.task)? {
         all.push(pipeline.sides(partition).await?);
@@ -230,7 +253,7 @@ async fn accept(args: AcceptArgs, out: &mut impl Write) -> Result<(), CommandErr
 }
 
 async fn reset(args: ResetArgs, out: &mut impl Write) -> Result<(), CommandError> {
-    let pipeline = Stopped::open(&args.pipeline, &args.cluster).await?;
+    let pipeline = Recorded::open(&args.pipeline, &args.cluster).await?;
     pipeline.must_be().await?;
     let place = match args.from {
         From::Earliest => Place::Earliest,

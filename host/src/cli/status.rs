@@ -1,4 +1,7 @@
-//! `sluicegate status` and `sluicegate nodes`: what the cluster does.
+//! `sluicegate status`: how pipelines are.
+
+mod rates;
+mod shown;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -6,18 +9,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use futures::{StreamExt, TryStreamExt};
 use serde::Serialize;
 
+use self::rates::{Rates, Sample};
 use super::connection::{self, Connection};
 use super::{CommandError, table};
-use crate::checkpoint::store::TaskStore;
+use crate::checkpoint::head::Head;
+use crate::checkpoint::store::{StateError, TaskStore};
 use crate::cluster::contents;
-use crate::cluster::election;
+use crate::cluster::inspection;
 use crate::cluster::membership;
 use crate::cluster::pipelines::{self, Desired, PipelineRecord};
 use crate::cluster::placement::Placement;
-use crate::cluster::presence::{self, Activity, Presence};
-use crate::config::ClusterArgs;
+use crate::cluster::presence::{self, Activity, Incident, Presence};
+use crate::config::{ClusterArgs, Pipeline};
 use crate::ids::TaskId;
 use crate::meta::layout::{self, Segment};
 use crate::node::deploy;
@@ -25,6 +31,8 @@ use crate::node::group::{Group, Progress};
 
 /// `--watch` looks again after this long.
 const WATCH: Duration = Duration::from_secs(1);
+/// Heads that are read at the same time.
+const READS_IN_FLIGHT: usize = 16;
 /// Clears the screen and goes to its top.
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
@@ -35,13 +43,16 @@ Examples:
   sluicegate status
   sluicegate status orders
   sluicegate status orders --watch
-  sluicegate status --json")]
+  sluicegate status --rates --json")]
 pub(super) struct StatusArgs {
     /// Show the tasks of this pipeline
     pipeline: Option<String>,
-    /// Show it again every second
+    /// Show it again every second, with records a second
     #[arg(long, conflicts_with = "json")]
     watch: bool,
+    /// Ask the nodes for records a second, which takes a second
+    #[arg(long)]
+    rates: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -67,14 +78,33 @@ struct PipelineStatus {
     threads: usize,
     /// Records that are not committed yet; `None` when Kafka does not say.
     lag: Option<u64>,
+    /// Records a second; `None` when nobody has asked for it, or no node can be asked.
+    rates: Option<Rates>,
+    /// Bytes of state in the metadata store, over all tasks; `None` when a head cannot be read.
+    state_bytes: Option<u64>,
+    /// What its transforms run.
+    plugins: Vec<PluginStatus>,
     /// Where it runs.
     nodes: BTreeMap<String, Presence>,
     /// What the leader has decided.
     placement: Placement,
     /// Why it does not run as it should, by node.
     problems: BTreeMap<String, String>,
+    /// What went wrong last, by node, also when it runs again.
+    last_errors: BTreeMap<String, Incident>,
     #[serde(skip_serializing_if = "Option::is_none")]
     task_status: Option<Vec<TaskStatus>>,
+}
+
+/// What a transform runs.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct PluginStatus {
+    transform: String,
+    /// As the pipeline file names it.
+    plugin: String,
+    /// SHA-256, in hexadecimal.
+    digest: String,
 }
 
 /// How a task is.
@@ -104,15 +134,26 @@ struct SourceStatus {
 pub(super) async fn run(args: StatusArgs, out: &mut impl Write) -> Result<(), CommandError> {
     let only = args.pipeline.as_deref().map(connection::name).transpose()?;
     let connection = Connection::open(&args.cluster).await?;
+    let mut before = None;
+    if args.rates && !args.watch {
+        before = Some(Sample::take(&membership::list(&*connection.store).await?).await);
+        tokio::time::sleep(WATCH).await;
+    }
     loop {
-        let statuses = statuses(&connection, only.as_ref()).await?;
+        let mut statuses = statuses(&connection, only.as_ref()).await?;
+        if args.rates || args.watch {
+            let now = Sample::take(&membership::list(&*connection.store).await?).await;
+            let rates = before.as_ref().map_or_else(BTreeMap::new, |before| now.since(before));
+            statuses.iter_mut().for_each(|status| status.rates = rates.get(&status.pipeline).copied());
+            before = Some(now);
+        }
         if args.json {
             return Ok(table::json(out, &statuses)?);
         }
         if args.watch && std::io::stdout().is_terminal() {
             write!(out, "{CLEAR}")?;
         }
-        show(out, &statuses)?;
+        shown::print(out, &statuses)?;
         if !args.watch {
             return Ok(());
         }
@@ -164,11 +205,17 @@ async fn status(
     if let Err(error) = &progress {
         eprintln!("warning: kafka does not say how far `{name}` is: {error}");
     }
-    let task_status = match with_tasks {
-        true => Some(task_statuses(connection, name, &record, progress.as_deref().unwrap_or_default()).await?),
-        false => None,
+    let task_status = task_statuses(connection, name, &record, progress.as_deref().unwrap_or_default()).await;
+    let task_status = match task_status {
+        Ok(tasks) => Some(tasks),
+        Err(error) if with_tasks => return Err(error.into()),
+        Err(error) => {
+            eprintln!("warning: {error}");
+            None
+        }
     };
     let problem = |(node, presence): (&String, &Presence)| Some((node.clone(), presence.problem.clone()?));
+    let last_error = |(node, presence): (&String, &Presence)| Some((node.clone(), presence.last_error.clone()?));
     Ok(PipelineStatus {
         pipeline: name.to_string(),
         state: state(&record, &placement, &nodes),
@@ -179,11 +226,27 @@ async fn status(
         tasks,
         threads: nodes.values().map(|presence| presence.threads).sum(),
         lag: progress.ok().map(|progress| progress.iter().flatten().map(Progress::lag).sum()),
+        rates: None,
+        state_bytes: task_status.as_ref().map(|tasks| tasks.iter().filter_map(|task| task.state_bytes).sum()),
+        plugins: plugins(&record),
         problems: nodes.iter().filter_map(problem).collect(),
+        last_errors: nodes.iter().filter_map(last_error).collect(),
         nodes,
         placement,
-        task_status,
+        task_status: task_status.filter(|_| with_tasks),
     })
+}
+
+/// What the recorded pipeline file names, with what that came to.
+fn plugins(record: &PipelineRecord) -> Vec<PluginStatus> {
+    let pipeline = Pipeline::parse(std::path::Path::new("recorded"), &record.specification.file);
+    let transforms = pipeline.map_or_else(|_| Vec::new(), |pipeline| pipeline.transforms);
+    let of = |(transform, digest): (crate::config::Transform, &String)| PluginStatus {
+        transform: transform.name,
+        plugin: transform.plugin.to_string(),
+        digest: digest.clone(),
+    };
+    transforms.into_iter().zip(&record.specification.plugins).map(of).collect()
 }
 
 /// In one word, the worst first.
@@ -221,168 +284,46 @@ async fn task_statuses(
     name: &Segment,
     record: &PipelineRecord,
     progress: &[Vec<Progress>],
-) -> Result<Vec<TaskStatus>, CommandError> {
-    let mut tasks = Vec::new();
-    for partition in 0..record.specification.partitions {
-        let task = TaskId { pipeline: name.to_string(), incarnation: record.incarnation, stage: 0, partition };
-        let head = TaskStore::new(Arc::clone(&connection.store), task).read().await;
-        let head = head.map_err(|error| CommandError::Failed(error.to_string()))?.map(|(head, _)| head);
-        let owner = head.as_ref().and_then(|head| owner(&head.owner));
-        let newest = head.as_ref().map(|head| head.prepared.last().unwrap_or(&head.committed));
-        let of = |progress: &Progress| SourceStatus {
-            topic: progress.topic.clone(),
-            committed: progress.committed,
-            lag: progress.lag(),
-        };
-        tasks.push(TaskStatus {
-            task: partition,
-            node: owner.map(|(node, _)| node.to_owned()),
-            thread: owner.map(|(_, thread)| thread.to_owned()),
-            epoch: newest.map(|manifest| manifest.id.epoch.0),
-            state_bytes: head.as_ref().zip(newest).map(|(head, newest)| {
-                newest
-                    .chunks
-                    .iter()
-                    .filter_map(|chunk| head.chunks.get(chunk))
-                    .map(|facts| u64::from(facts.bytes))
-                    .sum()
-            }),
-            sources: progress.get(partition as usize).map_or_else(Vec::new, |all| all.iter().map(of).collect()),
-        });
+) -> Result<Vec<TaskStatus>, StateError> {
+    let incarnation = record.incarnation;
+    let read = |partition| async move {
+        let task = TaskId { pipeline: name.to_string(), incarnation, stage: 0, partition };
+        let head = TaskStore::new(Arc::clone(&connection.store), task).read().await?.map(|(head, _)| head);
+        let progress = progress.get(partition as usize).map_or(&[][..], Vec::as_slice);
+        Ok(task_status(partition, head.as_ref(), progress))
+    };
+    let partitions = futures::stream::iter(0..record.specification.partitions);
+    partitions.map(read).buffered(READS_IN_FLIGHT).try_collect().await
+}
+
+fn task_status(task: u32, head: Option<&Head>, progress: &[Progress]) -> TaskStatus {
+    let owner = head.and_then(|head| owner(&head.owner));
+    let newest = head.map(|head| head.prepared.last().unwrap_or(&head.committed));
+    let of = |progress: &Progress| SourceStatus {
+        topic: progress.topic.clone(),
+        committed: progress.committed,
+        lag: progress.lag(),
+    };
+    TaskStatus {
+        task,
+        node: owner.map(|(node, _)| node.to_owned()),
+        thread: owner.map(|(_, thread)| thread.to_owned()),
+        epoch: newest.map(|manifest| manifest.id.epoch.0),
+        state_bytes: head.zip(newest).map(|(head, newest)| inspection::stored_bytes(head, newest)),
+        sources: progress.iter().map(of).collect(),
     }
-    Ok(tasks)
+}
+
+impl From<StateError> for CommandError {
+    fn from(error: StateError) -> Self {
+        Self::Failed(error.to_string())
+    }
 }
 
 /// Node and thread in an owner's name, `<group>/<node>/<thread>`.
 fn owner(name: &str) -> Option<(&str, &str)> {
     let (front, thread) = name.rsplit_once('/')?;
     Some((front.rsplit_once('/')?.1, thread))
-}
-
-const PIPELINES: [&str; 7] = ["PIPELINE", "STATE", "REVISION", "TASKS", "THREADS", "LAG", "NODES"];
-const TASKS: [&str; 7] = ["TASK", "NODE", "THREAD", "EPOCH", "STATE", "OFFSET", "LAG"];
-
-fn show(out: &mut impl Write, statuses: &[PipelineStatus]) -> Result<(), CommandError> {
-    if statuses.is_empty() {
-        return Ok(writeln!(out, "no pipelines: `sluicegate deploy FILE` deploys one")?);
-    }
-    let row = |status: &PipelineStatus| {
-        let nodes: Vec<String> =
-            status.nodes.iter().map(|(node, presence)| format!("{node}:{}", presence.threads)).collect();
-        [
-            status.pipeline.clone(),
-            status.state.to_owned(),
-            status.revision.to_string(),
-            format!("{}/{}", status.running, status.tasks),
-            status.threads.to_string(),
-            status.lag.map_or_else(|| "?".to_owned(), |lag| lag.to_string()),
-            if nodes.is_empty() { "-".to_owned() } else { nodes.join(" ") },
-        ]
-    };
-    table::print(out, PIPELINES, &statuses.iter().map(row).collect::<Vec<_>>())?;
-    for status in statuses {
-        if let Some(tasks) = &status.task_status {
-            writeln!(out)?;
-            let rows: Vec<_> = tasks.iter().flat_map(task_rows).collect();
-            table::print(out, TASKS, &rows)?;
-        }
-    }
-    for (status, (node, problem)) in statuses.iter().flat_map(|it| it.problems.iter().map(move |problem| (it, problem)))
-    {
-        writeln!(out, "\n{} on {node}: {problem}", status.pipeline)?;
-    }
-    Ok(())
-}
-
-/// One for each source topic.
-fn task_rows(task: &TaskStatus) -> Vec<[String; 7]> {
-    let dash = || "-".to_owned();
-    let row = |offset: String, lag: String| {
-        [
-            task.task.to_string(),
-            task.node.clone().unwrap_or_else(dash),
-            task.thread.clone().unwrap_or_else(dash),
-            task.epoch.map_or_else(dash, |epoch| epoch.to_string()),
-            task.state_bytes.map_or_else(dash, |bytes| bytesize::ByteSize(bytes).to_string()),
-            offset,
-            lag,
-        ]
-    };
-    let of = |source: &SourceStatus| {
-        let several = task.sources.len() > 1;
-        let offset = source.committed.map_or_else(dash, |offset| offset.to_string());
-        row(if several { format!("{} {offset}", source.topic) } else { offset }, source.lag.to_string())
-    };
-    match task.sources.is_empty() {
-        true => vec![row("?".to_owned(), "?".to_owned())],
-        false => task.sources.iter().map(of).collect(),
-    }
-}
-
-/// Arguments of `nodes`.
-#[derive(Args, Debug)]
-pub(super) struct NodesArgs {
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    #[command(flatten)]
-    cluster: ClusterArgs,
-}
-
-/// A node of the cluster.
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct NodeStatus {
-    node: String,
-    leads: bool,
-    /// Of which pipelines it runs threads.
-    pipelines: BTreeMap<String, usize>,
-    #[serde(flatten)]
-    record: membership::NodeRecord,
-}
-
-pub(super) async fn nodes(args: NodesArgs, out: &mut impl Write) -> Result<(), CommandError> {
-    let Connection { store, .. } = Connection::open(&args.cluster).await?;
-    let leader = election::leader(&*store).await?;
-    let mut running: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
-    for (name, _) in pipelines::list(&*store).await? {
-        for (node, presence) in presence::list(&*store, &name).await? {
-            running.entry(node).or_default().insert(name.to_string(), presence.threads);
-        }
-    }
-    let status = |(node, record): (String, membership::NodeRecord)| NodeStatus {
-        leads: leader.as_ref().is_some_and(|leader| leader.node == node && leader.instance == record.instance),
-        pipelines: running.remove(&node).unwrap_or_default(),
-        node,
-        record,
-    };
-    let nodes: Vec<NodeStatus> = membership::list(&*store).await?.into_iter().map(status).collect();
-    if args.json {
-        return Ok(table::json(out, &nodes)?);
-    }
-    if nodes.is_empty() {
-        return Ok(writeln!(out, "no nodes: `sluicegate worker` starts one")?);
-    }
-    let row = |status: &NodeStatus| {
-        let pipelines: Vec<String> =
-            status.pipelines.iter().map(|(pipeline, threads)| format!("{pipeline}:{threads}")).collect();
-        let role = match (status.record.threads, status.leads) {
-            (None, _) => "by-itself",
-            (Some(_), true) => "leader",
-            (Some(_), false) => "worker",
-        };
-        [
-            status.node.clone(),
-            role.to_owned(),
-            status.record.cores.to_string(),
-            status.record.threads.map_or_else(|| "-".to_owned(), |threads| threads.to_string()),
-            if pipelines.is_empty() { "-".to_owned() } else { pipelines.join(" ") },
-            status.record.http.clone().unwrap_or_else(|| "-".to_owned()),
-            status.record.version.clone(),
-        ]
-    };
-    let headings = ["NODE", "ROLE", "CORES", "THREADS", "RUNS", "HTTP", "VERSION"];
-    Ok(table::print(out, headings, &nodes.iter().map(row).collect::<Vec<_>>())?)
 }
 
 #[cfg(test)]

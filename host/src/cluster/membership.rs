@@ -59,10 +59,15 @@ impl NodeRecord {
         }
     }
 
+    /// Whether it runs, or ran, on this machine.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.machine.is_some() && self.machine == this_machine()
+    }
+
     /// Whether this is a process of this machine that has ended.
     fn is_dead(&self) -> bool {
-        let here = self.machine.is_some() && self.machine == this_machine();
-        here && self.started.is_some() && start_of(self.pid) != self.started
+        self.is_here() && self.started.is_some() && start_of(self.pid) != self.started
     }
 }
 

@@ -55,8 +55,29 @@ pub struct Presence {
     pub busy: u32,
     /// Why it does not run, or not what it should.
     pub problem: Option<String>,
+    /// The last failure of this process, also when it runs again.
+    #[serde(default)]
+    pub last_error: Option<Incident>,
     /// Since when it does what it does.
     pub since: jiff::Timestamp,
+}
+
+/// Something that went wrong.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Incident {
+    /// When.
+    pub at: jiff::Timestamp,
+    /// What.
+    pub error: String,
+}
+
+impl Incident {
+    /// It went wrong now.
+    #[must_use]
+    pub fn now(error: String) -> Self {
+        Self { at: jiff::Timestamp::now(), error }
+    }
 }
 
 impl Presence {
@@ -73,6 +94,7 @@ impl Presence {
             running: 0,
             busy: 0,
             problem: None,
+            last_error: None,
             since: jiff::Timestamp::now(),
         }
     }

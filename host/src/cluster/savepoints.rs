@@ -65,11 +65,14 @@ pub enum Part {
     Offsets(BTreeMap<String, i64>),
 }
 
-/// What savepoints need of Kafka.
+/// What is needed of Kafka by whoever copies, looks at or changes state from outside.
 #[async_trait]
 pub trait Offsets: Send + Sync {
     /// What the group of an incarnation has committed for the inputs of a task.
     async fn committed(&self, incarnation: u64, partition: u32) -> Result<GroupOffsets, String>;
+
+    /// How many members the group of an incarnation has.
+    async fn members(&self, incarnation: u64) -> Result<usize, String>;
 
     /// Commits offsets, by partition number and topic, for the group of an incarnation that has no members.
     async fn commit(&self, incarnation: u64, offsets: &BTreeMap<u32, BTreeMap<String, i64>>) -> Result<(), String>;
@@ -422,6 +425,10 @@ mod tests {
             let known = committed.get(&(incarnation, partition)).cloned().unwrap_or_default();
             let of = |(topic, offset)| (topic, GroupOffset { offset: Some(offset), metadata: String::new() });
             Ok(known.into_iter().map(of).collect())
+        }
+
+        async fn members(&self, _: u64) -> Result<usize, String> {
+            Ok(0)
         }
 
         async fn commit(&self, incarnation: u64, offsets: &BTreeMap<u32, BTreeMap<String, i64>>) -> Result<(), String> {

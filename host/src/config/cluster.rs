@@ -4,6 +4,7 @@
 //! on this machine and the local store. Nothing is connected or created here. Invariant: secrets are masked in `Debug`.
 
 mod arguments;
+mod effective;
 mod kafka;
 mod read;
 mod tls;
@@ -127,6 +128,12 @@ impl Cluster {
             }
         };
         read::cluster(text, arguments)
+    }
+
+    /// The cluster file, if there is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        Some(self.text.origin()).filter(|origin| !origin.as_os_str().is_empty())
     }
 
     /// Checks a cluster file whose text was read elsewhere, with environment and flags put over it.

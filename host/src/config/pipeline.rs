@@ -7,6 +7,7 @@
 mod agreement;
 mod bind;
 mod difference;
+mod effective;
 mod identity;
 mod read;
 

@@ -73,11 +73,21 @@ pub(super) fn count(value: u64, bounds: &Bounds<u64>) -> Result<u64, Fault> {
 
 /// A size in the largest unit that divides it, in quotes, as it would be written.
 pub(super) fn show_size(bytes: u64) -> String {
-    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match UNITS.iter().find(|(factor, _)| bytes >= *factor && bytes.is_multiple_of(*factor)) {
-        Some((factor, unit)) => format!("\"{}{unit}\"", bytes / factor),
+    match in_unit(bytes) {
+        Some(size) => format!("\"{size}\""),
         None => format!("{bytes} bytes"),
     }
+}
+
+/// A size in the largest unit that divides it, or as a number.
+pub(super) fn plain_size(bytes: u64) -> String {
+    in_unit(bytes).unwrap_or_else(|| bytes.to_string())
+}
+
+fn in_unit(bytes: u64) -> Option<String> {
+    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let (factor, unit) = UNITS.iter().find(|(factor, _)| bytes >= *factor && bytes.is_multiple_of(*factor))?;
+    Some(format!("{}{unit}", bytes / factor))
 }
 
 /// An RFC 3339 date and time, in milliseconds since 1970.

@@ -24,7 +24,7 @@ use self::positions::Positions;
 use super::access::advice;
 use super::clients::OffsetsClient;
 use super::context::{Context, Notice};
-use super::native::{Fetched, GroupMetadata, Message, Reader};
+use super::native::{Admin, Fetched, GroupMetadata, Message, Reader};
 use super::offsets::{Offsets, RequestError};
 use super::settings::{KafkaSettings, creation_error};
 use super::statistics::Statistics;
@@ -725,6 +725,11 @@ impl Consumer {
     #[must_use]
     pub fn offsets(&self) -> Offsets {
         Offsets::new(self.reader().consumer(), &self.topics)
+    }
+
+    /// How many members the group has, whether this is one or not; none if there is no such group.
+    pub(super) fn members(&self, wait: Duration) -> Result<usize, RDKafkaErrorCode> {
+        Ok(Admin::new(self.native()).group(&self.group, wait)?.members)
     }
 
     /// Leaves the group and ends, within `deadline`. What is held is given back without a commit: commit before.

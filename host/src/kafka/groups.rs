@@ -8,7 +8,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use super::clients::OffsetsClient;
 use super::consumer::{CommitError, CommitOffset, Consumer, ConsumerOptions};
 use super::context::Context;
-use super::offsets::{Committed, RequestError, Start};
+use super::offsets::{Committed, End, RequestError, Start};
 use super::settings::{KafkaSettings, creation_error};
 use super::{ClientError, TopicPartition};
 
@@ -67,6 +67,14 @@ impl GroupClient {
         Ok(found.chunks(self.topics.max(1)).map(<[Committed]>::to_vec).collect())
     }
 
+    /// How many members the group has; none if there is no such group.
+    ///
+    /// # Errors
+    /// The broker does not answer within `wait`, or refuses.
+    pub fn members(&self, wait: Duration) -> Result<usize, RequestError> {
+        self.consumer.members(wait).map_err(|code| RequestError::new("describe the group", code))
+    }
+
     /// An offset of a partition of every topic, in their order.
     ///
     /// # Errors
@@ -74,6 +82,16 @@ impl GroupClient {
     pub fn offsets(&self, partition: u32, at: Start, wait: Duration) -> Result<Vec<i64>, RequestError> {
         let offsets = self.consumer.offsets();
         self.inputs(partition).map(|input| offsets.start_offset(input, at, wait)).collect()
+    }
+
+    /// One end of these partition numbers of every topic: for each number, the topics in their order.
+    ///
+    /// # Errors
+    /// The broker does not answer within `wait`, or refuses.
+    pub fn ends(&self, partitions: &[u32], at: End, wait: Duration) -> Result<Vec<Vec<i64>>, RequestError> {
+        let all: Vec<TopicPartition> = partitions.iter().flat_map(|partition| self.inputs(*partition)).collect();
+        let found = self.consumer.offsets().of_all(&all, at, wait)?;
+        Ok(found.chunks(self.topics.max(1)).map(<[i64]>::to_vec).collect())
     }
 
     /// Commits offsets of a partition number, for the topics in their order. The group must have no members.

@@ -9,6 +9,8 @@
 //! - librdkafka's handles may be used from any thread, which is what makes both types `Send`; neither is `Sync`.
 #![expect(unsafe_code, reason = "foreign functions of librdkafka")]
 
+mod admin;
+
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::marker::PhantomData;
 use std::os::raw::c_int;
@@ -25,6 +27,8 @@ use rdkafka_sys as sys;
 use sys::rd_kafka_resp_err_t::{RD_KAFKA_RESP_ERR__TIMED_OUT, RD_KAFKA_RESP_ERR_NO_ERROR};
 use sys::rd_kafka_vtype_t as vtype;
 
+pub(super) use self::admin::{Admin, TopicDescription};
+pub use self::admin::{Partition, Rights};
 use super::context::Context;
 
 /// A reference to one of librdkafka's topic objects. While it is held, the object's address means this topic.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset, TopicPartitionList};
 use thiserror::Error;
 
@@ -70,6 +71,15 @@ pub enum Start {
     Timestamp(i64),
 }
 
+/// Which end of a partition.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    /// At the oldest record there is.
+    Oldest,
+    /// Behind the newest.
+    Newest,
+}
+
 /// Asks on a consumer's connections, for as long as that consumer lives.
 #[derive(Clone)]
 pub struct Offsets {
@@ -88,6 +98,38 @@ impl Offsets {
 
     fn topic(&self, partition: TopicPartition) -> &str {
         self.topics.get(partition.input as usize).map_or("", String::as_str)
+    }
+
+    /// An offset of each of many partitions: one request to each broker that leads some of them.
+    ///
+    /// # Errors
+    /// A broker is away, does not answer within `wait`, or refuses.
+    pub(super) fn of_all(
+        &self,
+        partitions: &[TopicPartition],
+        at: End,
+        wait: Duration,
+    ) -> Result<Vec<i64>, RequestError> {
+        const ACTION: &str = "look up where partitions begin and end";
+        let failed = RequestError::of(ACTION);
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        // Where a time is asked for, these two names stand for the first and for the last.
+        let offset = match at {
+            End::Oldest => Offset::Beginning,
+            End::Newest => Offset::End,
+        };
+        let list = self.list(partitions.iter().map(|&partition| (partition, offset)));
+        let list = self.consumer(ACTION)?.offsets_for_times(list, wait).map_err(failed)?;
+        let found = |element: &TopicPartitionListElem<'_>| {
+            element.error().map_err(failed)?;
+            match element.offset() {
+                Offset::Offset(offset) => Ok(offset),
+                _ => Err(RequestError::new(ACTION, RDKafkaErrorCode::NoOffset)),
+            }
+        };
+        list.elements().iter().map(found).collect()
     }
 
     fn list(&self, partitions: impl IntoIterator<Item = (TopicPartition, Offset)>) -> TopicPartitionList {

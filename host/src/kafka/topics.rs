@@ -99,7 +99,7 @@ pub fn wait_for_topics(
 }
 
 /// What a round has brought.
-enum Answer {
+pub(super) enum Answer {
     /// Every topic is there.
     All,
     /// For what has to be waited.
@@ -160,7 +160,7 @@ fn partition_count(client: &BaseConsumer<Context>, topic: &str) -> Result<i32, R
 
 /// What librdkafka has said about brokers that do not answer. It says so when it happens, not in answer to a question.
 #[derive(Default)]
-struct Trouble {
+pub(super) struct Trouble {
     last: Option<(RDKafkaErrorCode, String)>,
     all_down: bool,
     probed: Option<Instant>,
@@ -168,7 +168,12 @@ struct Trouble {
 
 impl Trouble {
     /// Why no broker answers, in as many words as are known.
-    fn of(&mut self, settings: &KafkaSettings, client: &BaseConsumer<Context>, code: RDKafkaErrorCode) -> Answer {
+    pub(super) fn of(
+        &mut self,
+        settings: &KafkaSettings,
+        client: &BaseConsumer<Context>,
+        code: RDKafkaErrorCode,
+    ) -> Answer {
         client.poll(Duration::ZERO);
         while let Some(notice) = client.context().next() {
             match notice {

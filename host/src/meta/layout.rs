@@ -15,6 +15,7 @@
 //! /state/<pipeline>/<incarnation>/<stage>/<task>/head
 //! /state/<pipeline>/<incarnation>/<stage>/<task>/chunks/<id>
 //! /state/<pipeline>/<incarnation>/<stage>/<task>/started        instead of these, for a task without state
+//! /trial-<number>                                               ephemeral: what `sluicegate doctor` tries writing with
 //! ```
 //! All paths are relative to the namespace. Names come in as [`Segment`]s, so that no name can leave its place.
 
@@ -172,6 +173,12 @@ pub fn savepoints(pipeline: &Segment) -> String {
 #[must_use]
 pub fn savepoint(pipeline: &Segment, name: &Segment) -> String {
     format!("{SAVEPOINTS}/{pipeline}/{name}")
+}
+
+/// A node to try writing with; `number` is nobody else's.
+#[must_use]
+pub fn trial(number: u64) -> String {
+    format!("/trial-{number:016x}")
 }
 
 /// Where a task's state lives.

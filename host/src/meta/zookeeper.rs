@@ -9,6 +9,7 @@
 //! then [`link`] takes it up again.
 
 mod error;
+mod examination;
 mod link;
 mod probe;
 mod tls;
@@ -20,6 +21,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use zookeeper_client::{Acls, Client, CreateMode, CreateOptions, Error, MultiWriteError, MultiWriteResult, Stat};
 
+pub use self::examination::Examination;
 use self::link::Link;
 use super::{Coordination, MetaError, MetaStore, Node, Session, Version, Write, check_path, check_writes, layout};
 

@@ -14,7 +14,7 @@ use crate::cluster::pipelines::PipelineRecord;
 use crate::cluster::savepoints::Offsets;
 use crate::config::{self, Cluster, Pipeline};
 use crate::kafka::groups::{self, GroupClient};
-use crate::kafka::offsets::{Committed, Start};
+use crate::kafka::offsets::{Committed, End, Start};
 use crate::kafka::settings::KafkaSettings;
 
 /// How long the brokers may take to answer.
@@ -144,13 +144,16 @@ impl Group {
         let work = move |client: &mut GroupClient| {
             let numbers: Vec<u32> = (0..partitions).collect();
             let committed = client.committed(&numbers, WAIT).map_err(|error| error.to_string())?;
+            let ends = client.ends(&numbers, End::Newest, WAIT).map_err(|error| error.to_string())?;
+            // Only where nothing is committed yet does it matter where a partition begins.
+            let is_untouched = |committed: &[Committed]| committed.iter().any(|committed| committed.offset.is_none());
+            let untouched: Vec<u32> =
+                numbers.iter().copied().filter(|&number| is_untouched(&committed[number as usize])).collect();
+            let beginnings = client.ends(&untouched, End::Oldest, WAIT).map_err(|error| error.to_string())?;
+            let mut beginnings: BTreeMap<u32, Vec<i64>> = untouched.into_iter().zip(beginnings).collect();
             let mut progress = Vec::with_capacity(committed.len());
-            for (partition, committed) in numbers.into_iter().zip(committed) {
-                let offsets = |at| client.offsets(partition, at, WAIT).map_err(|error| error.to_string());
-                let ends = offsets(Start::Latest)?;
-                // Only where nothing is committed yet does it matter where a partition begins.
-                let untouched = committed.iter().any(|committed| committed.offset.is_none());
-                let beginnings = if untouched { offsets(Start::Earliest)? } else { vec![0; ends.len()] };
+            for ((number, committed), ends) in numbers.into_iter().zip(committed).zip(ends) {
+                let beginnings = beginnings.remove(&number).unwrap_or_else(|| vec![0; ends.len()]);
                 let of = |(((topic, committed), end), beginning): (((&String, Committed), _), _)| Progress {
                     topic: topic.clone(),
                     committed: committed.offset,
@@ -198,6 +201,10 @@ impl Offsets for Group {
             (topic.clone(), GroupOffset { offset: found.offset, metadata: found.metadata })
         };
         Ok(self.sources.iter().zip(found).map(of).collect())
+    }
+
+    async fn members(&self, incarnation: u64) -> Result<usize, String> {
+        self.with(incarnation, |client| client.members(WAIT).map_err(|error| error.to_string())).await
     }
 
     async fn commit(&self, incarnation: u64, offsets: &BTreeMap<u32, BTreeMap<String, i64>>) -> Result<(), String> {

@@ -10,8 +10,9 @@ use tracing::{error, info, warn};
 use super::crew::Crew;
 use super::{NodeError, Services};
 use crate::cluster::pipelines::PipelineRecord;
-use crate::cluster::presence::{Activity, Presence, Publisher};
+use crate::cluster::presence::{Activity, Incident, Presence, Publisher};
 use crate::meta::layout::Segment;
+use crate::metrics::PipelineLabels;
 use crate::worker::control::Control;
 use crate::worker::plan::Plan;
 
@@ -100,7 +101,13 @@ impl Hosted {
         publisher.update(change);
     }
 
+    fn note_failed(&self, failed: bool) {
+        let labels = PipelineLabels { pipeline: self.pipeline.to_string() };
+        self.services.metrics.pipeline_failed.get_or_create(&labels).set(i64::from(failed));
+    }
+
     async fn withdraw(&mut self) {
+        self.note_failed(false);
         if let Some(publisher) = self.publisher.take() {
             publisher.withdraw().await;
         }
@@ -149,8 +156,12 @@ impl Hosted {
         let begin = Instant::now();
         self.publish(|presence| {
             let by_itself = presence.by_itself;
-            *presence =
-                Presence { since: presence.since, activity: presence.activity, ..Presence::starting(by_itself) };
+            *presence = Presence {
+                since: presence.since,
+                activity: presence.activity,
+                last_error: presence.last_error.take(),
+                ..Presence::starting(by_itself)
+            };
             presence.activity = Activity::Starting;
             presence.revision = now.record.revision;
             presence.incarnation = now.record.incarnation;
@@ -163,6 +174,7 @@ impl Hosted {
             },
         };
         let mut crew = Crew::start(&self.services, plan, now.threads, Arc::clone(control))?;
+        self.note_failed(false);
         control.has_come();
         let plan = crew.plan();
         info!(
@@ -223,7 +235,10 @@ impl Hosted {
                             let revision = now.record.revision;
                             error!(pipeline = plan.pipeline, "revision {revision} cannot be used, the one before goes on: {error}");
                             let problem = format!("revision {revision} cannot be used: {error}");
-                            self.publish(|presence| presence.problem = Some(problem));
+                            self.publish(|presence| {
+                                presence.last_error = Some(Incident::now(problem.clone()));
+                                presence.problem = Some(problem);
+                            });
                             if !error.is_bad_input() {
                                 loading = Some(self.load_beside(&now.record, control, LOAD_AGAIN));
                             }
@@ -279,10 +294,12 @@ impl Hosted {
                 "{error}\nit stays stopped here; change it with `sluicegate deploy`, or try again with `sluicegate resume`"
             ),
         }
+        self.note_failed(true);
         self.publish(|presence| {
             presence.activity = if pause.is_some() { Activity::Retrying } else { Activity::Failed };
             (presence.threads, presence.assigned, presence.running, presence.busy) = (0, 0, 0, 0);
             presence.problem = Some(error.to_string());
+            presence.last_error = Some(Incident::now(error.to_string()));
         });
         let again = async {
             match pause {

@@ -67,7 +67,7 @@ pub async fn open_for_commands(cluster: &Cluster) -> Result<Arc<dyn MetaStore>, 
     }
 }
 
-fn options(zookeeper: &config::ZooKeeper) -> ZooKeeperOptions {
+pub(super) fn options(zookeeper: &config::ZooKeeper) -> ZooKeeperOptions {
     let auth = zookeeper.auth.as_ref().map(|auth| ZooKeeperAuth {
         scheme: "digest".to_owned(),
         secret: format!("{}:{}", auth.user, auth.password.expose()),

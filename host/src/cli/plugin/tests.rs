@@ -46,7 +46,7 @@ impl Fixture {
         let mut out = Vec::new();
         let around = Surroundings { store: &store, inspect: &inspect, users: &users };
         let shown = |error| match command_error(error) {
-            CommandError::Config(errors) => format!("64: {errors}"),
+            CommandError::Config(errors) => format!("64: {}", errors[0]),
             CommandError::BadInput(message) => format!("64: {message}"),
             CommandError::Failed(message) => format!("1: {message}"),
             CommandError::Unread => "0".to_owned(),

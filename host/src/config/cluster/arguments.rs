@@ -6,9 +6,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
 
 use super::{Http, read};
+use crate::config::setting::{Overrides, Source};
 use crate::config::value;
 
 /// The cluster file that is read where none is named.
@@ -45,6 +47,37 @@ pub struct ClusterArgs {
     /// Folder of compiled plugins
     #[arg(long, global = true, value_name = "FOLDER", env = "SLUICEGATE_CACHE_PATH")]
     pub cache_path: Option<PathBuf>,
+}
+
+/// The arguments that go over a key of the cluster file.
+pub(super) const OVER_KEYS: [(&str, &str); 8] = [
+    ("kafka_bootstrap_servers", "kafka.bootstrap.servers"),
+    ("zookeeper_connect", "zookeeper.connect"),
+    ("zookeeper_namespace", "zookeeper.namespace"),
+    ("node_name", "node.name"),
+    ("http_listen", "http.listen"),
+    ("worker_threads", "worker.threads"),
+    ("local_path", "local.path"),
+    ("cache_path", "cache.path"),
+];
+
+impl ClusterArgs {
+    /// Which of the arguments are there, by the key that each goes over, and whether it was typed or is a variable's;
+    /// `matches` are those of a command that takes these arguments.
+    #[must_use]
+    pub fn overrides(matches: &ArgMatches) -> Overrides {
+        let source = |(argument, key): (&str, &'static str)| {
+            let source = match matches.value_source(argument)? {
+                ValueSource::CommandLine => Source::Flag { flag: format!("--{}", argument.replace('_', "-")) },
+                ValueSource::EnvVariable => {
+                    Source::Environment { variable: format!("SLUICEGATE_{}", argument.to_ascii_uppercase()) }
+                }
+                _ => return None,
+            };
+            Some((key, source))
+        };
+        OVER_KEYS.into_iter().filter_map(source).collect()
+    }
 }
 
 fn kafka_servers(text: &str) -> Result<String, value::Fault> {

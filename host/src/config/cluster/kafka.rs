@@ -67,6 +67,11 @@ impl KafkaProperties {
         self.0.iter().map(|(name, value)| (name.as_str(), value.expose()))
     }
 
+    /// Name and value of every property, sorted by name.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&str, &KafkaProperty)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value))
+    }
+
     /// The value of one property.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&KafkaProperty> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use clap::Parser;
+use clap::{Args, Parser};
 
 use super::*;
 
@@ -217,4 +217,34 @@ fn librdkafkas_complaint_is_shown_at_the_line_of_the_property() {
         message.starts_with("error: librdkafka refuses the property `fetch.wait.max.ms`: must be more"),
         "{message}"
     );
+}
+
+#[test]
+fn every_value_says_where_it_comes_from_and_secrets_are_masked() {
+    let text = "[node]\nname = 'n'\n[kafka]\nsasl.password = 'hunter2'\n[kafka.consumer]\nclient.rack = 'r'\n\
+        [zookeeper]\nconnect = 'z'\n[worker]\nthreads = 3\n";
+    let cluster = parse(text, &["--node-name=m"]);
+    let command = ClusterArgs::augment_args(clap::Command::new("test"));
+    let matches = command.get_matches_from(["test", "--node-name=m"]);
+    let settings = cluster.settings(&ClusterArgs::overrides(&matches));
+    let of = |key: &str| {
+        let setting = settings.iter().find(|setting| setting.key == key).unwrap_or_else(|| panic!("{key}"));
+        (setting.value.as_deref().unwrap_or("-"), setting.from.to_string())
+    };
+    assert_eq!(of("node.name"), ("m", "--node-name".into()));
+    assert_eq!(of("kafka.bootstrap.servers"), ("localhost:9092", "default".into()));
+    assert_eq!(of("kafka.sasl.password"), ("***", "folder/sluicegate.toml:4".into()));
+    assert_eq!(of("kafka.consumer.client.rack"), ("r", "folder/sluicegate.toml:6".into()));
+    assert_eq!(of("zookeeper.connect"), ("z:2181", "folder/sluicegate.toml:8".into()));
+    assert_eq!(of("zookeeper.session-timeout"), ("10s", "default".into()));
+    assert_eq!(of("worker.threads"), ("3", "folder/sluicegate.toml:10".into()));
+}
+
+#[test]
+fn every_argument_but_the_file_goes_over_a_key() {
+    let command = ClusterArgs::augment_args(clap::Command::new("test"));
+    let arguments: Vec<&str> = command.get_arguments().map(|argument| argument.get_id().as_str()).collect();
+    let over: Vec<&str> = super::arguments::OVER_KEYS.iter().map(|(argument, _)| *argument).collect();
+    assert_eq!(arguments[1..], over);
+    assert_eq!(arguments[0], "cluster");
 }

@@ -1,0 +1,87 @@
+//! How pipelines are, as people read it. Pure, but for the printing.
+
+use std::io::Write;
+
+use super::{PipelineStatus, PluginStatus, SourceStatus, TaskStatus};
+use crate::cli::{CommandError, table};
+use crate::cluster::presence::Incident;
+
+/// Characters of a digest that are shown, enough to tell plugins apart; `--json` has all of it.
+const DIGEST_CHARACTERS: usize = 12;
+const PIPELINES: [&str; 10] =
+    ["PIPELINE", "STATE", "REVISION", "TASKS", "THREADS", "LAG", "IN/S", "OUT/S", "STORED", "NODES"];
+const PLUGINS: [&str; 3] = ["TRANSFORM", "PLUGIN", "DIGEST"];
+const TASKS: [&str; 7] = ["TASK", "NODE", "THREAD", "EPOCH", "STATE", "OFFSET", "LAG"];
+
+pub(super) fn print(out: &mut impl Write, statuses: &[PipelineStatus]) -> Result<(), CommandError> {
+    if statuses.is_empty() {
+        return Ok(writeln!(out, "no pipelines: `sluicegate deploy FILE` deploys one")?);
+    }
+    let row = |status: &PipelineStatus| {
+        let nodes: Vec<String> =
+            status.nodes.iter().map(|(node, presence)| format!("{node}:{}", presence.threads)).collect();
+        [
+            status.pipeline.clone(),
+            status.state.to_owned(),
+            status.revision.to_string(),
+            format!("{}/{}", status.running, status.tasks),
+            status.threads.to_string(),
+            status.lag.map_or_else(|| "?".to_owned(), |lag| lag.to_string()),
+            status.rates.map_or_else(|| "-".to_owned(), |rates| format!("{:.0}", rates.taken)),
+            status.rates.map_or_else(|| "-".to_owned(), |rates| format!("{:.0}", rates.sent)),
+            status.state_bytes.map_or_else(|| "?".to_owned(), |bytes| bytesize::ByteSize(bytes).to_string()),
+            if nodes.is_empty() { "-".to_owned() } else { nodes.join(" ") },
+        ]
+    };
+    table::print(out, PIPELINES, &statuses.iter().map(row).collect::<Vec<_>>())?;
+    for status in statuses {
+        if let Some(tasks) = &status.task_status {
+            let plugin = |it: &PluginStatus| {
+                let digest = it.digest.chars().take(DIGEST_CHARACTERS).collect();
+                [it.transform.clone(), it.plugin.clone(), digest]
+            };
+            writeln!(out)?;
+            table::print(out, PLUGINS, &status.plugins.iter().map(plugin).collect::<Vec<_>>())?;
+            writeln!(out)?;
+            let rows: Vec<_> = tasks.iter().flat_map(task_rows).collect();
+            table::print(out, TASKS, &rows)?;
+        }
+    }
+    for (status, (node, problem)) in statuses.iter().flat_map(|it| it.problems.iter().map(move |problem| (it, problem)))
+    {
+        writeln!(out, "\n{} on {node}: {problem}", status.pipeline)?;
+    }
+    for status in statuses {
+        // What stands above is not said twice.
+        let over = status.last_errors.iter().filter(|(node, _)| !status.problems.contains_key(*node));
+        for (node, Incident { at, error }) in over {
+            writeln!(out, "\n{} on {node}, until it was tried again, {}: {error}", status.pipeline, table::time(*at))?;
+        }
+    }
+    Ok(())
+}
+
+/// One for each source topic.
+fn task_rows(task: &TaskStatus) -> Vec<[String; 7]> {
+    let dash = || "-".to_owned();
+    let row = |offset: String, lag: String| {
+        [
+            task.task.to_string(),
+            task.node.clone().unwrap_or_else(dash),
+            task.thread.clone().unwrap_or_else(dash),
+            task.epoch.map_or_else(dash, |epoch| epoch.to_string()),
+            task.state_bytes.map_or_else(dash, |bytes| bytesize::ByteSize(bytes).to_string()),
+            offset,
+            lag,
+        ]
+    };
+    let of = |source: &SourceStatus| {
+        let several = task.sources.len() > 1;
+        let offset = source.committed.map_or_else(dash, |offset| offset.to_string());
+        row(if several { format!("{} {offset}", source.topic) } else { offset }, source.lag.to_string())
+    };
+    match task.sources.is_empty() {
+        true => vec![row("?".to_owned(), "?".to_owned())],
+        false => task.sources.iter().map(of).collect(),
+    }
+}
