@@ -1,8 +1,6 @@
 //! What authors of plugins type: `plugin new|build|check|pack` and `test`. No server is needed.
 //!
-//! Commands are data: `tests/commands/NAME.args` has an argument a line, `NAME.expected` the exit code and what was printed;
-//! with `BLESS=1` that is written. They run in a folder with what is in `tests/commands/files`, and with `plugins`, the
-//! folder of the plugins and test guests.
+//! What they print for input that is wrong is among the [`goldens`](crate::goldens).
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -12,9 +10,9 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+use crate::goldens::work_folder;
 use crate::node;
 
-const COMMANDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/commands");
 const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// A folder in which commands are typed.
@@ -22,14 +20,7 @@ struct Folder(tempfile::TempDir);
 
 impl Folder {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        for entry in fs::read_dir(Path::new(COMMANDS).join("files")).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), folder.path().join(entry.file_name())).unwrap();
-        }
-        let plugins = node::plugin("keyed_count.wasm");
-        symlink(plugins.parent().unwrap(), folder.path().join("plugins")).unwrap();
-        Self(folder)
+        Self(work_folder())
     }
 
     fn path(&self, file: &str) -> PathBuf {
@@ -68,28 +59,6 @@ fn done(command: &mut Command) -> String {
     let (said, printed) = (text(&output.stderr), text(&output.stdout));
     assert_eq!(output.status.code(), Some(0), "{command:?}:\n{said}\n{printed}");
     printed
-}
-
-#[test]
-fn commands_say_what_is_written_beside_them() {
-    let mut cases: Vec<PathBuf> = fs::read_dir(COMMANDS).unwrap().map(|entry| entry.unwrap().path()).collect();
-    cases.retain(|path| path.extension().is_some_and(|extension| extension == "args"));
-    cases.sort();
-    assert!(!cases.is_empty());
-    let mut wrong = Vec::new();
-    for case in cases {
-        let arguments = fs::read_to_string(&case).unwrap();
-        let output = Folder::new().run(&arguments.lines().collect::<Vec<_>>());
-        let code = output.status.code().map_or_else(|| "by a signal".to_owned(), |code| code.to_string());
-        let found = format!("exit {code}\n-- stdout\n{}-- stderr\n{}", text(&output.stdout), text(&output.stderr));
-        let expected = case.with_extension("expected");
-        if std::env::var_os("BLESS").is_some() {
-            fs::write(&expected, &found).unwrap();
-        } else if fs::read_to_string(&expected).unwrap_or_default() != found {
-            wrong.push(format!("{}\n{found}", case.display()));
-        }
-    }
-    assert!(wrong.is_empty(), "other output than in the .expected files (BLESS=1 writes them):\n{}", wrong.join("\n"));
 }
 
 /// Cargo in a project, without the network: the versions of the repository have been fetched.

@@ -1,11 +1,13 @@
 //! Commands as data: `tests/commands/NAME.args` is a test, with what is expected of it in `NAME.expected`; a new one needs no
 //! Rust, and no servers.
 //!
-//! The first line of `.args` is what is typed, words with single spaces between; each further one is a variable of the
-//! environment. Commands run in a copy of `tests/commands/files`. `BLESS=1` writes what is found into `.expected`.
+//! `.args` has an argument a line; behind an empty line, variables of the environment. Commands run in a folder with what is in
+//! `tests/commands/files`, and with `plugins`, the folder of the plugins and test guests. `BLESS=1` writes what is found into
+//! `.expected`.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -20,19 +22,21 @@ fn cases() -> Vec<PathBuf> {
     cases
 }
 
-fn work_folder() -> tempfile::TempDir {
+/// A folder in which commands are typed.
+pub(crate) fn work_folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     for file in fs::read_dir(Path::new(FOLDER).join("files")).unwrap() {
         let file = file.unwrap();
         fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
     }
+    symlink(node::plugin("keyed_count.wasm").parent().unwrap(), folder.path().join("plugins")).unwrap();
     folder
 }
 
 /// Exit code and both streams.
 fn run(case: &Path) -> String {
     let text = fs::read_to_string(case).unwrap();
-    let mut lines = text.lines();
+    let (arguments, variables) = text.split_once("\n\n").unwrap_or((&text, ""));
     let folder = work_folder();
     let mut command = node::program();
     for (variable, _) in std::env::vars_os() {
@@ -40,12 +44,13 @@ fn run(case: &Path) -> String {
             command.env_remove(variable);
         }
     }
-    command.args(lines.next().unwrap().split(' ')).current_dir(folder.path()).env("NO_COLOR", "1").stdin(Stdio::null());
-    command.envs(lines.map(|line| line.split_once('=').unwrap()));
+    command.args(arguments.lines()).current_dir(folder.path()).stdin(Stdio::null());
+    command.env("NO_COLOR", "1").env("SLUICEGATE_LOG", "error");
+    command.envs(variables.lines().map(|line| line.split_once('=').unwrap()));
     let output = command.output().unwrap();
     let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
     let code = output.status.code().unwrap();
-    format!("exit code {code}\n-- standard output\n{stdout}-- standard error\n{stderr}")
+    format!("exit {code}\n-- stdout\n{stdout}-- stderr\n{stderr}")
 }
 
 #[test]

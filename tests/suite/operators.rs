@@ -346,3 +346,24 @@ fn the_last_error_is_shown_when_it_is_over() {
     assert!(done(&deployment, &["status"]).contains("count on a, until it was tried again, "));
     node.stop();
 }
+
+#[test]
+fn an_import_leaves_a_group_alone_that_has_members_by_the_newer_protocol() {
+    let deployment = Deployment::new(COUNT);
+    deployment.use_consumer_protocol();
+    deployment.produce("in", records(30, 30));
+    let mut node = deployment.start();
+    deployment.wait_until_done(&mut node);
+    let head = |state: &State| state.head(0).unwrap().generation;
+    let state = State::of(&deployment);
+    let before = head(&state);
+    node.kill();
+    fs::write(deployment.path("changes.jsonl"), entry(0, "of-the-import", Some(5))).unwrap();
+    // Its session with ZooKeeper ends first: from then on it is the group that tells of it.
+    wait_for("a refusal because of the group", || {
+        let output = deployment.command(&["state", "import", "count", "changes.jsonl", "--yes"]).output().unwrap();
+        assert!(!output.status.success(), "the group still has members");
+        text(&output.stderr).contains("the consumer group has ").then_some(())
+    });
+    assert_eq!(head(&state), before, "the task is not even claimed");
+}
