@@ -425,10 +425,7 @@ impl Topic {
     /// Of the topic: what the group has committed, by partition.
     async fn progress(&self) -> Result<Vec<Option<i64>>, CommandError> {
         let PipelineRecord { incarnation, specification, .. } = &self.record;
-        let progress = self.group.progress(*incarnation, specification.partitions).await;
-        let progress = progress.map_err(CommandError::Failed)?;
-        let of_topic = progress.into_iter().flatten().filter(|progress| progress.topic == self.topic);
-        Ok(of_topic.map(|progress| progress.committed).collect())
+        self.group.letters_read(*incarnation, specification.partitions).await.map_err(CommandError::Failed)
     }
 
     /// Waits until the pipeline has followed these orders.

@@ -71,7 +71,7 @@ fn topic(name: &str, role: Role, found: &[Topic]) -> Finding {
         Err(error) => return unknown(subject, what, role, error),
     };
     let right = match (role, topic.rights) {
-        (Role::Source, Some(Rights { read: false, .. })) => Some("Read"),
+        (Role::Source | Role::DeadLetters, Some(Rights { read: false, .. })) => Some("Read"),
         (Role::Sink | Role::DeadLetters, Some(Rights { write: false, .. })) => Some("Write"),
         _ => None,
     };
@@ -83,7 +83,11 @@ fn topic(name: &str, role: Role, found: &[Topic]) -> Finding {
 }
 
 fn unknown(subject: String, what: &str, role: Role, error: &TopicError) -> Finding {
-    let rights = if role == Role::Source { "`Describe` and `Read`" } else { "`Describe` and `Write`" };
+    let rights = match role {
+        Role::Source => "`Describe` and `Read`",
+        Role::Sink => "`Describe` and `Write`",
+        Role::DeadLetters => "`Describe`, `Read` and `Write`",
+    };
     match error {
         TopicError::Missing => Finding::problem(subject, format!("{what}: it does not exist"))
             .help("create it; how many partitions and replicas it has is yours to say"),
@@ -111,9 +115,9 @@ fn replicated(subject: String, what: &str, partitions: &[Partition]) -> Finding 
     Finding::ok(subject, format!("{what}: {count} {noun}, {replicated} each"))
 }
 
-/// Partition *n* of each source belongs to task *n*, and so does its state.
+/// Partition *n* of each source belongs to task *n*, and so does its state; orders to process dead letters again come the same way.
 fn equal_partitions(needs: &Needs, found: &[Topic]) -> Option<Finding> {
-    let sources = needs.topics.iter().filter(|(_, role)| *role == Role::Source);
+    let sources = needs.topics.iter().filter(|(_, role)| *role != Role::Sink);
     let counts: Vec<(&str, usize)> = sources
         .filter_map(|(name, _)| {
             let description = found.iter().find(|description| description.name == *name)?;
@@ -124,7 +128,7 @@ fn equal_partitions(needs: &Needs, found: &[Topic]) -> Option<Finding> {
     if counts.iter().any(|(_, count)| *count != first) {
         let list: Vec<String> = counts.iter().map(|(name, count)| format!("`{name}` has {count}")).collect();
         let finding = format!("they have different numbers of partitions: {}", list.join(", "));
-        let help = "give the source topics of one pipeline equal numbers of partitions";
+        let help = "give the source topics of one pipeline, and its dead-letter topic, equal numbers of partitions";
         return Some(Finding::problem("source topics", finding).help(help));
     }
     if let Some(recorded) = needs.recorded.filter(|recorded| *recorded as usize != first) {
