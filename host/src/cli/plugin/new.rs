@@ -53,6 +53,7 @@ pub(super) fn run(args: &NewArgs, out: &mut impl Write) -> Result<(), CommandErr
     writeln!(out, "made {shown}, a plugin with the SDK {sdk}. Next:")?;
     writeln!(out, "  cd {shown}")?;
     writeln!(out, "  cargo test")?;
+    writeln!(out, "  sluicegate dev --key-separator :")?;
     writeln!(out, "  sluicegate plugin build")?;
     let wasm = format!("target/{TARGET}/release/{file}");
     writeln!(out, "  sluicegate test {wasm} --in tests/records.jsonl --expect tests/expected.jsonl")?;
