@@ -263,7 +263,8 @@ impl Deployment {
 
     /// Runs the pipeline over everything that is in its sources, and stops it.
     pub(crate) fn run_through(&self) {
-        let mut node = self.start();
+        // One that finds everything done, and is stopped before it has begun, would have nothing to say.
+        let mut node = self.start_ready();
         self.wait_until_done(&mut node);
         node.stop();
     }
