@@ -258,6 +258,7 @@ async fn plugins(command: plugin::PluginCommand) -> Result<(), CommandError> {
         |cluster: ClusterArgs| -> futures::future::BoxFuture<'_, anyhow::Result<Arc<dyn crate::meta::MetaStore>>> {
             Box::pin(async move {
                 let cluster = Cluster::load(&cluster)?;
+                connection::say_where(&cluster);
                 // Its text says why already: the causes would say it twice.
                 node::open_for_commands(&cluster).await.map_err(|error| anyhow::Error::msg(error.to_string()))
             })

@@ -88,7 +88,7 @@ pub async fn run(options: Options, cluster: Cluster, build: Build, control: Arc<
         move || input::run(&feed, &kafka, &source, &control)
     });
     eprintln!("running after {:.1} s; Ctrl-C ends it", begin.elapsed().as_secs_f64());
-    let mut is_fed = false;
+    let (mut is_fed, mut failure) = (false, None);
     while !control.is_draining() && !running.is_finished() {
         tokio::select! {
             changed_files = watch.changed() => {
@@ -100,7 +100,10 @@ pub async fn run(options: Options, cluster: Cluster, build: Build, control: Arc<
             }
             ended = &mut fed, if !is_fed => {
                 is_fed = true;
-                ended.context("the input ended by a defect")??;
+                if let Err(error) = ended.context("the input ended by a defect")? {
+                    failure = Some(error);
+                    break;
+                }
                 if session.options.once {
                     Session::until_through(&kafka, &pipeline, &running, &control).await?;
                     break;
@@ -113,7 +116,10 @@ pub async fn run(options: Options, cluster: Cluster, build: Build, control: Arc<
     let result = running.await.context("the node ended by a defect")?;
     printing.end().await;
     store.close().await;
-    Ok(result?)
+    match failure {
+        Some(failure) => Err(failure),
+        None => Ok(result?),
+    }
 }
 
 /// What stays the same over changes.

@@ -20,7 +20,10 @@ struct Folder(tempfile::TempDir);
 
 impl Folder {
     fn new() -> Self {
-        Self(work_folder())
+        let folder = work_folder();
+        // Here there is no cluster.
+        fs::remove_file(folder.path().join("sluicegate.toml")).unwrap();
+        Self(folder)
     }
 
     fn path(&self, file: &str) -> PathBuf {

@@ -58,6 +58,14 @@ fn places(letters: &[Value]) -> Vec<String> {
     letters.iter().map(|letter| letter["letter"].as_str().unwrap().to_owned()).collect()
 }
 
+/// Replays and waits; what is printed by a command that ends with `code`.
+fn replay(deployment: &Deployment, code: i32, which: &[&str]) -> String {
+    let arguments = [&["dlq", "replay", &deployment.pipeline], which, &["--wait"]].concat();
+    let output = deployment.command(&arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(code), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 /// Records per key and value that came out.
 fn came_out(deployment: &Deployment) -> BTreeMap<(String, String), usize> {
     let mut counts = BTreeMap::new();
@@ -82,7 +90,7 @@ fn after_a_fix_dead_letters_go_through_where_they_failed_and_count_nothing_twice
         deployment.change(&guarantee(with(COUNTS, "chatter")));
         let node = deployment.start_ready();
         let said = done(&deployment, &["dlq", "replay", "count", "--all", "--wait"]);
-        assert_eq!(said, "30 dead letters of `count` are processed again\n30 of them went through\n");
+        assert_eq!(said, "30 dead letters are ordered to be processed again\n30 of them went through\n");
         node.stop();
         let out = came_out(&deployment);
         let expected = (0..30).flat_map(|key| (1..=4).map(move |count| (format!("key-{key}"), count.to_string())));
@@ -106,7 +114,7 @@ fn a_replayed_record_that_fails_again_is_a_dead_letter_again_with_its_origin() {
     let mut node = deployment.start_ready();
     deployment.wait_for_output(&mut node, "dead", 1);
     let before = list(&deployment, &[]);
-    let said = done(&deployment, &["dlq", "replay", "words", "2/0", "--wait"]);
+    let said = replay(&deployment, 1, &["2/0"]);
     assert!(said.contains("0 of them went through\n2/0 failed again: it is 2/"), "{said}");
     let after = list(&deployment, &[]);
     assert_eq!((before.len(), after.len()), (1, 1));
@@ -132,6 +140,54 @@ fn a_replayed_record_that_fails_again_is_a_dead_letter_again_with_its_origin() {
     node.stop();
 }
 
+/// Fails again on each of several records of one partition, in a way that takes the task back; returns what was said.
+fn replayed_in_vain(deployment: &Deployment) -> String {
+    let bad = (0..4).map(|number| Record::keyless(1, format!("bad {number}")));
+    deployment.produce("in", bad.chain([Record::keyless(1, "good")]));
+    let mut node = deployment.start_ready();
+    node.wait_for("dead letters", |_| (list(deployment, &[]).len() == 4).then_some(()));
+    let said = replay(deployment, 1, &["--all"]);
+    deployment.produce("in", [Record::keyless(1, "good")]);
+    deployment.wait_for_output(&mut node, "out", 2);
+    node.stop();
+    let open = list(deployment, &[]);
+    assert!(open.len() == 4 && open.iter().all(|letter| letter["attempt"] == 2), "{open:?}");
+    assert_eq!(deployment.read("out").len(), 2);
+    said
+}
+
+#[test]
+fn several_replays_that_take_the_task_back_come_to_an_end() {
+    let pipeline = format!("{}\n[limits]\ntime-per-batch = \"600ms\"\n", with(WORDS, "loop"));
+    let said = replayed_in_vain(&Deployment::new(&pipeline));
+    assert!(said.contains("0 of them went through"), "{said}");
+}
+
+#[test]
+fn several_replays_whose_output_the_broker_refuses_come_to_an_end_and_nobody_else_is_blamed() {
+    let large = with(WORDS, "large").replace("on = \"bad\"", "on = \"bad\", number = 20000");
+    let deployment = Deployment::new(&large);
+    let out = deployment.topic("out");
+    crate::shared::alter_topic(&deployment.servers.kafka, &out, "max.message.bytes", "10000");
+    let said = replayed_in_vain(&deployment);
+    assert!(said.contains("0 of them went through"), "{said}");
+}
+
+#[test]
+fn a_pipeline_that_was_killed_goes_on_without_its_topic_for_dead_letters() {
+    let deployment = Deployment::new(&with(COUNTS, "trap"));
+    deployment.produce("in", records(90, 30));
+    let mut node = deployment.start();
+    deployment.wait_until_done(&mut node);
+    node.kill();
+    let (plain, _) = COUNTS.split_once("[errors]").unwrap();
+    deployment.change(&with(plain, "chatter"));
+    deployment.produce("in", records(30, 30));
+    deployment.run_through();
+    assert!(State::of(&deployment).counts().values().all(|count| *count == 4));
+    assert_eq!(came_out(&deployment).values().sum::<usize>(), 90);
+}
+
 #[test]
 fn letters_are_chosen_by_place_transform_and_error() {
     let deployment = Deployment::new(&with(WORDS, "reject"));
@@ -147,7 +203,7 @@ fn letters_are_chosen_by_place_transform_and_error() {
     assert!(asks.contains("this marks 2 dead letters") && asks.contains("--yes"), "{asks}");
     assert_eq!(list(&deployment, &[]).len(), 6);
     let said = done(&deployment, &["dlq", "discard", "words", "0/0", "1/0", "--yes"]);
-    assert_eq!(said, "2 dead letters of `words` are discarded\n");
+    assert_eq!(said, "2 dead letters of `words` discarded\n");
     let open = places(&list(&deployment, &[]));
     assert!(open.len() == 4 && !open.contains(&"0/0".to_owned()) && !open.contains(&"1/0".to_owned()), "{open:?}");
 
@@ -189,7 +245,7 @@ fn what_cannot_be_done_is_said_and_nothing_is_written() {
     deployment.change(&renamed);
     deployment.start_ready().stop();
     let said = fails(&deployment, 64, &["dlq", "replay", "words", "--all"]);
-    assert!(said.contains("transform `guest`, which pipeline `words` does not have any more"), "{said}");
+    assert!(said.contains("of transform `guest` and source topic"), "{said}");
 }
 
 fn run_waiting(deployment: &Deployment) -> String {

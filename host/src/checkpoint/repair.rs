@@ -33,12 +33,12 @@ pub fn accept_head(head: &Head, kafka: &GroupOffsets, nonce: u64) -> Head {
 /// Kafka has no offset for one of the inputs.
 pub fn accept_kafka(head: &Head, kafka: &GroupOffsets, nonce: u64) -> Result<Head, NoOffset> {
     let offset = |topic: &String| kafka.get(topic).and_then(|group| group.offset);
-    let missing: Vec<&str> =
-        head.committed.offsets.keys().filter(|topic| offset(topic).is_none()).map(String::as_str).collect();
+    let asked = || head.committed.offsets.keys().filter(|topic| kafka.contains_key(*topic));
+    let missing: Vec<&str> = asked().filter(|topic| offset(topic).is_none()).map(String::as_str).collect();
     if !missing.is_empty() {
         return Err(NoOffset { topics: missing.join(", ") });
     }
-    let offsets = head.committed.offsets.keys().filter_map(|topic| Some((topic.clone(), offset(topic)?))).collect();
+    let offsets = asked().filter_map(|topic| Some((topic.clone(), offset(topic)?))).collect();
     let state = named_by(head, kafka).unwrap_or(&head.committed).clone();
     Ok(decided(head, kafka, nonce, Manifest { offsets, ..state }))
 }
@@ -47,7 +47,7 @@ pub fn accept_kafka(head: &Head, kafka: &GroupOffsets, nonce: u64) -> Result<Hea
 #[must_use]
 pub fn named_by<'a>(head: &'a Head, kafka: &GroupOffsets) -> Option<&'a Manifest> {
     let named: BTreeSet<Option<ManifestId>> =
-        head.committed.offsets.keys().map(|topic| kafka.get(topic).and_then(GroupOffset::manifest)).collect();
+        head.committed.offsets.keys().filter_map(|topic| kafka.get(topic)).map(GroupOffset::manifest).collect();
     let id = named.first().copied().flatten().filter(|_| named.len() == 1)?;
     head.manifests().find(|manifest| manifest.id == id)
 }

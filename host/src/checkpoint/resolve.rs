@@ -9,6 +9,8 @@
 //! | is the committed one | | the committed manifest |
 //! | none, or of an epoch at or below the committed one | head | the committed manifest |
 //! | anything else, also a known id with other offsets | | stop: an operator decides |
+//!
+//! *Kafka's manifest id* is the one that it names for every input of the head that is still read.
 
 use std::collections::BTreeMap;
 
@@ -57,15 +59,16 @@ pub struct Disagreement {
 /// When the answer would be a guess.
 pub fn resolve<'a>(head: &'a Head, kafka: &GroupOffsets) -> Result<&'a Manifest, Disagreement> {
     let stop = |reason| Err(Disagreement { kafka: show_offsets(kafka), head: show_head(head), reason });
+    // Topics that are not read any more are not asked about: one transaction commits the offsets of all.
     let named: Vec<Option<ManifestId>> =
-        head.committed.offsets.keys().map(|topic| kafka.get(topic).and_then(GroupOffset::manifest)).collect();
+        head.committed.offsets.keys().filter_map(|topic| kafka.get(topic)).map(GroupOffset::manifest).collect();
     let agreed = named.first().copied().flatten().filter(|id| named.iter().all(|other| *other == Some(*id)));
 
     if let Some(id) = agreed {
         let known = head.prepared.iter().chain([&head.committed]).find(|manifest| manifest.id == id);
         if let Some(manifest) = known {
-            let offset_of = |topic| kafka.get(topic).and_then(|group| group.offset);
-            let same = manifest.offsets.iter().all(|(topic, offset)| offset_of(topic) == Some(*offset));
+            let mut asked = manifest.offsets.iter().filter_map(|(topic, offset)| Some((kafka.get(topic)?, offset)));
+            let same = asked.all(|(group, offset)| group.offset == Some(*offset));
             return if same { Ok(manifest) } else { stop("the manifest is known, but its offsets are others") };
         }
     }
@@ -81,7 +84,8 @@ pub fn resolve<'a>(head: &'a Head, kafka: &GroupOffsets) -> Result<&'a Manifest,
 /// Whether Kafka names this manifest, and no other, for every input.
 #[must_use]
 pub fn names(kafka: &GroupOffsets, manifest: &Manifest) -> bool {
-    manifest.offsets.keys().all(|topic| kafka.get(topic).and_then(GroupOffset::manifest) == Some(manifest.id))
+    let mut asked = manifest.offsets.keys().filter_map(|topic| kafka.get(topic));
+    asked.all(|group| group.manifest() == Some(manifest.id))
 }
 
 /// What a task without state starts from.
@@ -257,10 +261,17 @@ mod tests {
     }
 
     #[test]
-    fn a_prepared_manifest_with_an_input_that_kafka_was_not_asked_for_is_not_believed() {
+    fn an_input_that_is_not_read_any_more_is_not_asked_for() {
         let mut head = head(Decider::Kafka);
-        head.prepared[0].offsets.insert("payments".to_owned(), 7);
-        assert!(epoch(&head, &says(5, 50, 150)).is_err());
+        for manifest in [&mut head.committed, &mut head.prepared[0]] {
+            manifest.offsets.insert("payments".to_owned(), 7);
+        }
+        // One transaction commits the offsets of all: what it names for one holds for the others.
+        assert_eq!(epoch(&head, &says(5, 50, 150)), Ok(5));
+        assert_eq!(epoch(&head, &says(4, 40, 140)), Ok(4));
+        let mut both = says(5, 50, 150);
+        both.insert("payments".to_owned(), GroupOffset::default());
+        assert!(epoch(&head, &both).is_err(), "it is read, and was left out");
     }
 
     #[test]

@@ -17,9 +17,20 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) async fn open(arguments: &ClusterArgs) -> Result<Self, CommandError> {
         let cluster = Arc::new(Cluster::load(arguments)?);
+        say_where(&cluster);
         let store = node::open_for_commands(&cluster).await;
         let store = store.map_err(|error| CommandError::Failed(error.to_string()))?;
         Ok(Self { cluster, store })
+    }
+}
+
+/// Whoever forgets where ZooKeeper is looks into an empty store, and wonders.
+pub(super) fn say_where(cluster: &Cluster) {
+    if cluster.zookeeper.is_none() {
+        eprintln!(
+            "note: no ZooKeeper is configured, so this is about the local store {}; --zookeeper-connect or SLUICEGATE_ZOOKEEPER_CONNECT name a cluster's",
+            cluster.local_path.display()
+        );
     }
 }
 

@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::plugin::components_of;
 use super::{CommandError, signals};
-use crate::config::{Cluster, ClusterArgs, Http, Pipeline};
+use crate::config::{Cluster, ClusterArgs, Http, Pipeline, PluginReference};
 use crate::dev::{self, Feed, Options};
 use crate::node::kafka_settings;
 use crate::worker::control::Control;
@@ -67,6 +67,13 @@ pub(super) struct DevArgs {
 pub(super) async fn run(args: DevArgs) -> Result<(), CommandError> {
     // Wrong files are shown as everywhere.
     let pipeline = Pipeline::load(&args.pipeline)?;
+    for (at, transform) in pipeline.transforms.iter().enumerate() {
+        if !matches!(transform.plugin, PluginReference::Path(_)) {
+            let message = format!("`dev` has no registry to take `{}` from", transform.plugin);
+            let help = "name the plugin by its path, such as \"./target/wasm32-wasip2/release/name.wasm\"";
+            return Err(pipeline.plugin_error(at, &message, help).into());
+        }
+    }
     let http = match args.http_listen.as_deref().map(str::parse::<std::net::SocketAddr>) {
         None => Http::Off,
         Some(Ok(address)) => Http::Listen(address),

@@ -297,7 +297,7 @@ fn print(out: &mut impl Write, letters: &[Letter]) -> Result<(), CommandError> {
             ]
         })
         .collect();
-    let headings = ["LETTER", "PUT ASIDE", "", "TRANSFORM", "SOURCE", "ATTEMPT", "ERROR", "REASON"];
+    let headings = ["LETTER", "PUT ASIDE", "FATE", "TRANSFORM", "SOURCE", "ATTEMPT", "ERROR", "REASON"];
     Ok(table::print(out, headings, &rows)?)
 }
 
@@ -321,7 +321,10 @@ async fn show(args: ShowArgs, out: &mut impl Write) -> Result<(), CommandError> 
     writeln!(
         out,
         "source     topic {} partition {} offset {}, timestamp {}",
-        letter.topic, letter.partition, letter.offset, letter.timestamp
+        letter.topic,
+        letters::shown(letter.partition),
+        letters::shown(letter.offset),
+        letters::shown(letter.timestamp)
     )?;
     writeln!(out, "key        {}", shown(&letter.key))?;
     writeln!(out, "value      {}", shown(&letter.value))?;
@@ -357,20 +360,24 @@ async fn replay(args: ReplayArgs, out: &mut impl Write) -> Result<(), CommandErr
         }
         return print(out, &chosen);
     }
-    let known = |letter: &Letter| topic.pipeline.transforms.iter().any(|transform| transform.name == letter.transform);
+    let known = |letter: &Letter| {
+        topic.pipeline.transforms.iter().any(|transform| transform.name == letter.transform)
+            && topic.pipeline.sources.iter().any(|source| source.topic == letter.topic)
+    };
     topic.listens().await?;
     let order = |letter: &Letter| match known(letter) {
         true => letters::order(letter).map_err(CommandError::BadInput),
         false => Err(CommandError::BadInput(format!(
-            "dead letter {} is of transform `{}`, which pipeline `{}` does not have any more; nothing was ordered",
-            letter.letter, letter.transform, selection.pipeline
+            "dead letter {} is of transform `{}` and source topic {}, which pipeline `{}` does not both have any more; nothing was ordered",
+            letter.letter, letter.transform, letter.topic, selection.pipeline
         ))),
     };
     let chosen = topic.append(&selection, order).await?;
     let places: Vec<Place> = chosen.iter().map(|letter| letter.letter).collect();
     if !json {
         let count = places.len();
-        writeln!(out, "{count} dead letters of `{}` are processed again", selection.pipeline)?;
+        let are = if count == 1 { "dead letter is" } else { "dead letters are" };
+        writeln!(out, "{count} {are} ordered to be processed again")?;
     }
     let failed_again = match wait {
         Some(wait) if !chosen.is_empty() => {
@@ -381,15 +388,22 @@ async fn replay(args: ReplayArgs, out: &mut impl Write) -> Result<(), CommandErr
         }
         _ => None,
     };
+    let failed = failed_again.clone().unwrap_or_default();
     if json {
-        return Ok(table::json(out, &Replayed { letters: places, ordered: true, failed_again })?);
+        table::json(out, &Replayed { letters: places, ordered: true, failed_again })?;
+    } else if failed_again.is_some() {
+        writeln!(out, "{} of them went through", chosen.len() - failed.len())?;
+        for (before, after) in &failed {
+            writeln!(out, "{before} failed again: it is {after} now")?;
+        }
     }
-    let Some(failed) = failed_again else { return Ok(()) };
-    writeln!(out, "{} of them went through", chosen.len() - failed.len())?;
-    for (before, after) in failed {
-        writeln!(out, "{before} failed again: it is {after} now")?;
+    match failed.len() {
+        0 => Ok(()),
+        count => Err(CommandError::Failed(format!(
+            "{count} of {} failed again; `sluicegate dlq show` says why",
+            chosen.len()
+        ))),
     }
-    Ok(())
 }
 
 /// Letters that became dead letters again.
@@ -398,7 +412,7 @@ fn again(chosen: &[Letter], now: BTreeMap<Place, Letter>) -> Vec<(Place, Place)>
     let mut found = Vec::new();
     for before in chosen {
         let same = |after: &Letter| {
-            after.attempt == before.attempt + 1
+            after.attempt == before.attempt.saturating_add(1)
                 && after.source() == before.source()
                 && after.entry.timestamp >= before.entry.timestamp
         };
@@ -474,5 +488,6 @@ async fn discard(args: DiscardArgs, out: &mut impl Write) -> Result<(), CommandE
     if json {
         return Ok(table::json(out, &places)?);
     }
-    Ok(writeln!(out, "{} dead letters of `{name}` are discarded", places.len())?)
+    let are = if places.len() == 1 { "dead letter of" } else { "dead letters of" };
+    Ok(writeln!(out, "{} {are} `{name}` discarded", places.len())?)
 }

@@ -41,6 +41,12 @@ pub(super) async fn run(args: RunArgs) -> Result<(), CommandError> {
 pub(super) async fn parts(cluster: &Cluster, control: &Control) -> Result<Option<Parts>, CommandError> {
     let kafka = node::kafka_settings(cluster);
     kafka.check().map_err(|error| cluster.kafka_error(error.property(), &error.to_string()))?;
+    if cluster.zookeeper.is_none() {
+        let path = cluster.local_path.display();
+        tracing::warn!(
+            "no ZooKeeper is configured: plugins, pipelines and state are in the local store {path}, for this node alone"
+        );
+    }
     let store = node::open_for_node(cluster, control).await;
     let store = store.map_err(|error| CommandError::Failed(error.to_string()))?;
     let local = cluster.zookeeper.is_none().then(|| cluster.local_path.clone());

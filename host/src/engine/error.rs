@@ -107,7 +107,10 @@ struct TrapDetails<'a> {
 impl std::fmt::Display for TrapDetails<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if !self.stderr.is_empty() {
-            write!(f, "\nstandard error:\n  {}", self.stderr.trim_end().replace('\n', "\n  "))?;
+            // Nobody can set it for a plugin.
+            let is_advice = |line: &&str| line.starts_with("note: run with `RUST_BACKTRACE=1`");
+            write!(f, "\nstandard error:")?;
+            self.stderr.trim().lines().filter(|line| !is_advice(line)).try_for_each(|line| write!(f, "\n  {line}"))?;
         }
         if !self.backtrace.is_empty() {
             write!(f, "\nbacktrace:\n  {}", self.backtrace.join("\n  "))?;

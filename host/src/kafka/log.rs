@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 use thiserror::Error;
 
 use super::ClientError;
 use super::context::Context;
+use super::native::HeaderIter;
 use super::producer::{FlushError, Producer, ProducerOptions, SendError, Transactions};
 use super::settings::{KafkaSettings, creation_error};
 use super::transaction::TransactionError;
@@ -66,17 +67,19 @@ pub enum LogError {
 pub fn read(settings: &KafkaSettings, topic: &str, mut each: impl FnMut(Entry)) -> Result<(), LogError> {
     let consumer = consumer(settings, true)?;
     let mut assignment = TopicPartitionList::new();
-    let mut unread = assign(&consumer, topic, Offset::Beginning, &mut assignment)?;
+    let partitions = assign(&consumer, topic, Offset::Beginning, &mut assignment)?;
+    // By number: a partition that grows meanwhile says several times that its end is reached.
+    let mut unread: BTreeSet<i32> = (0..).take(partitions).collect();
     consumer.assign(&assignment).map_err(|error| failed(topic, &error))?;
     let mut heard = Instant::now();
-    while unread > 0 {
+    while !unread.is_empty() {
         match consumer.poll(POLL) {
             None if heard.elapsed() < WAIT => continue,
             None => {
                 let reason = format!("nothing has come for {WAIT:?}");
                 return Err(LogError::Kafka { topic: topic.to_owned(), reason });
             }
-            Some(Err(KafkaError::PartitionEOF(_))) => unread -= 1,
+            Some(Err(KafkaError::PartitionEOF(partition))) => drop(unread.remove(&partition)),
             Some(message) => each(entry(&message.map_err(|error| failed(topic, &error))?)),
         }
         heard = Instant::now();
@@ -119,17 +122,24 @@ impl Tail {
     /// # Errors
     /// See [`LogError`].
     pub fn next(&mut self, wait: Duration, mut each: impl FnMut(&str, Entry)) -> Result<usize, LogError> {
-        let (mut wait, mut count) = (wait, 0);
-        while let Some(message) = self.consumer.poll(wait) {
-            let message = match message {
-                // librdkafka goes on by itself.
-                Err(error) if error.rdkafka_error_code().is_some_and(|code| TRANSIENT.contains(&code)) => continue,
-                message => message.map_err(|error| failed("", &error))?,
-            };
-            each(message.topic(), entry(&message));
-            (wait, count) = (Duration::ZERO, count + 1);
+        let (until, mut count) = (Instant::now() + wait, 0);
+        loop {
+            let left = if count > 0 { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
+            match self.consumer.poll(left) {
+                None => return Ok(count),
+                // librdkafka goes on by itself, and says so again and again.
+                Some(Err(error)) if error.rdkafka_error_code().is_some_and(|code| TRANSIENT.contains(&code)) => {
+                    if left.is_zero() {
+                        return Ok(count);
+                    }
+                }
+                Some(message) => {
+                    let message = message.map_err(|error| failed("", &error))?;
+                    each(message.topic(), entry(&message));
+                    count += 1;
+                }
+            }
         }
-        Ok(count)
     }
 }
 
@@ -169,14 +179,15 @@ fn assign(
 }
 
 fn entry(message: &BorrowedMessage<'_>) -> Entry {
-    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    let header =
+        |(name, value): (&[u8], Option<&[u8]>)| (String::from_utf8_lossy(name).into_owned(), value.map(<[u8]>::to_vec));
     Entry {
         partition: message.partition(),
         offset: message.offset(),
         timestamp: message.timestamp().to_millis().unwrap_or(-1),
         key: message.key().map(<[u8]>::to_vec),
         value: message.payload().map(<[u8]>::to_vec),
-        headers: headers.map(|header| (header.key.to_owned(), header.value.map(<[u8]>::to_vec))).collect(),
+        headers: HeaderIter::of(message).map(header).collect(),
     }
 }
 

@@ -22,6 +22,7 @@ use std::time::Duration;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::message::BorrowedMessage;
 use rdkafka::producer::{BaseProducer, Producer as _};
 use rdkafka_sys as sys;
 use sys::rd_kafka_resp_err_t::{RD_KAFKA_RESP_ERR__TIMED_OUT, RD_KAFKA_RESP_ERR_NO_ERROR};
@@ -424,11 +425,19 @@ pub struct HeaderIter<'a> {
     message: PhantomData<&'a [u8]>,
 }
 
-impl HeaderIter<'_> {
+impl<'a> HeaderIter<'a> {
     /// Of a record without headers.
     #[must_use]
     pub fn none() -> Self {
         Self { headers: ptr::null_mut(), index: 0, message: PhantomData }
+    }
+
+    /// Of a record that rdkafka has taken, whose own iterator panics on names that are not UTF-8.
+    pub(super) fn of(message: &'a BorrowedMessage<'_>) -> Self {
+        let mut headers = ptr::null_mut();
+        // SAFETY: the message lives as long as `'a`, and its headers belong to it. Without any the call says so.
+        let result = unsafe { sys::rd_kafka_message_headers(message.ptr(), &raw mut headers) };
+        if result == RD_KAFKA_RESP_ERR_NO_ERROR { Self { headers, ..Self::none() } } else { Self::none() }
     }
 }
 

@@ -191,8 +191,16 @@ impl Group {
     /// The brokers do not answer, or refuse.
     pub async fn place(&self, incarnation: u64, partition: u32, place: Place) -> Result<BTreeMap<String, i64>, String> {
         let mut offsets = BTreeMap::new();
+        let letters = Offsets::committed(self, incarnation, partition).await?;
         for (input, (topic, start)) in self.sources.iter().enumerate() {
+            // Orders to process dead letters again have been followed, or have not: that does not change.
+            let known = letters.get(topic).and_then(|letters| letters.offset).filter(|_| input >= self.inputs);
+            if let Some(known) = known {
+                offsets.insert(topic.clone(), known);
+                continue;
+            }
             let at = match (place, start) {
+                (Place::Earliest, _) if input >= self.inputs => Start::Latest,
                 (Place::Earliest, _) | (Place::Start, config::Start::Earliest) => Start::Earliest,
                 (Place::Latest, _) | (Place::Start, config::Start::Latest) => Start::Latest,
                 (Place::Start, config::Start::Timestamp(timestamp)) => Start::Timestamp(*timestamp),

@@ -7,7 +7,7 @@
 //! What was found survives going back to the last commit: records are known by where they come from, which does not depend on how
 //! they are cut into batches. So a search that takes long, or whose outputs Kafka refuses, goes back, and on from what it knows.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use super::chain::{self, ChainError, Destination, Unsent};
@@ -94,19 +94,27 @@ fn identities(batch: &Batch) -> Vec<Identity> {
 pub struct Careful {
     /// Records that fail, by transform.
     culprits: BTreeMap<(usize, Identity), Trouble>,
-    /// Some record of these fails.
-    suspects: Option<(usize, Vec<Identity>)>,
+    /// Of each of these lists of records, by transform, some record fails, or none by itself.
+    suspects: Vec<(usize, Vec<Identity>)>,
     /// A batch has failed and has not got through since.
     searching: bool,
     /// Wait after each call until Kafka has taken its output.
     acknowledge: bool,
     until: Instant,
-    /// Records that failed, with none behind them that was processed.
-    in_a_row: u32,
-    last_culprit: Option<Identity>,
+    /// By transform.
+    streaks: BTreeMap<usize, Streak>,
     /// Calls that have to go well before a failure without a culprit is forgotten.
     unexplained: u32,
     found: u64,
+}
+
+/// How a transform fares with one record after the other.
+#[derive(Debug, Default)]
+struct Streak {
+    /// Records that failed, with no other one processed since.
+    failed: u32,
+    /// The last record of each input that was processed. What is done again after going back says nothing.
+    passed: BTreeMap<u32, Identity>,
 }
 
 /// Why a batch did not get through.
@@ -120,6 +128,11 @@ pub enum CarefulError<E> {
         transform: usize,
         /// What happened.
         trouble: Trouble,
+    },
+    /// Kafka refuses output that was sent before, and it is not known whose.
+    Stray {
+        /// In librdkafka's words.
+        reason: String,
     },
     /// There is no use in going on.
     Failed(Box<Failure>),
@@ -169,12 +182,11 @@ impl Careful {
     pub fn new(now: Instant) -> Self {
         Self {
             culprits: BTreeMap::new(),
-            suspects: None,
+            suspects: Vec::new(),
             searching: true,
             acknowledge: false,
             until: now + CALM,
-            in_a_row: 0,
-            last_culprit: None,
+            streaks: BTreeMap::new(),
             unexplained: 0,
             found: 0,
         }
@@ -205,7 +217,7 @@ impl Careful {
 
     /// A call with these records failed.
     pub fn suspect(&mut self, transform: usize, batch: &Batch) {
-        self.suspects = Some((transform, identities(batch)));
+        self.suspects.push((transform, identities(batch)));
     }
 
     /// Kafka refuses what transform `transform` made of these records of `batch`.
@@ -227,35 +239,51 @@ impl Careful {
         let comes =
             |identity: &Identity| offsets.get(identity.input as usize).is_none_or(|&next| identity.offset >= next);
         self.culprits.retain(|(_, identity), _| comes(identity));
-        self.suspects.take_if(|(_, identities)| !identities.iter().all(comes));
+        self.suspects.retain(|(_, identities)| identities.iter().any(comes));
+        self.streaks.values_mut().for_each(|streak| streak.passed.retain(|_, identity| comes(identity)));
     }
 
     fn condemn(&mut self, transform: usize, identity: Identity, trouble: Trouble) {
         if self.culprits.insert((transform, identity), trouble).is_none() {
             self.found += 1;
-            self.in_a_row += 1;
-            self.last_culprit = Some(identity);
+            self.streaks.entry(transform).or_default().failed += 1;
             self.unexplained = 0;
         }
-        self.suspects = None;
     }
 
-    fn passed(&mut self, piece: &Piece) {
+    fn passed(&mut self, transform: usize, piece: &Piece) {
         self.unexplained = self.unexplained.saturating_sub(1);
-        // What is done again after going back, before it, says nothing.
-        if piece.identities.last() > self.last_culprit.as_ref() {
-            self.in_a_row = 0;
+        let streak = self.streaks.entry(transform).or_default();
+        for identity in &piece.identities {
+            let before = streak.passed.entry(identity.input).or_insert(Identity { offset: -1, ..*identity });
+            if identity > before {
+                *before = *identity;
+                streak.failed = 0;
+            }
         }
     }
 
-    /// Cuts a batch where something is known: each culprit by itself, suspects together.
+    /// How many records a transform has failed on, one after the other.
+    fn in_a_row(&self, transform: usize) -> u32 {
+        self.streaks.get(&transform).map_or(0, |streak| streak.failed)
+    }
+
+    /// Cuts a batch where something is known: each culprit by itself, records together that are on the same lists of suspects.
     fn cut(&self, transform: usize, batch: Batch) -> Vec<Piece> {
         let whole = Piece { identities: identities(&batch), batch };
-        let suspects = self.suspects.iter().filter(|(at, _)| *at == transform).flat_map(|(_, list)| list);
-        let suspects: BTreeSet<&Identity> = suspects.collect();
-        let label =
-            |identity: &Identity| (self.culprits.contains_key(&(transform, *identity)), suspects.contains(identity));
-        let labels: Vec<_> = whole.identities.iter().map(label).collect();
+        let mut labels: Vec<(bool, Vec<usize>)> = vec![(false, Vec::new()); whole.identities.len()];
+        let places: BTreeMap<&Identity, usize> = whole.identities.iter().zip(0..).collect();
+        for (at, identity) in self.culprits.keys() {
+            if let Some(&place) = places.get(identity).filter(|_| *at == transform) {
+                labels[place].0 = true;
+            }
+        }
+        for (number, (at, list)) in self.suspects.iter().enumerate() {
+            for &place in list.iter().filter(|_| *at == transform).filter_map(|identity| places.get(identity)) {
+                labels[place].1.push(number);
+            }
+        }
+        drop(places);
         let mut pieces = Vec::new();
         let mut from = 0;
         for to in 1..=labels.len() {
@@ -269,7 +297,7 @@ impl Careful {
 
     /// Whether exactly these have failed together.
     fn has_failed(&self, transform: usize, piece: &Piece) -> bool {
-        self.suspects.as_ref().is_some_and(|(at, list)| *at == transform && *list == piece.identities)
+        self.suspects.iter().any(|(at, list)| *at == transform && *list == piece.identities)
     }
 }
 
@@ -323,10 +351,7 @@ impl<'a> Run<'a> {
             while let Some(step) = steps.pop() {
                 match step {
                     Step::Try(piece) => self.piece(at, piece, &mut steps, &mut next, destination)?,
-                    Step::Explained { found_before } if found_before == self.careful.found => {
-                        self.careful.suspects = None;
-                        self.not_explained(at)?;
-                    }
+                    Step::Explained { found_before } if found_before == self.careful.found => self.not_explained(at)?,
                     Step::Explained { .. } => {}
                 }
             }
@@ -351,20 +376,24 @@ impl<'a> Run<'a> {
         }
         if piece.batch.len() > 1 && self.careful.has_failed(at, &piece) {
             let (middle, end) = (piece.batch.len() / 2, piece.batch.len());
-            steps.push(Step::Explained { found_before: self.careful.found });
             steps.push(Step::again(piece.range(middle, end)));
             steps.push(Step::again(piece.range(0, middle)));
             return Ok(());
+        }
+        if self.careful.acknowledge
+            && let Some(reason) = destination.acknowledged().map_err(ChainError::Destination)?
+        {
+            return Err(CarefulError::Stray { reason });
         }
         let trouble = match self.call(at, &mut piece.batch, destination)? {
             Tried::Passed(output) => {
                 let Some(trouble) = self.pass_on(at, &piece, output, next, destination)? else {
                     self.used[at] = true;
-                    self.careful.passed(&piece);
+                    self.careful.passed(at, &piece);
                     return Ok(());
                 };
                 // What it put out is on its way.
-                self.found(at, &piece, trouble.clone());
+                self.found(at, &piece, trouble.clone())?;
                 return Err(CarefulError::Back { transform: at, trouble });
             }
             Tried::Failed(error) if error.remedy() == Remedy::Halve => Trouble::of_call(&error),
@@ -381,17 +410,13 @@ impl<'a> Run<'a> {
         self.task.instances[at] = transform
             .open(&self.plan.pipeline, partition, now_ms)
             .map_err(|error| Failure::Open { transform: transform.name.clone(), error })?;
+        steps.push(Step::Explained { found_before: self.careful.found });
         if std::mem::take(&mut self.used[at]) && piece.batch.len() == 1 {
             // Perhaps what came before is to blame, in the memory of the instance: it is tried once more in a new one.
-            steps.push(Step::Explained { found_before: self.careful.found });
             steps.push(Step::Try(piece));
             return Ok(());
         }
-        self.found(at, &piece, trouble.clone());
-        if self.careful.in_a_row >= self.plan.give_up_after {
-            let (transform, origin) = (transform.name.clone(), task::origin(self.plan, &piece.batch, 0));
-            return Err(Failure::Hopeless { transform, count: self.careful.in_a_row, origin, trouble }.into());
-        }
+        self.found(at, &piece, trouble.clone())?;
         if self.runtime.since(self.began) >= SEARCH_MAX {
             return Err(CarefulError::Back { transform: at, trouble });
         }
@@ -444,17 +469,39 @@ impl<'a> Run<'a> {
             Err(Unsent::Refused(refused)) => {
                 let reason = refused.first().map_or_else(String::new, |(_, reason)| reason.clone());
                 self.careful.refused(at, &piece.batch, refused);
+                self.is_there_hope(at, &piece.batch, &Trouble::refused(reason.clone()))?;
                 Err(CarefulError::Back { transform: at, trouble: Trouble::refused(reason) })
             }
         }
     }
 
     /// A piece fails, in a new instance.
-    fn found(&mut self, at: usize, piece: &Piece, trouble: Trouble) {
+    fn found(&mut self, at: usize, piece: &Piece, trouble: Trouble) -> Result<(), Failure> {
         match piece.identities.as_slice() {
-            [identity] => self.careful.condemn(at, *identity, trouble),
-            several => self.careful.suspects = Some((at, several.to_vec())),
+            [identity] => {
+                self.careful.condemn(at, *identity, trouble.clone());
+                self.is_there_hope(at, &piece.batch, &trouble)
+            }
+            several => {
+                self.careful.suspects.push((at, several.to_vec()));
+                Ok(())
+            }
         }
+    }
+
+    fn is_there_hope(&self, at: usize, batch: &Batch, trouble: &Trouble) -> Result<(), Failure> {
+        let count = self.careful.in_a_row(at);
+        if count < self.plan.give_up_after {
+            return Ok(());
+        }
+        let transform = self.plan.transforms[at].name.clone();
+        let last = u32::try_from(batch.len()).unwrap_or(u32::MAX).saturating_sub(1);
+        Err(Failure::Hopeless {
+            transform,
+            count,
+            origin: task::origin(self.plan, batch, last),
+            trouble: trouble.clone(),
+        })
     }
 
     fn not_explained(&mut self, at: usize) -> Result<(), Failure> {

@@ -98,7 +98,7 @@ pub struct Order {
 }
 
 /// What a record of the dead-letter topic asks for. `None` for what is no order for this pipeline, or one that it cannot follow:
-/// whoever gives orders checks that the transform is there.
+/// whoever gives orders checks that transform and source are there.
 #[must_use]
 pub fn order(plan: &Plan, record: &RecordView<'_>) -> Option<Order> {
     header(record, REPLAY_OF)?;
@@ -108,7 +108,7 @@ pub fn order(plan: &Plan, record: &RecordView<'_>) -> Option<Order> {
     let name = header(record, TRANSFORM)?;
     let transform = plan.transforms.iter().position(|transform| transform.name == name)?;
     let topic = header(record, TOPIC)?;
-    let input = plan.sources.iter().position(|source| source.topic == topic).unwrap_or(0);
+    let input = plan.sources.iter().take(plan.inputs).position(|source| source.topic == topic)?;
     let number = |name| header(record, name).and_then(|text| text.parse::<i64>().ok());
     let partition = number(PARTITION).and_then(|number| i32::try_from(number).ok())?;
     let origin = (u32::try_from(input).ok()?, partition, number(OFFSET)?);

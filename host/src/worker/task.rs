@@ -88,6 +88,21 @@ impl Task {
         self.inbox.get_mut(inputs).map(std::mem::take).unwrap_or_default()
     }
 
+    /// Leaves letters for the next turn.
+    pub fn put_letters_back(&mut self, inputs: usize, letters: Batch) {
+        if let Some(inbox) = self.inbox.get_mut(inputs) {
+            *inbox = letters;
+        }
+    }
+
+    /// Notes the offset behind what is being processed of one input.
+    pub fn advance_to(&mut self, input: usize, next: i64) {
+        if let Some(before) = self.next.get_mut(input) {
+            *before = next;
+        }
+        self.dirty = true;
+    }
+
     /// Notes the offsets behind a batch that is being processed.
     pub fn advance(&mut self, batch: &Batch) {
         let mut end = 0;

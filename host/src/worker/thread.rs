@@ -34,8 +34,9 @@ use super::task::{self, Task};
 use super::throttle::Throttle;
 use crate::config::Guarantee;
 use crate::kafka::TopicPartition;
-use crate::kafka::clients::{ConsumerClient, Kafka};
+use crate::kafka::clients::{ConsumerClient, Kafka, OffsetsClient};
 use crate::kafka::consumer::{Closed, ConsumerEvent, ConsumerOptions, PartitionFault};
+use crate::kafka::offsets;
 use crate::kafka::producer::FlushError;
 use crate::meta::MetaStore;
 use crate::metrics::Metrics;
@@ -56,6 +57,8 @@ const CLOSE_WAIT: Duration = Duration::from_secs(5);
 const BUDGET_MESSAGE: Duration = Duration::from_secs(30);
 /// How long the group's offsets stay behind the heads after a refusal, which a rebalance causes, before they are sent again.
 const GROUP_OFFSETS_AGAIN: Duration = Duration::from_millis(500);
+/// While every task has to wait for a commit, the group is looked after this often.
+const TURN_WAIT: Duration = Duration::from_millis(5);
 const METRICS_EVERY: Duration = Duration::from_secs(1);
 
 /// What a thread is made with.
@@ -91,8 +94,8 @@ struct Slot {
     patience: Option<Patience>,
     /// A plugin of the task has failed lately.
     careful: Option<Careful>,
-    /// What is known of the dead letter that is being processed again, by its offset.
-    replaying: Option<(i64, Careful)>,
+    /// What is known of dead letters that are being processed again, by their orders' offsets.
+    replaying: BTreeMap<i64, Careful>,
 }
 
 /// A task that waits because its plugin asked for it.
@@ -313,8 +316,20 @@ impl<K: Kafka> Thread<K> {
         Ok(())
     }
 
-    fn partition_failed(&self, at: TopicPartition, fault: PartitionFault, text: String) -> Result<(), Failure> {
+    fn partition_failed(&mut self, at: TopicPartition, fault: PartitionFault, text: String) -> Result<(), Failure> {
         let topic = self.plan.sources[at.input as usize].topic.clone();
+        if fault == PartitionFault::OffsetOutOfRange && at.input as usize >= self.plan.inputs {
+            // Orders that its retention has taken away: there is nothing left to follow.
+            let begin = self.consumer.offsets().start_offset(at, offsets::Start::Earliest, START_WAIT)?;
+            warn!(
+                topic,
+                partition = at.partition,
+                begin,
+                "dead letters behind the last commit are gone: going on at the oldest"
+            );
+            self.consumer.start(&[(at, begin)], START_WAIT)?;
+            return Ok(());
+        }
         if matches!(fault, PartitionFault::OffsetOutOfRange | PartitionFault::NotAuthorized) {
             let expired = fault == PartitionFault::OffsetOutOfRange;
             return Err(Failure::Source { topic, partition: at.partition, text, expired });
@@ -389,7 +404,10 @@ impl<K: Kafka> Thread<K> {
             self.outbox.change(&plan)?;
         }
         // What was known is about other plugins.
-        self.slots.values_mut().for_each(|slot| slot.careful = None);
+        for slot in self.slots.values_mut() {
+            slot.careful = None;
+            slot.replaying.clear();
+        }
         for number in self.slots.keys().copied().collect::<Vec<_>>() {
             let running = self.tasks.get_mut(number as usize).and_then(Option::as_mut);
             if let Some(task) = running.filter(|_| keeps_stores) {
@@ -524,7 +542,12 @@ impl<K: Kafka> Thread<K> {
             return Ok(());
         }
         let began = self.equipment.runtime.now();
-        for partition in self.tasks_in_turn() {
+        let in_turn = self.tasks_in_turn();
+        if in_turn.is_empty() {
+            // Until the commit that is due, which may have to wait for the byte budget.
+            self.consumer.fetch(0, 0, TURN_WAIT, |_| {})?;
+        }
+        for partition in in_turn {
             // What is done before an abort is done in vain.
             if !self.committer.may_process() {
                 break;
@@ -566,7 +589,6 @@ impl<K: Kafka> Thread<K> {
         task.advance(&batch);
         self.counters.taken(&batch);
         let runtime = &*self.equipment.runtime;
-        slot.careful.take_if(|careful| careful.is_over(runtime.now()));
         let mut sending =
             Sending::new(&plan, &self.equipment, &mut self.outbox, &mut self.consumer, &mut self.counters);
         let passed = match &mut slot.careful {
@@ -595,7 +617,7 @@ impl<K: Kafka> Thread<K> {
         let Some(task) = &self.tasks[partition] else { return };
         let Some(slot) = self.slots.get_mut(&task.partition) else { return };
         let reached = |waited: &mut Patience| task.next.iter().zip(&waited.behind).all(|(next, end)| next >= end);
-        slot.patience.take_if(reached);
+        slot.patience.take_if(|waited| waited.resumed && reached(waited));
     }
 
     fn report(&mut self) {

@@ -74,9 +74,9 @@ pub(super) struct Letter {
     pub(super) plugin_version: String,
     pub(super) plugin_digest: String,
     pub(super) topic: String,
-    pub(super) partition: String,
-    pub(super) offset: String,
-    pub(super) timestamp: String,
+    pub(super) partition: Option<i32>,
+    pub(super) offset: Option<i64>,
+    pub(super) timestamp: Option<i64>,
     pub(super) error: String,
     pub(super) reason: String,
     pub(super) attempt: u32,
@@ -94,13 +94,25 @@ pub(super) struct Letter {
 impl Letter {
     /// The source record: the same for every letter that was made of it.
     pub(super) fn source(&self) -> String {
-        format!("{}/{}/{}", self.topic, self.partition, self.offset)
+        format!("{}/{}/{}", self.topic, shown(self.partition), shown(self.offset))
     }
 
-    /// The first line of the reason.
-    pub(super) fn headline(&self) -> &str {
-        self.reason.lines().next().unwrap_or_default()
+    /// The line of the reason that says most: where a plugin panicked and with which words, else the first.
+    pub(super) fn headline(&self) -> String {
+        let mut lines = self.reason.lines().map(str::trim);
+        match lines.find(|line| line.contains("panicked at ")) {
+            Some(panic) => {
+                let place = panic.rsplit_once("panicked at ").map_or(panic, |(_, place)| place);
+                format!("panicked at {place} {}", lines.next().unwrap_or_default())
+            }
+            None => self.reason.lines().next().unwrap_or_default().to_owned(),
+        }
     }
+}
+
+/// A number that may be missing, where headers are damaged.
+pub(super) fn shown(number: Option<impl ToString>) -> String {
+    number.map_or_else(|| "?".to_owned(), |number| number.to_string())
 }
 
 fn text(entry: &Entry, name: &str) -> Option<String> {
@@ -147,9 +159,9 @@ fn letter(entry: Entry) -> Option<Letter> {
         plugin_version: some("sluicegate.plugin-version"),
         plugin_digest: some("sluicegate.plugin-digest"),
         topic: some(header::TOPIC),
-        partition: some(header::PARTITION),
-        offset: some(header::OFFSET),
-        timestamp: some(header::TIMESTAMP),
+        partition: some(header::PARTITION).parse().ok(),
+        offset: some(header::OFFSET).parse().ok(),
+        timestamp: some(header::TIMESTAMP).parse().ok(),
         error: some(header::ERROR),
         reason: some(header::REASON),
         attempt: some(header::ATTEMPT).parse().unwrap_or(1),
@@ -168,9 +180,9 @@ fn letter(entry: Entry) -> Option<Letter> {
 
 /// The order to process a letter again: a copy of it in the partition of its task.
 pub(super) fn order(letter: &Letter) -> Result<Entry, String> {
-    let partition = letter.partition.parse::<i32>().map_err(|_| {
-        format!("dead letter {} does not say which partition it comes from: its headers are damaged", letter.letter)
-    })?;
+    let damaged =
+        || format!("dead letter {} does not say which partition it comes from: its headers are damaged", letter.letter);
+    let partition = letter.partition.ok_or_else(damaged)?;
     let mut entry = Entry { partition, timestamp: -1, ..letter.entry.clone() };
     entry.headers.retain(|(name, _)| name != header::REPLAY_OF);
     entry.headers.push((header::REPLAY_OF.to_owned(), Some(letter.letter.to_string().into_bytes())));

@@ -29,6 +29,16 @@ impl<K: Kafka> Thread<K> {
                 self.committer.abort(&self.tasks, &trouble.reason);
                 Ok(())
             }
+            CarefulError::Stray { reason } => {
+                self.all_go_carefully();
+                if self.is_exactly_once() {
+                    self.committer.take_back(&self.tasks, &reason);
+                } else {
+                    self.open_outbox()?;
+                    self.committer.abort(&self.tasks, &reason);
+                }
+                Ok(())
+            }
             CarefulError::Back { trouble, .. } => self.go_carefully(partition, &trouble.reason, |_| {}),
             CarefulError::Failed(failure) => Err(*failure),
         }

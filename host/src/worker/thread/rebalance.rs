@@ -63,7 +63,7 @@ impl<K: Kafka> Thread<K> {
                 slot.attempt = None;
                 slot.patience = None;
                 slot.careful = None;
-                slot.replaying = None;
+                slot.replaying.clear();
                 slot.assigned.remove(&at.input);
                 if slot.assigned.is_empty() {
                     self.slots.remove(&partition);

@@ -170,10 +170,11 @@ impl<K: Kafka> Thread<K> {
         self.roll_back(number).map(drop)
     }
 
-    /// Resumes tasks whose plugin asked for patience.
+    /// Resumes tasks whose plugin asked for patience, and ends care that is not needed any more.
     pub(super) fn patience(&mut self) -> Result<(), Failure> {
         let now = self.equipment.runtime.now();
         for (&partition, slot) in &mut self.slots {
+            slot.careful.take_if(|careful| careful.is_over(now));
             let (Some(patience), Some(Some(task))) = (&mut slot.patience, self.tasks.get(partition as usize)) else {
                 continue;
             };

@@ -1,6 +1,7 @@
 //! Dead letters that are processed again: each by itself, where it failed, with care.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{info, warn};
 
@@ -10,6 +11,9 @@ use crate::kafka::clients::Kafka;
 use crate::worker::careful::{self, Careful};
 use crate::worker::dead_letter::{self, Order};
 use crate::worker::failure::Failure;
+
+/// Orders are followed for so long at a time.
+const TURN_MAX: Duration = Duration::from_millis(500);
 
 impl<K: Kafka> Thread<K> {
     /// Does what the orders say that have come for a task. Not during a commit: what Kafka refuses has to be refused at once.
@@ -24,10 +28,19 @@ impl<K: Kafka> Thread<K> {
         if letters.is_empty() {
             return Ok(());
         }
-        task.advance(&letters);
         self.counters.taken(&letters);
         let runtime = &*self.equipment.runtime;
-        for ((_, _, offset), record) in letters.origins().zip(letters.records()) {
+        let began = runtime.now();
+        // Of several, one may go back while others have gone through: what is known stays until it is committed.
+        let committed = task.committed.get(plan.inputs).copied().unwrap_or_default();
+        slot.replaying.retain(|offset, _| *offset >= committed);
+        for (number, ((_, _, offset), record)) in letters.origins().zip(letters.records()).enumerate() {
+            if runtime.since(began) >= TURN_MAX {
+                // The group and the transaction do not wait for ever.
+                task.put_letters_back(plan.inputs, letters.range(number, letters.len()));
+                return Ok(());
+            }
+            task.advance_to(plan.inputs, offset + 1);
             let Some(Order { transform, mut batch, attempt }) = dead_letter::order(&plan, &record) else {
                 if let Some(of) = dead_letter::header(&record, dead_letter::REPLAY_OF)
                     && dead_letter::header(&record, dead_letter::PIPELINE) == Some(&plan.pipeline)
@@ -35,28 +48,28 @@ impl<K: Kafka> Thread<K> {
                     warn!(
                         pipeline = plan.pipeline,
                         offset,
-                        "cannot process dead letter {of} again: its transform is not there, or its headers are damaged"
+                        "cannot process dead letter {of} again: its transform or its source is not there any more, or its headers are damaged"
                     );
                 }
                 continue;
             };
-            let (_, careful) = slot
-                .replaying
-                .take()
-                .filter(|(known, _)| *known == offset)
-                .unwrap_or_else(|| (offset, Careful::new(runtime.now())));
-            let (_, careful) = slot.replaying.insert((offset, careful));
-            info!(task = %plan.task(task.partition), offset, attempt = attempt + 1, "processing a dead letter again");
+            let careful = slot.replaying.entry(offset).or_insert_with(|| {
+                let mut careful = Careful::new(runtime.now());
+                // It is done by itself: what Kafka refuses of it is refused at once.
+                careful.must_acknowledge();
+                careful
+            });
+            let attempt = attempt.saturating_add(1);
+            info!(task = %plan.task(task.partition), offset, attempt, "processing a dead letter again");
             let mut sending =
                 Sending::new(&plan, &self.equipment, &mut self.outbox, &mut self.consumer, &mut self.counters);
-            sending.attempt(attempt + 1);
+            sending.attempt(attempt);
             let passed = careful::Run::new(&plan, runtime, careful, task).through(transform, &mut batch, &mut sending);
             self.counters.sent(&mut self.outbox);
             if let Err(error) = passed {
                 return self.not_processed(partition, error);
             }
         }
-        slot.replaying = None;
         Ok(())
     }
 }

@@ -195,6 +195,12 @@ impl<K: Kafka> Destination for Sending<'_, K> {
                     return Ok(Some(first.to_string()));
                 }
                 FlushError::Refused { ref first, .. } if first.is_final() => return Err(Box::new(error.into())),
+                // Without transactions the producer does not recover.
+                FlushError::Refused { .. } | FlushError::Fatal { .. }
+                    if self.plan.guarantee == Guarantee::AtLeastOnce =>
+                {
+                    return Err(Box::new(error.into()));
+                }
                 error => {
                     let text = error.to_string();
                     return Err(Box::new(TransactionError::Abort { text }.into()));
