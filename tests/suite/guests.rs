@@ -195,9 +195,13 @@ fn state_beyond_its_limit_stops_the_pipeline_and_says_which_limit() {
         [[sink]]
         topic = "out"
         [limits]
-        state-bytes = "4MiB"
+        state-bytes = "512KiB"
         "#,
     );
+    // Each record adds a MiB.
     deployment.produce("in", (0..20).map(|_| Record::keyless(0, "x")));
-    deployment.start().wait_for_end().expect(1, &["transform `hog`", "state"]);
+    deployment
+        .start()
+        .wait_for_end()
+        .expect(1, &["transform `hog` fails on the record at", "its state in this task would grow beyond 512.0 KiB"]);
 }
