@@ -388,7 +388,7 @@ impl Consumer {
                     events.push_back(ConsumerEvent::PartitionFailed {
                         partition,
                         fault: PartitionFault::of(code),
-                        text,
+                        text: format!("{text}{}", advice(code)),
                     });
                 }
             }
