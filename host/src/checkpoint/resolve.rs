@@ -108,21 +108,27 @@ pub struct OffsetsGone {
     pub topics: String,
 }
 
-/// Decides where a task without state starts. `started`: whether it has been noted that the task has started once.
+/// Decides where a task without state starts. `started`: whether it has been noted that the task has started once. `late`: a topic
+/// that it may have got since.
 ///
 /// # Errors
-/// When it has, and offsets are missing.
-pub fn resolve_stateless(kafka: &GroupOffsets, started: bool) -> Result<StatelessStart, OffsetsGone> {
+/// When it has started, and offsets of other topics are missing.
+pub fn resolve_stateless(
+    kafka: &GroupOffsets,
+    late: Option<&str>,
+    started: bool,
+) -> Result<StatelessStart, OffsetsGone> {
     let missing: Vec<String> =
         kafka.iter().filter(|(_, group)| group.offset.is_none()).map(|(topic, _)| topic.clone()).collect();
-    match (missing.is_empty(), started) {
-        (true, _) => {
-            let offsets = kafka.iter().filter_map(|(topic, group)| Some((topic.clone(), group.offset?)));
-            Ok(StatelessStart::Resume(offsets.collect()))
-        }
-        (false, false) => Ok(StatelessStart::Genesis { missing }),
-        (false, true) => Err(OffsetsGone { topics: missing.join(", ") }),
+    if missing.is_empty() {
+        let offsets = kafka.iter().filter_map(|(topic, group)| Some((topic.clone(), group.offset?)));
+        return Ok(StatelessStart::Resume(offsets.collect()));
     }
+    let gone: Vec<&str> = missing.iter().map(String::as_str).filter(|topic| Some(*topic) != late).collect();
+    if started && !gone.is_empty() {
+        return Err(OffsetsGone { topics: gone.join(", ") });
+    }
+    Ok(StatelessStart::Genesis { missing })
 }
 
 fn show_offsets(kafka: &GroupOffsets) -> String {
@@ -285,12 +291,25 @@ mod tests {
     #[test]
     fn a_task_without_state_never_applies_start_twice() {
         assert_eq!(
-            resolve_stateless(&nothing(), false),
+            resolve_stateless(&nothing(), None, false),
             Ok(StatelessStart::Genesis { missing: vec!["orders".into()] })
         );
-        assert!(resolve_stateless(&nothing(), true).is_err());
+        assert!(resolve_stateless(&nothing(), None, true).is_err());
         let resumed = StatelessStart::Resume([("orders".to_owned(), 7)].into());
-        assert_eq!(resolve_stateless(&by_operator(7), true), Ok(resumed.clone()));
-        assert_eq!(resolve_stateless(&by_operator(7), false), Ok(resumed));
+        assert_eq!(resolve_stateless(&by_operator(7), None, true), Ok(resumed.clone()));
+        assert_eq!(resolve_stateless(&by_operator(7), None, false), Ok(resumed));
+    }
+
+    #[test]
+    fn only_a_topic_that_came_later_begins_where_the_pipeline_says() {
+        let unread = || GroupOffset { offset: None, metadata: String::new() };
+        let mut kafka = by_operator(7);
+        kafka.insert("letters".into(), unread());
+        let begins = Ok(StatelessStart::Genesis { missing: vec!["letters".into()] });
+        assert_eq!(resolve_stateless(&kafka, Some("letters"), true), begins);
+        assert!(resolve_stateless(&kafka, None, true).is_err());
+        kafka.insert("orders".into(), unread());
+        let gone = resolve_stateless(&kafka, Some("letters"), true);
+        assert_eq!(gone, Err(OffsetsGone { topics: "orders".into() }));
     }
 }

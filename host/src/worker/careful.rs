@@ -123,12 +123,7 @@ pub enum CarefulError<E> {
     /// As without care: the destination, or a failure that no record is to blame for.
     Chain(ChainError<E>),
     /// More is known, and the task has to go back to its last commit to use it.
-    Back {
-        /// Which transform.
-        transform: usize,
-        /// What happened.
-        trouble: Trouble,
-    },
+    Back(Trouble),
     /// Kafka refuses output that was sent before, and it is not known whose.
     Stray {
         /// In librdkafka's words.
@@ -271,6 +266,15 @@ impl Careful {
     /// Cuts a batch where something is known: each culprit by itself, records together that are on the same lists of suspects.
     fn cut(&self, transform: usize, batch: Batch) -> Vec<Piece> {
         let whole = Piece { identities: identities(&batch), batch };
+        if !self
+            .culprits
+            .keys()
+            .map(|(at, _)| at)
+            .chain(self.suspects.iter().map(|(at, _)| at))
+            .any(|at| *at == transform)
+        {
+            return vec![whole];
+        }
         let mut labels: Vec<(bool, Vec<usize>)> = vec![(false, Vec::new()); whole.identities.len()];
         let places: BTreeMap<&Identity, usize> = whole.identities.iter().zip(0..).collect();
         for (at, identity) in self.culprits.keys() {
@@ -303,14 +307,10 @@ impl Careful {
 
 /// A task and what it runs with.
 pub struct Run<'a> {
-    /// The pipeline.
-    pub plan: &'a Plan,
-    /// Time.
-    pub runtime: &'a dyn Runtime,
-    /// What is known.
-    pub careful: &'a mut Careful,
-    /// The task.
-    pub task: &'a mut Task,
+    plan: &'a Plan,
+    runtime: &'a dyn Runtime,
+    careful: &'a mut Careful,
+    task: &'a mut Task,
     /// The transforms that were called since their instances were made.
     used: Vec<bool>,
     began: Instant,
@@ -393,8 +393,9 @@ impl<'a> Run<'a> {
                     return Ok(());
                 };
                 // What it put out is on its way.
+                self.careful.failed(self.runtime.now());
                 self.found(at, &piece, trouble.clone())?;
-                return Err(CarefulError::Back { transform: at, trouble });
+                return Err(CarefulError::Back(trouble));
             }
             Tried::Failed(error) if error.remedy() == Remedy::Halve => Trouble::of_call(&error),
             Tried::Failed(error) => {
@@ -418,7 +419,7 @@ impl<'a> Run<'a> {
         }
         self.found(at, &piece, trouble.clone())?;
         if self.runtime.since(self.began) >= SEARCH_MAX {
-            return Err(CarefulError::Back { transform: at, trouble });
+            return Err(CarefulError::Back(trouble));
         }
         steps.push(Step::Try(piece));
         Ok(())
@@ -468,9 +469,11 @@ impl<'a> Run<'a> {
             Err(Unsent::Failed(error)) => Err(ChainError::Destination(error).into()),
             Err(Unsent::Refused(refused)) => {
                 let reason = refused.first().map_or_else(String::new, |(_, reason)| reason.clone());
+                self.careful.failed(self.runtime.now());
                 self.careful.refused(at, &piece.batch, refused);
-                self.is_there_hope(at, &piece.batch, &Trouble::refused(reason.clone()))?;
-                Err(CarefulError::Back { transform: at, trouble: Trouble::refused(reason) })
+                let trouble = Trouble::refused(reason);
+                self.is_there_hope(at, &piece.batch, &trouble)?;
+                Err(CarefulError::Back(trouble))
             }
         }
     }

@@ -262,21 +262,13 @@ impl<K: Kafka> Bringing<K> {
 
     async fn stateless(&self) -> Result<Progress, Failure> {
         let gone = |gone| Failure::OffsetsGone { task: self.id.clone(), gone };
-        let mut kafka = self.committed().await?;
-        let new_letters = self.take_unread_letters(&mut kafka);
-        let mut start = resolve::resolve_stateless(&kafka, false).map_err(gone)?;
+        // The topic of dead letters may have come to the pipeline later.
+        let letters = self.means.plan.sources.get(self.means.plan.inputs).map(|source| source.topic.as_str());
+        let mut start = resolve::resolve_stateless(&self.committed().await?, letters, false).map_err(gone)?;
         if let StatelessStart::Genesis { .. } = start {
             // Asked in this order: somebody may have started it since Kafka was asked first.
             let started = self.through_outages(|| started_once(&*self.means.meta, &self.id)).await?;
-            let mut kafka = self.committed().await?;
-            self.take_unread_letters(&mut kafka);
-            start = resolve::resolve_stateless(&kafka, started).map_err(gone)?;
-        }
-        if let Some(topic) = new_letters {
-            match &mut start {
-                StatelessStart::Genesis { missing } => missing.push(topic),
-                StatelessStart::Resume(_) => start = StatelessStart::Genesis { missing: vec![topic] },
-            }
+            start = resolve::resolve_stateless(&self.committed().await?, letters, started).map_err(gone)?;
         }
         match start {
             StatelessStart::Resume(offsets) => {
@@ -291,16 +283,6 @@ impl<K: Kafka> Bringing<K> {
                 Ok(Progress::First(chosen.into_iter().map(first).collect()))
             }
         }
-    }
-
-    /// The topic of dead letters, if the group has no offset for it: it may have come to the pipeline later.
-    fn take_unread_letters(&self, kafka: &mut GroupOffsets) -> Option<String> {
-        let topic = &self.means.plan.sources.get(self.means.plan.inputs)?.topic;
-        if kafka.get(topic)?.offset.is_some() {
-            return None;
-        }
-        kafka.remove(topic);
-        Some(topic.clone())
     }
 
     /// Notes that the task has started once, beside the task, which does not wait for the metadata store. Each time: the process

@@ -1,8 +1,8 @@
 //! The loop of a worker thread. Everything it decides is in `step`, `commit`, `restore`; this puts them together and keeps the
-//! group informed. What the group gives and takes is in `rebalance`, going back in `recovery`, the way to the sinks in `sending`.
+//! group informed. What the group gives and takes is in `group`, going back in `recovery`, the way to the sinks in `sending`.
 
 mod failing;
-mod rebalance;
+mod group;
 mod recovery;
 mod replaying;
 mod sending;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
+use self::group::LAST_OFFSETS_WAIT;
 use self::recovery::{instantiate, open_outbox};
 use self::sending::Sending;
 use super::budget::Budget;
@@ -33,10 +34,8 @@ use super::step::{self, COMMIT_WAIT, Observed, Step};
 use super::task::{self, Task};
 use super::throttle::Throttle;
 use crate::config::Guarantee;
-use crate::kafka::TopicPartition;
-use crate::kafka::clients::{ConsumerClient, Kafka, OffsetsClient};
-use crate::kafka::consumer::{Closed, ConsumerEvent, ConsumerOptions, PartitionFault};
-use crate::kafka::offsets;
+use crate::kafka::clients::{ConsumerClient, Kafka};
+use crate::kafka::consumer::{Closed, ConsumerOptions};
 use crate::kafka::producer::FlushError;
 use crate::meta::MetaStore;
 use crate::metrics::Metrics;
@@ -45,8 +44,6 @@ use crate::metrics::Metrics;
 const GATHERING_WAIT: Duration = Duration::from_secs(1);
 /// How long librdkafka may take to move to an offset.
 const START_WAIT: Duration = Duration::from_secs(10);
-/// How long the end waits for the group to take the offsets that the heads have.
-const LAST_OFFSETS_WAIT: Duration = Duration::from_secs(2);
 /// How long an abort may hold up a rebalance or the end.
 const ABORT_WAIT: Duration = Duration::from_secs(5);
 /// Under exactly-once, how long the byte budget may keep a transaction open beyond the commit interval.
@@ -55,8 +52,6 @@ const TRANSACTION_STRETCH: Duration = Duration::from_secs(5);
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// While commits wait for the byte budget, it is said this often.
 const BUDGET_MESSAGE: Duration = Duration::from_secs(30);
-/// How long the group's offsets stay behind the heads after a refusal, which a rebalance causes, before they are sent again.
-const GROUP_OFFSETS_AGAIN: Duration = Duration::from_millis(500);
 /// While every task has to wait for a commit, the group is looked after this often.
 const TURN_WAIT: Duration = Duration::from_millis(5);
 const METRICS_EVERY: Duration = Duration::from_secs(1);
@@ -290,54 +285,6 @@ impl<K: Kafka> Thread<K> {
         !self.is_exactly_once() || self.outbox.is_in_transaction() || self.consumer.membership().is_some()
     }
 
-    fn group_events(&mut self) -> Result<(), Failure> {
-        while let Some(event) = self.consumer.next_event() {
-            match event {
-                ConsumerEvent::Assigned(partitions) => self.assigned(&partitions)?,
-                ConsumerEvent::Revoked { partitions, lost } => self.revoked(&partitions, lost)?,
-                ConsumerEvent::Committed(Ok(())) => {}
-                ConsumerEvent::Committed(Err(error)) => {
-                    debug!("group offsets: {error}");
-                    self.group_offsets_at = Some(self.equipment.runtime.now() + GROUP_OFFSETS_AGAIN);
-                }
-                ConsumerEvent::PartitionFailed { partition, fault, text } => {
-                    self.partition_failed(partition, fault, text)?
-                }
-                ConsumerEvent::Statistics { lag, .. } => self.counters.lag(&lag),
-                ConsumerEvent::BrokersDown => {
-                    if self.brokers_down.is_due() {
-                        warn!("waiting: no kafka broker can be reached");
-                    }
-                }
-                ConsumerEvent::Trouble { text } => warn!("kafka consumer: {text}"),
-            }
-        }
-        self.outbox.serve();
-        Ok(())
-    }
-
-    fn partition_failed(&mut self, at: TopicPartition, fault: PartitionFault, text: String) -> Result<(), Failure> {
-        let topic = self.plan.sources[at.input as usize].topic.clone();
-        if fault == PartitionFault::OffsetOutOfRange && at.input as usize >= self.plan.inputs {
-            // Orders that its retention has taken away: there is nothing left to follow.
-            let begin = self.consumer.offsets().start_offset(at, offsets::Start::Earliest, START_WAIT)?;
-            warn!(
-                topic,
-                partition = at.partition,
-                begin,
-                "dead letters behind the last commit are gone: going on at the oldest"
-            );
-            self.consumer.start(&[(at, begin)], START_WAIT)?;
-            return Ok(());
-        }
-        if matches!(fault, PartitionFault::OffsetOutOfRange | PartitionFault::NotAuthorized) {
-            let expired = fault == PartitionFault::OffsetOutOfRange;
-            return Err(Failure::Source { topic, partition: at.partition, text, expired });
-        }
-        warn!(topic, partition = at.partition, "waiting: {text}");
-        Ok(())
-    }
-
     fn drop_task(&mut self, partition: u32) {
         self.committer.forget(partition);
         if let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::take) {
@@ -498,44 +445,6 @@ impl<K: Kafka> Thread<K> {
         Ok(())
     }
 
-    /// Tells the group what the heads say before the thread leaves it, so that its lag is right while nobody runs. The heads
-    /// decide: a group that does not listen does not hold up the end for long.
-    fn last_group_offsets(&mut self) -> Result<(), Failure> {
-        if !self.consumer.has_unanswered_commits() && self.group_offsets_at.is_none() {
-            return Ok(());
-        }
-        let wait = self.equipment.control.left().map_or(LAST_OFFSETS_WAIT, |left| left.min(LAST_OFFSETS_WAIT));
-        let until = self.equipment.runtime.now() + wait;
-        loop {
-            let offsets: Vec<_> = self.tasks.iter().flatten().flat_map(|task| task.group_offsets()).collect();
-            let left = until.saturating_duration_since(self.equipment.runtime.now());
-            if offsets.is_empty() || left.is_zero() {
-                return Ok(());
-            }
-            match self.consumer.commit(&offsets, left) {
-                Ok(()) => return Ok(()),
-                Err(error) => debug!("group offsets: {error}"),
-            }
-            self.consumer.fetch(0, 0, step::FETCH_WAIT_MAX, |_| {})?;
-            self.group_events()?;
-        }
-    }
-
-    /// Tells the group again what the heads say. A topic without new records has no next commit that would.
-    fn repeat_group_offsets(&mut self) {
-        if self.committer.is_under_way() || self.group_offsets_at.is_none_or(|at| self.equipment.runtime.now() < at) {
-            return;
-        }
-        self.group_offsets_at = None;
-        let offsets: Vec<_> = self.tasks.iter().flatten().flat_map(|task| task.group_offsets()).collect();
-        if !offsets.is_empty()
-            && let Err(error) = self.consumer.commit_later(&offsets)
-        {
-            debug!("group offsets: {error}");
-            self.group_offsets_at = Some(self.equipment.runtime.now() + GROUP_OFFSETS_AGAIN);
-        }
-    }
-
     fn fetch(&mut self, wait: Duration) -> Result<(), Failure> {
         // What has waited for a commit comes before more is taken.
         if !self.tasks.iter().flatten().any(|task| task.has_records()) && !self.take(wait)? {
@@ -578,13 +487,24 @@ impl<K: Kafka> Thread<K> {
         Ok(fetched.records > 0)
     }
 
+    /// Does what has come for a task: records, and orders to process dead letters again.
     fn process(&mut self, partition: usize) -> Result<(), Failure> {
+        match self.process_records(partition).and_then(|()| self.replay(partition)) {
+            Ok(()) => {
+                self.end_patience(partition);
+                Ok(())
+            }
+            Err(error) => self.not_processed(partition, error),
+        }
+    }
+
+    fn process_records(&mut self, partition: usize) -> Result<(), CarefulError<Box<Failure>>> {
         let plan = Arc::clone(&self.plan);
         let Some(task) = &mut self.tasks[partition] else { return Ok(()) };
         let Some(slot) = self.slots.get_mut(&task.partition) else { return Ok(()) };
         let mut batch = task.take_batch(plan.inputs);
         if batch.is_empty() {
-            return self.replay(partition);
+            return Ok(());
         }
         task.advance(&batch);
         self.counters.taken(&batch);
@@ -604,12 +524,8 @@ impl<K: Kafka> Thread<K> {
             }
         };
         self.counters.sent(&mut self.outbox);
-        if let Err(error) = passed {
-            return self.not_processed(partition, error);
-        }
+        passed?;
         task.recycle(plan.inputs, batch);
-        self.replay(partition)?;
-        self.end_patience(partition);
         Ok(())
     }
 

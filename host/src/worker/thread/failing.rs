@@ -23,23 +23,12 @@ impl<K: Kafka> Thread<K> {
                 let reason = refused.first().map_or_else(String::new, |(_, reason)| reason.clone());
                 self.go_carefully(partition, &reason, |careful| careful.refused(transform, &batch, refused))
             }
-            CarefulError::Back { trouble, .. } if trouble.is_refusal() && !self.is_exactly_once() => {
-                // The producer does not forget what was refused; what others have sent with it is done again too.
-                self.open_outbox()?;
-                self.committer.abort(&self.tasks, &trouble.reason);
-                Ok(())
-            }
+            CarefulError::Back(trouble) if trouble.is_refusal() => self.all_go_back(&trouble.reason),
+            CarefulError::Back(trouble) => self.go_carefully(partition, &trouble.reason, |_| {}),
             CarefulError::Stray { reason } => {
                 self.all_go_carefully();
-                if self.is_exactly_once() {
-                    self.committer.take_back(&self.tasks, &reason);
-                } else {
-                    self.open_outbox()?;
-                    self.committer.abort(&self.tasks, &reason);
-                }
-                Ok(())
+                self.all_go_back(&reason)
             }
-            CarefulError::Back { trouble, .. } => self.go_carefully(partition, &trouble.reason, |_| {}),
             CarefulError::Failed(failure) => Err(*failure),
         }
     }
@@ -117,6 +106,18 @@ impl<K: Kafka> Thread<K> {
         }
         let positions = self.roll_back(number)?;
         self.consumer.start(&positions, START_WAIT)?;
+        Ok(())
+    }
+
+    /// Kafka has refused output because of what it is, and what others have sent with it is done again too.
+    fn all_go_back(&mut self, reason: &str) -> Result<(), Failure> {
+        if self.is_exactly_once() {
+            self.committer.take_back(&self.tasks, reason);
+            return Ok(());
+        }
+        // The producer does not forget what was refused.
+        self.open_outbox()?;
+        self.committer.abort(&self.tasks, reason);
         Ok(())
     }
 

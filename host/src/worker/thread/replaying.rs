@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::Thread;
 use super::sending::Sending;
 use crate::kafka::clients::Kafka;
-use crate::worker::careful::{self, Careful};
+use crate::worker::careful::{self, Careful, CarefulError};
 use crate::worker::dead_letter::{self, Order};
 use crate::worker::failure::Failure;
 
@@ -17,7 +17,7 @@ const TURN_MAX: Duration = Duration::from_millis(500);
 
 impl<K: Kafka> Thread<K> {
     /// Does what the orders say that have come for a task. Not during a commit: what Kafka refuses has to be refused at once.
-    pub(super) fn replay(&mut self, partition: usize) -> Result<(), Failure> {
+    pub(super) fn replay(&mut self, partition: usize) -> Result<(), CarefulError<Box<Failure>>> {
         let plan = Arc::clone(&self.plan);
         let Some(task) = &mut self.tasks[partition] else { return Ok(()) };
         let Some(slot) = self.slots.get_mut(&task.partition) else { return Ok(()) };
@@ -66,9 +66,7 @@ impl<K: Kafka> Thread<K> {
             sending.attempt(attempt);
             let passed = careful::Run::new(&plan, runtime, careful, task).through(transform, &mut batch, &mut sending);
             self.counters.sent(&mut self.outbox);
-            if let Err(error) = passed {
-                return self.not_processed(partition, error);
-            }
+            passed?;
         }
         Ok(())
     }

@@ -23,6 +23,7 @@ use crate::worker::plan::{FailingRecords, Plan};
 use crate::worker::runtime::Runtime;
 use crate::worker::task;
 
+/// So many records that are put aside are logged each, then one in a thousand.
 const ALL_LOGGED: u64 = 10;
 /// While the thread waits for Kafka to take records, the group is served this often.
 const SERVE_EVERY: Duration = Duration::from_millis(100);
@@ -257,7 +258,6 @@ impl<K: Kafka> Thread<K> {
     }
 }
 
-/// The first so many records that are put aside are logged, then one in a thousand.
 fn is_logged(count: u64) -> bool {
     count <= ALL_LOGGED || count.is_multiple_of(1000)
 }
