@@ -11,7 +11,6 @@ mod doctor;
 mod file;
 mod logging;
 mod nodes;
-mod payload;
 mod plugin;
 mod run;
 mod savepoint;

@@ -20,11 +20,13 @@ use tokio::sync::mpsc;
 pub use self::input::Feed;
 use self::project::Projects;
 use self::watch::Watch;
+use crate::cluster::pipelines;
 use crate::config::{Cluster, Pipeline};
 use crate::kafka::embedded::EmbeddedBroker;
 use crate::kafka::settings::KafkaSettings;
-use crate::meta::Coordination;
+use crate::meta::layout::Segment;
 use crate::meta::local::LocalStore;
+use crate::meta::{Coordination, MetaStore};
 use crate::node::{self, Parts};
 use crate::worker::control::Control;
 
@@ -79,7 +81,7 @@ pub async fn run(options: Options, cluster: Cluster, build: Build, control: Arc<
 
     let (changed, changes) = mpsc::channel(1);
     let parts = Parts { kafka: kafka.clone(), store: Arc::clone(&store) as Arc<dyn Coordination>, local: None };
-    let running = tokio::spawn(node::develop(cluster, pipeline.clone(), changes, parts, Arc::clone(&control)));
+    let running = tokio::spawn(node::develop(cluster.clone(), pipeline.clone(), changes, parts, Arc::clone(&control)));
     let printing = output::show(&kafka, session.broker.is_some(), session.options.json, Arc::clone(&control))?;
     printing.follow(outputs(&pipeline));
     let feed = std::mem::replace(&mut session.options.feed, Feed::Nothing);
@@ -105,7 +107,13 @@ pub async fn run(options: Options, cluster: Cluster, build: Build, control: Arc<
                     break;
                 }
                 if session.options.once {
-                    Session::until_through(&kafka, &pipeline, &running, &control).await?;
+                    let until_through = async {
+                        while !running.is_finished() && !control.is_draining() && !is_through(&kafka, &cluster, &*store, &pipeline).await? {
+                            tokio::time::sleep(LOOK).await;
+                        }
+                        anyhow::Ok(())
+                    };
+                    until_through.await?;
                     break;
                 }
             }
@@ -135,8 +143,7 @@ impl Session {
     /// The pipeline as it is run; waits until there is one that can be. `None` when it is not waited any longer.
     async fn first(&mut self, control: &Control) -> Result<Option<(Pipeline, Watch)>> {
         let file = self.options.pipeline.clone();
-        let pipeline = Pipeline::load(&file).map_err(|errors| anyhow::anyhow!("{errors}"))?;
-        let projects = Projects::of(&pipeline);
+        let projects = Projects::of(&load(&file)?);
         let mut watch = Watch::new(&file, &projects)?;
         let mut built = self.build_all(projects.folders()).await;
         while !built {
@@ -149,7 +156,7 @@ impl Session {
                 () = until_draining(control) => return Ok(None),
             }
         }
-        let pipeline = self.adapted(&file)?;
+        let pipeline = self.adapted(load(&file)?)?;
         self.create_topics(&pipeline)?;
         Ok(Some((pipeline, watch)))
     }
@@ -175,14 +182,13 @@ impl Session {
         true
     }
 
-    /// The pipeline of the file, as this broker can run it: the embedded one has no transactions, and shows what is rejected.
-    fn adapted(&self, file: &Path) -> Result<Pipeline> {
-        let pipeline = Pipeline::load(file).map_err(|errors| anyhow::anyhow!("{errors}"))?;
+    /// A pipeline as this broker can run it: the embedded one has no transactions, and shows what is rejected.
+    fn adapted(&self, pipeline: Pipeline) -> Result<Pipeline> {
         if self.broker.is_none() {
             return Ok(pipeline);
         }
         let text = project::for_embedded_broker(&pipeline)?;
-        Pipeline::parse(file, &text).map_err(|errors| anyhow::anyhow!("{errors}"))
+        Pipeline::parse(&self.options.pipeline, &text).map_err(|errors| anyhow::anyhow!("{errors}"))
     }
 
     fn create_topics(&mut self, pipeline: &Pipeline) -> Result<()> {
@@ -210,8 +216,7 @@ impl Session {
 
     /// Files have changed: builds what they belong to. The pipeline to go on with, if there is a new one.
     async fn change(&mut self, files: &BTreeSet<PathBuf>, watch: &mut Watch) -> Option<Pipeline> {
-        let file = self.options.pipeline.clone();
-        let pipeline = match Pipeline::load(&file) {
+        let pipeline = match Pipeline::load(&self.options.pipeline) {
             Ok(pipeline) => pipeline,
             Err(errors) => {
                 eprintln!("{errors}\nwhat ran before goes on");
@@ -226,31 +231,31 @@ impl Session {
             eprintln!("what ran before goes on");
             return None;
         }
-        let adapted = self.adapted(&file).and_then(|pipeline| {
+        let adapted = self.adapted(pipeline).and_then(|pipeline| {
             self.create_topics(&pipeline)?;
             Ok(pipeline)
         });
         adapted.inspect_err(|error| eprintln!("error: {error:#}\nwhat ran before goes on")).ok()
     }
+}
 
-    /// Waits until everything that is in the sources is committed.
-    async fn until_through(
-        kafka: &KafkaSettings,
-        pipeline: &Pipeline,
-        running: &tokio::task::JoinHandle<Result<(), node::NodeError>>,
-        control: &Control,
-    ) -> Result<()> {
-        let group = format!("local/{}/1", pipeline.name);
-        let topics: Vec<String> = pipeline.sources.iter().map(|source| source.topic.clone()).collect();
-        while !running.is_finished() && !control.is_draining() {
-            let (kafka, group, topics) = (kafka.clone(), group.clone(), topics.clone());
-            if tokio::task::spawn_blocking(move || input::is_through(&kafka, &group, &topics)).await?? {
-                return Ok(());
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        Ok(())
-    }
+fn load(file: &Path) -> Result<Pipeline> {
+    Pipeline::load(file).map_err(|errors| anyhow::anyhow!("{errors}"))
+}
+
+/// Whether everything that is in the sources is committed.
+async fn is_through(
+    kafka: &KafkaSettings,
+    cluster: &Cluster,
+    store: &dyn MetaStore,
+    pipeline: &Pipeline,
+) -> Result<bool> {
+    let name = Segment::new(pipeline.name.as_str())?;
+    let Some(known) = pipelines::read(store, &name).await? else { return Ok(false) };
+    let group = node::consumer_group(cluster, pipeline.name.as_str(), known.record.incarnation);
+    let topics: Vec<String> = pipeline.sources.iter().map(|source| source.topic.clone()).collect();
+    let kafka = kafka.clone();
+    tokio::task::spawn_blocking(move || input::is_through(&kafka, &group, &topics)).await?
 }
 
 /// The topics to show.

@@ -23,6 +23,7 @@ pub mod digest;
 pub mod ids;
 pub mod manifest;
 pub mod metrics;
+mod payload;
 pub mod record;
 pub mod state;
 pub mod tls;

@@ -27,7 +27,7 @@ use self::crew::SharedBudget;
 use self::group::KafkaGroups;
 use self::hosted::{Hosted, OnFailure, Wanted};
 use self::load::Loader;
-pub use self::load::{LoadError, digests_in_use, kafka_settings};
+pub use self::load::{LoadError, digests_in_use, group as consumer_group, kafka_settings};
 pub use self::store::{StoreError, open_for_commands, open_for_node};
 use crate::cluster::election::{self, Leader};
 use crate::cluster::leader;

@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use super::{CommandError, connection, table};
 use crate::config::{Cluster, ClusterArgs, Pipeline, Setting};
-use crate::node;
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -109,8 +108,7 @@ fn print(out: &mut impl Write, settings: &[Setting]) -> Result<(), CommandError>
 
 fn check(args: &FilesArgs, out: &mut impl Write) -> Result<(), CommandError> {
     let (cluster, pipeline) = load(args)?;
-    let checked = node::kafka_settings(&cluster).check();
-    checked.map_err(|error| cluster.kafka_error(error.property(), &error.to_string()))?;
+    connection::kafka(&cluster)?;
     let cluster = match cluster.file() {
         Some(file) => format!("the cluster file `{}`", file.display()),
         None => "the configuration without a cluster file".to_owned(),

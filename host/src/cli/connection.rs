@@ -3,10 +3,14 @@
 use std::sync::Arc;
 
 use super::CommandError;
+use crate::cluster::pipelines::PipelineRecord;
 use crate::config::{Cluster, ClusterArgs, Errors};
+use crate::kafka::settings::KafkaSettings;
 use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
 use crate::node;
+use crate::node::deploy;
+use crate::node::group::Group;
 
 /// A cluster, connected.
 pub(super) struct Connection {
@@ -22,6 +26,30 @@ impl Connection {
         let store = store.map_err(|error| CommandError::Failed(error.to_string()))?;
         Ok(Self { cluster, store })
     }
+}
+
+/// A pipeline as it is recorded, with its consumer group.
+pub(super) struct Recorded {
+    pub(super) connection: Connection,
+    pub(super) name: Segment,
+    pub(super) record: PipelineRecord,
+    pub(super) group: Group,
+}
+
+impl Recorded {
+    pub(super) async fn open(pipeline: &str, cluster: &ClusterArgs) -> Result<Self, CommandError> {
+        let name = name(pipeline)?;
+        let connection = Connection::open(cluster).await?;
+        let (record, group) = deploy::known(&connection.cluster, &*connection.store, &name).await?;
+        Ok(Self { connection, name, record, group })
+    }
+}
+
+/// What a cluster's Kafka is reached with; librdkafka has looked at it.
+pub(super) fn kafka(cluster: &Cluster) -> Result<KafkaSettings, Errors> {
+    let kafka = node::kafka_settings(cluster);
+    kafka.check().map_err(|error| cluster.kafka_error(error.property(), &error.to_string()))?;
+    Ok(kafka)
 }
 
 /// Whoever forgets where ZooKeeper is looks into an empty store, and wonders.

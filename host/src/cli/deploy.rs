@@ -17,8 +17,8 @@ use crate::cluster::presence::{self, Activity};
 use crate::config::{ClusterArgs, Difference, Pipeline, differences};
 use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
+use crate::node::NodeError;
 use crate::node::deploy::{self, Deployable};
-use crate::node::{self, NodeError};
 
 /// How often is looked how far the nodes are.
 const LOOK: Duration = Duration::from_millis(200);
@@ -72,8 +72,7 @@ pub(super) async fn run(args: DeployArgs, out: &mut impl Write) -> Result<(), Co
     let pipeline = Pipeline::load(&args.pipeline)?;
     let name = connection::name(pipeline.name.as_str())?;
     let Connection { cluster, store } = Connection::open(&args.cluster).await?;
-    let kafka = node::kafka_settings(&cluster);
-    kafka.check().map_err(|error| cluster.kafka_error(error.property(), &error.to_string()))?;
+    connection::kafka(&cluster)?;
     let deployable = deploy::check(&cluster, Arc::clone(&store), pipeline, args.discard_state).await?;
     let mut plan = plan(&name, &deployable);
     if !args.json {

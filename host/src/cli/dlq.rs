@@ -11,15 +11,14 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use self::letters::{Fate, Letter, Place};
-use super::connection::{self, Connection};
+use super::connection::{self, Recorded};
 use super::{CommandError, table};
 use crate::cluster::pipelines::PipelineRecord;
 use crate::config::{ClusterArgs, Pipeline};
 use crate::kafka::log::{self, Appender, Entry, LogError};
 use crate::kafka::settings::KafkaSettings;
-use crate::node::deploy;
 use crate::node::group::Group;
-use crate::node::kafka_settings;
+use crate::payload::Payload;
 
 /// How often is looked whether orders have been followed.
 const LOOK: Duration = Duration::from_millis(500);
@@ -175,11 +174,8 @@ struct Topic {
 
 impl Topic {
     async fn open(name: &str, arguments: &ClusterArgs) -> Result<Self, CommandError> {
-        let name = connection::name(name)?;
-        let Connection { cluster, store } = Connection::open(arguments).await?;
-        let kafka = kafka_settings(&cluster);
-        kafka.check().map_err(|error| cluster.kafka_error(error.property(), &error.to_string()))?;
-        let (record, group) = deploy::known(&cluster, &*store, &name).await?;
+        let Recorded { connection, name, record, group } = Recorded::open(name, arguments).await?;
+        let kafka = connection::kafka(&connection.cluster)?;
         let origin = format!("revision {} of the pipeline", record.revision);
         let pipeline = Pipeline::parse(std::path::Path::new(&origin), &record.specification.file)?;
         let Some(topic) = pipeline.dead_letter_topic().cloned() else {
@@ -248,9 +244,7 @@ impl Selection {
                 .collect());
         }
         let take = |place: &Place| match letters.remove(place) {
-            None => Err(CommandError::BadInput(format!(
-                "there is no dead letter {place} of pipeline `{pipeline}`; `sluicegate dlq list {pipeline} --all` lists them"
-            ))),
+            None => Err(unknown(*place, pipeline)),
             Some(letter) if letter.fate != Fate::Open => {
                 Err(CommandError::BadInput(format!("dead letter {place} was {} already", letter.fate)))
             }
@@ -259,6 +253,12 @@ impl Selection {
         let chosen: Result<Vec<Letter>, CommandError> = places.iter().map(take).collect();
         Ok(chosen?.into_iter().filter(|letter| choice.takes(letter)).collect())
     }
+}
+
+fn unknown(letter: Place, pipeline: &str) -> CommandError {
+    CommandError::BadInput(format!(
+        "there is no dead letter {letter} of pipeline `{pipeline}`; `sluicegate dlq list {pipeline} --all` lists them"
+    ))
 }
 
 async fn list(args: ListArgs, out: &mut impl Write) -> Result<(), CommandError> {
@@ -304,16 +304,12 @@ fn print(out: &mut impl Write, letters: &[Letter]) -> Result<(), CommandError> {
 async fn show(args: ShowArgs, out: &mut impl Write) -> Result<(), CommandError> {
     let topic = Topic::open(&args.pipeline, &args.cluster).await?;
     let Some(letter) = topic.letters().await?.remove(&args.letter) else {
-        let (place, pipeline) = (args.letter, &args.pipeline);
-        return Err(CommandError::BadInput(format!(
-            "there is no dead letter {place} of pipeline `{pipeline}`; `sluicegate dlq list {pipeline} --all` lists them"
-        )));
+        return Err(unknown(args.letter, &args.pipeline));
     };
     if args.json {
         return Ok(table::json(out, &letter)?);
     }
-    let shown =
-        |payload: &Option<super::payload::Payload>| payload.as_ref().map_or("null".to_owned(), ToString::to_string);
+    let shown = |payload: &Option<Payload>| payload.as_ref().map_or("null".to_owned(), ToString::to_string);
     writeln!(out, "letter     {} of topic {}, {}", letter.letter, topic.topic, letter.fate)?;
     writeln!(out, "put aside  {}, attempt {}", table::time(letter.put_aside_at), letter.attempt)?;
     writeln!(out, "transform  {}", letter.transform)?;

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{CommandError, connection, table};
 use crate::config::{Cluster, ClusterArgs, Pipeline};
-use crate::node;
+
 use crate::node::doctor::{self, Finding, Level};
 
 /// Arguments of `doctor`.
@@ -35,8 +35,7 @@ pub(super) struct DoctorArgs {
 pub(super) async fn run(args: DoctorArgs, out: &mut impl Write) -> Result<(), CommandError> {
     let pipeline = args.pipeline.as_deref().map(Pipeline::load).transpose();
     let (cluster, pipeline) = connection::both(Cluster::load(&args.cluster), pipeline)?;
-    let checked = node::kafka_settings(&cluster).check();
-    checked.map_err(|error| cluster.kafka_error(error.property(), &error.to_string()))?;
+    connection::kafka(&cluster)?;
     let findings = doctor::examine(&cluster, pipeline.as_ref()).await;
     if args.json {
         table::json(out, &findings)?;

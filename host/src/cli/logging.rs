@@ -18,7 +18,7 @@ pub(super) const FILTER_DEFAULT: &str = "info,zookeeper_client=error";
 pub(super) const FILTER_DEV: &str = concat!(
     "warn,zookeeper_client=error,sluicegate::engine=info,sluicegate::worker::thread=info,",
     // What fails is shown with what comes out.
-    "sluicegate::worker::thread::rebalance=warn,sluicegate::worker::thread::failing=error,sluicegate::worker::thread::sending=off",
+    "sluicegate::worker::thread::group=warn,sluicegate::worker::thread::failing=error,sluicegate::worker::thread::sending=off",
 );
 
 /// In which form.

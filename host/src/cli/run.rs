@@ -39,8 +39,7 @@ pub(super) async fn run(args: RunArgs) -> Result<(), CommandError> {
 
 /// What a node works with; `None` when it is told to stop before the store is there.
 pub(super) async fn parts(cluster: &Cluster, control: &Control) -> Result<Option<Parts>, CommandError> {
-    let kafka = node::kafka_settings(cluster);
-    kafka.check().map_err(|error| cluster.kafka_error(error.property(), &error.to_string()))?;
+    let kafka = connection::kafka(cluster)?;
     if cluster.zookeeper.is_none() {
         let path = cluster.local_path.display();
         tracing::warn!(

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::connection::{self, Connection};
+use super::connection::{self, Connection, Recorded};
 use super::{CommandError, table};
 use crate::cluster::savepoints::{Savepoint, SavepointError, Savepoints};
 use crate::config::ClusterArgs;
@@ -118,10 +118,10 @@ fn progress(what: &'static str) -> impl Fn(u32, u32) {
 }
 
 async fn create(args: SavepointArgs, out: &mut impl Write) -> Result<(), CommandError> {
-    let (pipeline, name) = (connection::name(&args.pipeline)?, connection::name(&args.name)?);
-    let Connection { cluster, store } = Connection::open(&args.cluster).await?;
-    let (_, group) = deploy::known(&cluster, &*store, &pipeline).await?;
-    let savepoint = Savepoints::new(store, &group, pipeline.clone()).create(&name, progress("copying")).await?;
+    let name = connection::name(&args.name)?;
+    let Recorded { connection, name: pipeline, group, .. } = Recorded::open(&args.pipeline, &args.cluster).await?;
+    let savepoint =
+        Savepoints::new(connection.store, &group, pipeline.clone()).create(&name, progress("copying")).await?;
     if args.json {
         return Ok(table::json(out, &Named { name: name.to_string(), savepoint })?);
     }
@@ -131,10 +131,8 @@ async fn create(args: SavepointArgs, out: &mut impl Write) -> Result<(), Command
 }
 
 async fn list(args: ListArgs, out: &mut impl Write) -> Result<(), CommandError> {
-    let pipeline = connection::name(&args.pipeline)?;
-    let Connection { cluster, store } = Connection::open(&args.cluster).await?;
-    let (_, group) = deploy::known(&cluster, &*store, &pipeline).await?;
-    let savepoints = Savepoints::new(store, &group, pipeline.clone()).list().await?;
+    let Recorded { connection, name: pipeline, group, .. } = Recorded::open(&args.pipeline, &args.cluster).await?;
+    let savepoints = Savepoints::new(connection.store, &group, pipeline.clone()).list().await?;
     if args.json {
         let named = savepoints.into_iter().map(|(name, savepoint)| Named { name, savepoint });
         return Ok(table::json(out, &named.collect::<Vec<_>>())?);
@@ -158,14 +156,14 @@ async fn list(args: ListArgs, out: &mut impl Write) -> Result<(), CommandError> 
 
 async fn restore(args: RestoreArgs, out: &mut impl Write) -> Result<(), CommandError> {
     let RestoreArgs { savepoint: args, yes } = args;
-    let (pipeline, name) = (connection::name(&args.pipeline)?, connection::name(&args.name)?);
-    let Connection { cluster, store } = Connection::open(&args.cluster).await?;
-    let (_, group) = deploy::known(&cluster, &*store, &pipeline).await?;
+    let name = connection::name(&args.name)?;
+    let Recorded { connection, name: pipeline, group, .. } = Recorded::open(&args.pipeline, &args.cluster).await?;
     if !yes {
         return Err(CommandError::BadInput(format!(
             "this deletes the present state of `{pipeline}`, and records behind the savepoint are processed again: add --yes if that is meant"
         )));
     }
+    let Connection { cluster, store } = connection;
     let savepoints = Savepoints::new(Arc::clone(&store), &group, pipeline.clone());
     let record = savepoints.restore(&name, progress("restoring")).await?;
     deploy::clean_without_leader(&cluster, &*store, &pipeline).await?;
@@ -180,10 +178,9 @@ async fn restore(args: RestoreArgs, out: &mut impl Write) -> Result<(), CommandE
 }
 
 async fn delete(args: SavepointArgs, out: &mut impl Write) -> Result<(), CommandError> {
-    let (pipeline, name) = (connection::name(&args.pipeline)?, connection::name(&args.name)?);
-    let Connection { cluster, store } = Connection::open(&args.cluster).await?;
-    let (_, group) = deploy::known(&cluster, &*store, &pipeline).await?;
-    let savepoint = Savepoints::new(store, &group, pipeline.clone()).delete(&name).await?;
+    let name = connection::name(&args.name)?;
+    let Recorded { connection, name: pipeline, group, .. } = Recorded::open(&args.pipeline, &args.cluster).await?;
+    let savepoint = Savepoints::new(connection.store, &group, pipeline.clone()).delete(&name).await?;
     if args.json {
         return Ok(table::json(out, &Named { name: name.to_string(), savepoint })?);
     }

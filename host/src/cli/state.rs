@@ -10,21 +10,19 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::connection::{self, Connection};
+use super::connection::Recorded;
 use super::{CommandError, table};
 use crate::checkpoint::head::Head;
 use crate::checkpoint::repair;
 use crate::checkpoint::resolve::{self, GroupOffsets};
 use crate::checkpoint::store::TaskStore;
-use crate::cluster::pipelines::PipelineRecord;
 use crate::cluster::presence::{self, Activity};
 use crate::cluster::savepoints::Offsets;
 use crate::config::ClusterArgs;
 use crate::ids::TaskId;
-use crate::meta::layout::{Segment, TaskPath};
+use crate::meta::layout::TaskPath;
 use crate::meta::{MetaError, Version, Write as MetaWrite};
-use crate::node::deploy;
-use crate::node::group::{Group, Place};
+use crate::node::group::Place;
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -122,22 +120,7 @@ pub(super) async fn run(command: StateCommand, out: &mut impl Write) -> Result<(
     }
 }
 
-/// A pipeline as it is recorded, with its consumer group.
-struct Recorded {
-    connection: Connection,
-    name: Segment,
-    record: PipelineRecord,
-    group: Group,
-}
-
 impl Recorded {
-    async fn open(name: &str, cluster: &ClusterArgs) -> Result<Self, CommandError> {
-        let name = connection::name(name)?;
-        let connection = Connection::open(cluster).await?;
-        let (record, group) = deploy::known(&connection.cluster, &*connection.store, &name).await?;
-        Ok(Self { connection, name, record, group })
-    }
-
     /// Refuses while a node has the pipeline: it would go on from what it has in memory.
     async fn must_be(&self) -> Result<(), CommandError> {
         let nodes = presence::list(&*self.connection.store, &self.name).await?;

@@ -168,15 +168,16 @@ pub(super) async fn run(args: StatusArgs, out: &mut impl Write) -> Result<(), Co
 async fn statuses(connection: &Connection, only: Option<&Segment>) -> Result<Vec<PipelineStatus>, CommandError> {
     let store = &*connection.store;
     let mut statuses = Vec::new();
+    let has_worker = membership::list(store).await?.iter().any(|(_, node)| node.threads.is_some());
     match only {
         Some(name) => {
             let (record, _) = deploy::known(&connection.cluster, store, name).await?;
-            statuses.push(status(connection, name, record, true).await?);
+            statuses.push(status(connection, name, record, has_worker, true).await?);
         }
         None => {
             for (name, record) in pipelines::list(store).await? {
                 if record.desired != Desired::Gone {
-                    statuses.push(status(connection, &name, record, false).await?);
+                    statuses.push(status(connection, &name, record, has_worker, false).await?);
                 }
             }
         }
@@ -188,6 +189,7 @@ async fn status(
     connection: &Connection,
     name: &Segment,
     record: PipelineRecord,
+    has_worker: bool,
     with_tasks: bool,
 ) -> Result<PipelineStatus, CommandError> {
     let store = &connection.store;
@@ -218,7 +220,7 @@ async fn status(
     let last_error = |(node, presence): (&String, &Presence)| Some((node.clone(), presence.last_error.clone()?));
     Ok(PipelineStatus {
         pipeline: name.to_string(),
-        state: state(&record, &placement, &nodes),
+        state: state(&record, has_worker && !placement.is_empty(), &nodes),
         desired: record.desired,
         revision: record.revision,
         incarnation: record.incarnation,
@@ -249,8 +251,8 @@ fn plugins(record: &PipelineRecord) -> Vec<PluginStatus> {
     transforms.into_iter().zip(&record.specification.plugins).map(of).collect()
 }
 
-/// In one word, the worst first.
-fn state(record: &PipelineRecord, placement: &Placement, nodes: &BTreeMap<String, Presence>) -> &'static str {
+/// In one word, the worst first. `placed`: there is a worker, and the leader has said who is to run it.
+fn state(record: &PipelineRecord, placed: bool, nodes: &BTreeMap<String, Presence>) -> &'static str {
     let any = |activity| nodes.values().any(|presence| presence.activity == activity);
     let running: usize = nodes.values().map(|presence| presence.running).sum();
     match record.desired {
@@ -271,7 +273,7 @@ fn state(record: &PipelineRecord, placement: &Placement, nodes: &BTreeMap<String
         Desired::ByItself if nodes.is_empty() => "stopped",
         _ if any(Activity::Failed) => "failed",
         _ if any(Activity::Retrying) => "retrying",
-        Desired::Running if placement.is_empty() => "no-worker",
+        Desired::Running if !placed => "no-worker",
         _ if nodes.is_empty() || any(Activity::Starting) => "starting",
         _ if running < record.specification.partitions as usize => "restoring",
         _ if nodes.values().any(|presence| presence.revision != record.revision) => "changing",
@@ -329,6 +331,43 @@ fn owner(name: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::pipelines::Specification;
+
+    fn record(desired: Desired) -> PipelineRecord {
+        let (file, canonical, digest) = (String::new(), String::new(), String::new());
+        PipelineRecord::first(Specification { file, canonical, digest, plugins: Vec::new(), partitions: 2 }, desired)
+    }
+
+    fn presence(activity: Activity, running: usize) -> Presence {
+        Presence {
+            activity,
+            revision: 1,
+            incarnation: 1,
+            by_itself: false,
+            threads: 1,
+            assigned: 2,
+            running,
+            busy: 0,
+            problem: None,
+            last_error: None,
+            since: jiff::Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    #[test]
+    fn a_pipeline_without_a_worker_is_not_said_to_be_starting() {
+        let nobody = BTreeMap::new();
+        assert_eq!(state(&record(Desired::Running), false, &nobody), "no-worker");
+        assert_eq!(state(&record(Desired::Running), true, &nobody), "starting");
+        assert_eq!(state(&record(Desired::Paused), false, &nobody), "paused");
+        let here = |activity, running| BTreeMap::from([("a".to_owned(), presence(activity, running))]);
+        assert_eq!(state(&record(Desired::Running), true, &here(Activity::Running, 1)), "restoring");
+        assert_eq!(state(&record(Desired::Running), true, &here(Activity::Running, 2)), "running");
+        // One that has failed says so, whoever is there.
+        assert_eq!(state(&record(Desired::Running), false, &here(Activity::Failed, 0)), "failed");
+        // By `run`, without the leader's decision.
+        assert_eq!(state(&record(Desired::ByItself), false, &here(Activity::Running, 2)), "running");
+    }
 
     #[test]
     fn the_node_and_thread_of_an_owner_are_in_its_name() {

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::embedded::order;
 use crate::kafka::groups::GroupClient;
-use crate::kafka::offsets::Start;
+use crate::kafka::offsets::End;
 use crate::kafka::partition;
 use crate::kafka::producer::{Producer, ProducerOptions, SendError, TopicHandle};
 use crate::kafka::settings::KafkaSettings;
@@ -135,12 +135,7 @@ pub(super) fn is_through(kafka: &KafkaSettings, group: &str, topics: &[String]) 
     let partitions = counts.values().next().and_then(|count| u32::try_from(*count).ok()).unwrap_or(0);
     let client = GroupClient::new(kafka, group, topics)?;
     let numbers: Vec<u32> = (0..partitions).collect();
-    let committed = client.committed(&numbers, WAIT)?;
-    for (partition, committed) in numbers.into_iter().zip(committed) {
-        let ends = client.offsets(partition, Start::Latest, WAIT)?;
-        if committed.iter().zip(ends).any(|(committed, end)| committed.offset.unwrap_or(0) < end) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    let (committed, ends) = (client.committed(&numbers, WAIT)?, client.ends(&numbers, End::Newest, WAIT)?);
+    let mut pairs = committed.iter().flatten().zip(ends.iter().flatten());
+    Ok(pairs.all(|(committed, end)| committed.offset.unwrap_or(0) >= *end))
 }

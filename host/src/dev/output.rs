@@ -6,11 +6,12 @@ use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
 use anyhow::Result;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::kafka::log::{Entry, Tail};
 use crate::kafka::settings::KafkaSettings;
+use crate::payload::Payload;
 use crate::worker::control::Control;
 use crate::worker::dead_letter;
 
@@ -78,12 +79,18 @@ pub(super) fn show(
     Ok(Printing { topics: sender, thread: tokio::task::spawn_blocking(print) })
 }
 
-fn text(bytes: &Option<Vec<u8>>) -> String {
-    bytes.as_deref().map_or_else(|| "null".to_owned(), |bytes| String::from_utf8_lossy(bytes).into_owned())
+fn payload(bytes: &Option<Vec<u8>>) -> Option<Payload> {
+    bytes.as_deref().map(Payload::from)
 }
 
+fn text(bytes: &Option<Vec<u8>>) -> String {
+    payload(bytes).map_or_else(|| "null".to_owned(), |payload| payload.to_string())
+}
+
+/// Of ours: what it holds is text.
 fn header(entry: &Entry, name: &str) -> Option<String> {
-    entry.headers.iter().find(|(other, _)| other == name).map(|(_, value)| text(value))
+    let value = entry.headers.iter().find(|(other, _)| other == name)?.1.as_deref()?;
+    Some(String::from_utf8_lossy(value).into_owned())
 }
 
 fn as_text(topic: &str, entry: &Entry) -> String {
@@ -97,19 +104,15 @@ fn as_text(topic: &str, entry: &Entry) -> String {
     }
 }
 
-fn as_object(topic: &str, entry: &Entry) -> Value {
-    let string = |bytes: &Option<Vec<u8>>| match bytes {
-        Some(bytes) => Value::from(String::from_utf8_lossy(bytes)),
-        None => Value::Null,
-    };
-    let headers: Vec<Value> = entry.headers.iter().map(|(name, value)| json!([name, string(value)])).collect();
+fn as_object(topic: &str, entry: &Entry) -> serde_json::Value {
+    let headers: Vec<_> = entry.headers.iter().map(|(name, value)| (name, payload(value))).collect();
     json!({
         "topic": topic,
         "partition": entry.partition,
         "offset": entry.offset,
         "timestamp": entry.timestamp,
-        "key": string(&entry.key),
-        "value": string(&entry.value),
+        "key": payload(&entry.key),
+        "value": payload(&entry.value),
         "headers": headers,
     })
 }

@@ -70,6 +70,27 @@ impl Instance {
         self.call(Phase::Flush, state, now_ms, |store| flush.call(store, ()))
     }
 
+    /// Processes a batch and has the guest put back what it holds: [`Instance::process`] and [`Instance::flush`], together or not at
+    /// all. Takes time for each entry that has changed since the last commit.
+    ///
+    /// # Errors
+    /// As [`Instance::process`], but `state` is as it was.
+    pub fn process_apart(
+        &mut self,
+        batch: &mut Batch,
+        state: &mut TransformState,
+        now_ms: i64,
+    ) -> Result<Output, CallError> {
+        state.mark();
+        let called = self.process(batch, state, now_ms);
+        let called = called.and_then(|output| self.flush(state, now_ms).map(|()| output));
+        match called {
+            Ok(_) => state.keep_marked(),
+            Err(_) => state.undo_marked(),
+        }
+        called
+    }
+
     fn call(
         &mut self,
         phase: Phase,

@@ -134,7 +134,11 @@ impl Tail {
                     }
                 }
                 Some(message) => {
-                    let message = message.map_err(|error| failed("", &error))?;
+                    let message = message.map_err(|error| {
+                        // librdkafka does not say which.
+                        let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+                        failed(&topics.join("`, `"), &error)
+                    })?;
                     each(message.topic(), entry(&message));
                     count += 1;
                 }

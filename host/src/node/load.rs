@@ -338,7 +338,7 @@ fn assemble(
 
 /// The consumer group of an incarnation of a pipeline.
 #[must_use]
-pub(super) fn group(cluster: &Cluster, pipeline: &str, incarnation: u64) -> String {
+pub fn group(cluster: &Cluster, pipeline: &str, incarnation: u64) -> String {
     let namespace = cluster.zookeeper.as_ref().map_or("local", |zookeeper| zookeeper.namespace.trim_matches('/'));
     format!("{namespace}/{pipeline}/{incarnation}")
 }

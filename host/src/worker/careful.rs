@@ -317,11 +317,6 @@ pub struct Run<'a> {
     last: Trouble,
 }
 
-enum Tried {
-    Passed(Output),
-    Failed(CallError),
-}
-
 impl<'a> Run<'a> {
     /// For one batch.
     #[must_use]
@@ -385,8 +380,8 @@ impl<'a> Run<'a> {
         {
             return Err(CarefulError::Stray { reason });
         }
-        let trouble = match self.call(at, &mut piece.batch, destination)? {
-            Tried::Passed(output) => {
+        let trouble = match self.call(at, &mut piece.batch, destination) {
+            Ok(output) => {
                 let Some(trouble) = self.pass_on(at, &piece, output, next, destination)? else {
                     self.used[at] = true;
                     self.careful.passed(at, &piece);
@@ -397,8 +392,8 @@ impl<'a> Run<'a> {
                 self.found(at, &piece, trouble.clone())?;
                 return Err(CarefulError::Back(trouble));
             }
-            Tried::Failed(error) if error.remedy() == Remedy::Halve => Trouble::of_call(&error),
-            Tried::Failed(error) => {
+            Err(error) if error.remedy() == Remedy::Halve => Trouble::of_call(&error),
+            Err(error) => {
                 let (batch, error) = (Box::new(piece.batch), Box::new(error));
                 return Err(ChainError::Call { transform: at, batch, error }.into());
             }
@@ -425,28 +420,12 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn call<D: Destination>(
-        &mut self,
-        at: usize,
-        batch: &mut Batch,
-        destination: &mut D,
-    ) -> Result<Tried, CarefulError<D::Error>> {
+    fn call<D: Destination>(&mut self, at: usize, batch: &mut Batch, destination: &mut D) -> Result<Output, CallError> {
         let (instance, state) = (&mut self.task.instances[at], &mut self.task.state.transforms[at]);
-        state.mark();
         let begin = self.runtime.now();
-        let called = instance.process(batch, state, self.runtime.now_ms());
-        let called = called.and_then(|output| instance.flush(state, self.runtime.now_ms()).map(|()| output));
+        let called = instance.process_apart(batch, state, self.runtime.now_ms());
         destination.processed(at, batch.len(), self.runtime.since(begin));
-        Ok(match called {
-            Ok(output) => {
-                state.keep_marked();
-                Tried::Passed(output)
-            }
-            Err(error) => {
-                state.undo_marked();
-                Tried::Failed(error)
-            }
-        })
+        called
     }
 
     /// Takes outputs to the sinks. What Kafka refuses of them, if anything.

@@ -15,6 +15,12 @@ pub const DISCARD_OF: &str = "sluicegate.discard-of";
 pub const PIPELINE: &str = "sluicegate.pipeline";
 /// The transform that could not process the record.
 pub const TRANSFORM: &str = "sluicegate.transform";
+/// The name of its plugin.
+pub const PLUGIN: &str = "sluicegate.plugin";
+/// The version of its plugin.
+pub const PLUGIN_VERSION: &str = "sluicegate.plugin-version";
+/// The digest of its plugin.
+pub const PLUGIN_DIGEST: &str = "sluicegate.plugin-digest";
 /// The topic of the source record.
 pub const TOPIC: &str = "sluicegate.topic";
 /// The partition of the source record.
@@ -56,9 +62,9 @@ pub fn letters(
         let ours = [
             (PIPELINE, plan.pipeline.as_str()),
             (TRANSFORM, name),
-            ("sluicegate.plugin", &manifest.name),
-            ("sluicegate.plugin-version", &manifest.version),
-            ("sluicegate.plugin-digest", plugin.digest()),
+            (PLUGIN, &manifest.name),
+            (PLUGIN_VERSION, &manifest.version),
+            (PLUGIN_DIGEST, plugin.digest()),
             (TOPIC, plan.sources.get(input as usize).map_or("", |source| &source.topic)),
             (PARTITION, &partition.to_string()),
             (OFFSET, &offset.to_string()),

@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
 
-use super::super::payload::Payload;
 use crate::kafka::log::Entry;
+use crate::payload::Payload;
 use crate::worker::dead_letter::{self as header, is_ours};
 
 /// Where a letter lies: partition and offset, written `2/17`.
@@ -155,9 +155,9 @@ fn letter(entry: Entry) -> Option<Letter> {
         fate: Fate::Open,
         put_aside_at: jiff::Timestamp::from_millisecond(entry.timestamp).ok()?,
         transform: text(&entry, header::TRANSFORM)?,
-        plugin: some("sluicegate.plugin"),
-        plugin_version: some("sluicegate.plugin-version"),
-        plugin_digest: some("sluicegate.plugin-digest"),
+        plugin: some(header::PLUGIN),
+        plugin_version: some(header::PLUGIN_VERSION),
+        plugin_digest: some(header::PLUGIN_DIGEST),
         topic: some(header::TOPIC),
         partition: some(header::PARTITION).parse().ok(),
         offset: some(header::OFFSET).parse().ok(),

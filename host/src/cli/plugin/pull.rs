@@ -66,21 +66,22 @@ pub(super) async fn run(args: PullArgs, around: Surroundings<'_>, out: &mut (imp
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(error).with_context(|| BadInput(format!("cannot write {shown}"))),
     };
-    let was_there = match there.map(|bytes| Digest::of(&bytes) == digest) {
-        Some(false) => {
+    let was_there = there.is_some();
+    let size = match there {
+        Some(bytes) if Digest::of(&bytes) == digest => bytes.len(),
+        Some(_) => {
             let what = format!("{shown} is there, with other contents: name another file with -o, or remove this one");
             return Err(BadInput(what).into());
         }
-        same => same.is_some(),
-    };
-    let progress = Progress::new(reference.to_string());
-    let fetched = registry.fetch_watched(&digest, |bytes, total| progress.at(bytes, total)).await;
-    progress.end();
-    let bytes = fetched?;
-    if !was_there {
-        file::write(&path, &bytes).with_context(|| format!("cannot write {shown}"))?;
-    }
-    let size = bytes.len() as u64;
+        None => {
+            let progress = Progress::new(reference.to_string());
+            let fetched = registry.fetch_watched(&digest, |bytes, total| progress.at(bytes, total)).await;
+            progress.end();
+            let bytes = fetched?;
+            file::write(&path, &bytes).with_context(|| format!("cannot write {shown}"))?;
+            bytes.len()
+        }
+    } as u64;
     if args.json {
         return Ok(table::json(out, &Report { file: &path, digest, size, was_there })?);
     }

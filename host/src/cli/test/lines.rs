@@ -73,8 +73,8 @@ pub(super) fn write<T: Serialize>(contents: impl IntoIterator<Item = T>) -> Stri
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::super::payload::Payload;
     use super::*;
+    use crate::payload::Payload;
 
     #[test]
     fn bytes_are_text_where_they_are_text() {

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::payload::Payload;
 use super::lines::{self, Line, LineError};
+use crate::payload::Payload;
 use crate::record::{Batch, HeaderList, Output, RecordView};
 
 /// A record that goes in. What is left out is null, or none.

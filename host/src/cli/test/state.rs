@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::payload::Payload;
 use super::lines::{self, Line, LineError};
 use crate::manifest::StoreDeclaration;
+use crate::payload::Payload;
 use crate::state::{Store, TransformState};
 
 /// An entry of a store.

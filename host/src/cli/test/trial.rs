@@ -93,17 +93,9 @@ impl<'a> Trial<'a> {
     fn call(&mut self, batch: &mut Batch) -> Result<Output, CallError> {
         let latest = batch.timestamps.iter().copied().max().unwrap_or(0);
         self.now_ms = self.now_ms.max(latest);
-        self.state.mark();
-        let called = self.instance.process(batch, &mut self.state, self.now_ms);
-        let called = called.and_then(|output| self.instance.flush(&mut self.state, self.now_ms).map(|()| output));
-        match &called {
-            Ok(_) => {
-                self.state.keep_marked();
-                durable(&mut self.state);
-            }
-            Err(_) => self.state.undo_marked(),
-        }
-        called
+        let output = self.instance.process_apart(batch, &mut self.state, self.now_ms)?;
+        durable(&mut self.state);
+        Ok(output)
     }
 }
 

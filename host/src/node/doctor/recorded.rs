@@ -17,7 +17,7 @@ pub(super) async fn record(store: &dyn MetaStore, pipeline: &Pipeline) -> Result
     Ok(known.map(|known| known.record).filter(|record| record.desired != Desired::Gone))
 }
 
-/// Whether the plugins can be had; without a store, those alone that are files.
+/// Whether the plugins can be had; without a store to ask, those alone that are files.
 pub(super) async fn plugins(store: Option<&Arc<dyn MetaStore>>, pipeline: &Pipeline) -> Vec<Finding> {
     let mut findings = Vec::new();
     for transform in &pipeline.transforms {
@@ -30,7 +30,7 @@ pub(super) async fn plugins(store: Option<&Arc<dyn MetaStore>>, pipeline: &Pipel
                     Finding::problem(subject, error.to_string()).help("build the plugin, or correct the path")
                 }
             },
-            (_, None) => continue,
+            (_, None) => Finding::warning(subject, "not looked up: there is no ZooKeeper to ask for it"),
             (reference, Some(store)) => in_registry(subject, store, reference).await,
         };
         findings.push(finding);

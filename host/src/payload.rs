@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A key or a value.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(super) struct Payload(pub(super) Vec<u8>);
+pub(crate) struct Payload(pub(crate) Vec<u8>);
 
 impl From<&[u8]> for Payload {
     fn from(bytes: &[u8]) -> Self {
