@@ -1,5 +1,6 @@
-//! What a node serves over HTTP: health, metrics, and for commands on the same machine its local store.
+//! What every node serves over HTTP: health, metrics, and for commands on the same machine its local store.
 
+pub mod bearer;
 pub mod meta_api;
 
 use std::net::SocketAddr;

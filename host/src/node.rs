@@ -3,6 +3,7 @@
 //! This is the one place that knows all of them. Which broker and which metadata store it works with is handed in, so that the
 //! embedded demo is the same node with others.
 
+mod api;
 mod crew;
 pub mod deploy;
 pub mod doctor;
@@ -11,24 +12,26 @@ mod hosted;
 mod hosting;
 mod load;
 pub mod sandbox;
+pub mod status;
 mod store;
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use futures::future::BoxFuture;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
+use self::api::Api;
 use self::crew::SharedBudget;
 use self::group::KafkaGroups;
 use self::hosted::{Hosted, OnFailure, Wanted};
 use self::load::Loader;
 pub use self::load::{LoadError, digests_in_use, group as consumer_group, kafka_settings};
 pub use self::store::{StoreError, open_for_commands, open_for_node};
+use crate::checkpoint::store::StateError;
 use crate::cluster::election::{self, Leader};
 use crate::cluster::leader;
 use crate::cluster::membership::{JoinError, Membership, NodeRecord};
@@ -65,6 +68,9 @@ pub enum NodeError {
     /// The metadata store.
     #[error(transparent)]
     Meta(#[from] MetaError),
+    /// The state of a task cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// WebAssembly does not work here.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -368,7 +374,9 @@ impl Node {
         let membership = Membership::join(Arc::clone(&parts.store), &name, record, session_timeout, taken_over).await?;
 
         let view = View { metrics: Arc::clone(&metrics), control: Arc::clone(control), session: parts.store.session() };
-        let served = endpoint.map(|endpoint| serve(endpoint, view, &parts));
+        let store = Arc::clone(&parts.store) as Arc<dyn MetaStore>;
+        let api = Api { cluster: Arc::clone(&cluster), store, engine: Arc::clone(&engine) };
+        let served = endpoint.map(|endpoint| serve(endpoint, view, &parts, api));
         let budget = Budget::new(cluster.limits.zookeeper_bytes_per_second, Instant::now());
         let Parts { kafka, store, local } = parts;
         let meta = Arc::clone(&store) as Arc<dyn MetaStore>;
@@ -394,13 +402,13 @@ impl Node {
     }
 }
 
-fn serve(endpoint: Endpoint, view: View, parts: &Parts) -> AbortHandle {
+fn serve(endpoint: Endpoint, view: View, parts: &Parts, api: Api) -> AbortHandle {
     let address = endpoint.address();
-    info!(%address, "http endpoint: /healthz, /readyz, /metrics");
-    let mut more = Router::new();
+    info!(%address, "http endpoint: /healthz, /readyz, /metrics, /api/v1");
+    let mut more = api::router(api);
     if let Some(dir) = &parts.local {
         let file = NodeFile::new(address);
-        more = meta_api::router(Arc::clone(&parts.store) as Arc<dyn MetaStore>, &file.token);
+        more = more.merge(meta_api::router(Arc::clone(&parts.store) as Arc<dyn MetaStore>, &file.token));
         if let Err(error) = file.write(dir) {
             warn!("commands will not find this node: {error}");
         }

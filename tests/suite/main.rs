@@ -1,5 +1,6 @@
 //! Everything that needs real servers, in one binary: linking it once is what costs. A module is a subject.
 
+mod api;
 mod authors;
 mod cases;
 mod chaos;

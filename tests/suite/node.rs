@@ -105,7 +105,7 @@ impl Node {
         self.child.as_mut().unwrap().try_wait().unwrap().is_some()
     }
 
-    fn http(&self) -> Option<String> {
+    pub(crate) fn http(&self) -> Option<String> {
         let log = self.log();
         let address = log.split_once("http endpoint:")?.1.split_once("address=")?.1.split_whitespace().next()?;
         Some(address.to_owned())

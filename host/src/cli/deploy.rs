@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use serde::Serialize;
 use serde_json::Value;
 
 use super::connection::{self, Connection};
@@ -18,7 +17,7 @@ use crate::config::{ClusterArgs, Difference, Pipeline, differences};
 use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
 use crate::node::NodeError;
-use crate::node::deploy::{self, Deployable};
+use crate::node::deploy::{self, Deployment};
 
 /// How often is looked how far the nodes are.
 const LOOK: Duration = Duration::from_millis(200);
@@ -53,34 +52,18 @@ pub(super) struct DeployArgs {
     cluster: ClusterArgs,
 }
 
-/// What a deployment does.
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct Plan {
-    pipeline: String,
-    revision: u64,
-    incarnation: u64,
-    is_new: bool,
-    discards_state: bool,
-    paused: bool,
-    partitions: u32,
-    differences: Vec<Difference>,
-    deployed: bool,
-}
-
 pub(super) async fn run(args: DeployArgs, out: &mut impl Write) -> Result<(), CommandError> {
     let pipeline = Pipeline::load(&args.pipeline)?;
     let name = connection::name(pipeline.name.as_str())?;
     let Connection { cluster, store } = Connection::open(&args.cluster).await?;
     connection::kafka(&cluster)?;
-    let deployable = deploy::check(&cluster, Arc::clone(&store), pipeline, args.discard_state).await?;
-    let mut plan = plan(&name, &deployable);
+    let deployable = deploy::check(&cluster, Arc::clone(&store), None, pipeline, args.discard_state).await?;
+    let mut plan = deployable.deployment();
     if !args.json {
         show(out, &plan)?;
     }
     if !args.dry_run {
-        let record = deployable.deploy().await?;
-        (plan.deployed, plan.revision, plan.incarnation) = (true, record.revision, record.incarnation);
+        let record = deployable.deploy(&mut plan).await?;
         if !args.json {
             writeln!(out, "deployed")?;
         }
@@ -91,27 +74,8 @@ pub(super) async fn run(args: DeployArgs, out: &mut impl Write) -> Result<(), Co
     if args.json { Ok(table::json(out, &plan)?) } else { Ok(()) }
 }
 
-fn plan(name: &Segment, deployable: &Deployable) -> Plan {
-    let known = deployable.known.as_ref();
-    let before = known.map_or("{}", |known| &known.specification.canonical);
-    let changed = known.is_none_or(|known| known.specification.digest != deployable.specification.digest);
-    let (revision, incarnation) = known.map_or((0, 1), |known| (known.revision, known.incarnation));
-    let next = known.map_or(1, |known| known.last_incarnation + 1);
-    Plan {
-        pipeline: name.to_string(),
-        revision: revision + u64::from(changed),
-        incarnation: if deployable.discards_state && known.is_some() { next } else { incarnation },
-        is_new: known.is_none(),
-        discards_state: deployable.discards_state && known.is_some(),
-        paused: known.is_some_and(|known| known.desired == Desired::Paused),
-        partitions: deployable.specification.partitions,
-        differences: differences(before, &deployable.specification.canonical),
-        deployed: false,
-    }
-}
-
-fn show(out: &mut impl Write, plan: &Plan) -> Result<(), CommandError> {
-    let Plan { pipeline, revision, partitions, .. } = plan;
+fn show(out: &mut impl Write, plan: &Deployment) -> Result<(), CommandError> {
+    let Deployment { pipeline, revision, partitions, .. } = plan;
     if plan.is_new {
         writeln!(out, "pipeline `{pipeline}` is new: revision {revision}, {partitions} tasks")?;
     } else if plan.differences.is_empty() {
@@ -234,30 +198,15 @@ pub(super) struct NamedArgs {
 pub(super) async fn pause(args: NamedArgs, out: &mut impl Write) -> Result<(), CommandError> {
     let name = connection::name(&args.pipeline)?;
     let Connection { store, .. } = Connection::open(&args.cluster).await?;
-    let pause = |known: &PipelineRecord| {
-        must_be_deployed(&name, known)?;
-        Ok(PipelineRecord { desired: Desired::Paused, ..known.clone() })
-    };
-    deploy::want(&*store, &name, pause).await?;
+    deploy::pause(&*store, &name).await?;
     Ok(writeln!(out, "pipeline `{name}` is paused: its nodes commit and stop")?)
 }
 
 pub(super) async fn resume(args: NamedArgs, out: &mut impl Write) -> Result<(), CommandError> {
     let name = connection::name(&args.pipeline)?;
     let Connection { store, .. } = Connection::open(&args.cluster).await?;
-    let resume = |known: &PipelineRecord| {
-        must_be_deployed(&name, known)?;
-        Ok(PipelineRecord { desired: Desired::Running, attempt: known.attempt + 1, ..known.clone() })
-    };
-    deploy::want(&*store, &name, resume).await?;
+    deploy::resume(&*store, &name).await?;
     Ok(writeln!(out, "pipeline `{name}` goes on; nodes where it had failed try again")?)
-}
-
-fn must_be_deployed(name: &Segment, known: &PipelineRecord) -> Result<(), NodeError> {
-    if known.desired.is_deployed() {
-        return Ok(());
-    }
-    Err(NodeError::Refused(format!("pipeline `{name}` is not deployed; `sluicegate deploy FILE` deploys it")))
 }
 
 /// Arguments of `revisions`.

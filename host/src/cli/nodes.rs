@@ -1,15 +1,13 @@
 //! `sluicegate nodes`: which nodes there are, and what they run.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 
 use clap::Args;
-use serde::Serialize;
 
 use super::connection::Connection;
 use super::{CommandError, table};
-use crate::cluster::{election, membership, pipelines, presence};
 use crate::config::ClusterArgs;
+use crate::node::status::{self, NodeStatus};
 
 /// Arguments of `nodes`.
 #[derive(Args, Debug)]
@@ -21,34 +19,9 @@ pub(super) struct NodesArgs {
     cluster: ClusterArgs,
 }
 
-/// A node of the cluster.
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct NodeStatus {
-    node: String,
-    leads: bool,
-    /// Of which pipelines it runs threads.
-    pipelines: BTreeMap<String, usize>,
-    #[serde(flatten)]
-    record: membership::NodeRecord,
-}
-
 pub(super) async fn run(args: NodesArgs, out: &mut impl Write) -> Result<(), CommandError> {
     let Connection { store, .. } = Connection::open(&args.cluster).await?;
-    let leader = election::leader(&*store).await?;
-    let mut running: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
-    for (name, _) in pipelines::list(&*store).await? {
-        for (node, presence) in presence::list(&*store, &name).await? {
-            running.entry(node).or_default().insert(name.to_string(), presence.threads);
-        }
-    }
-    let status = |(node, record): (String, membership::NodeRecord)| NodeStatus {
-        leads: leader.as_ref().is_some_and(|leader| leader.node == node && leader.instance == record.instance),
-        pipelines: running.remove(&node).unwrap_or_default(),
-        node,
-        record,
-    };
-    let nodes: Vec<NodeStatus> = membership::list(&*store).await?.into_iter().map(status).collect();
+    let nodes = status::nodes(&*store).await?;
     if args.json {
         return Ok(table::json(out, &nodes)?);
     }

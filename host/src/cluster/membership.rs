@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::task::JoinHandle;
 use tracing::{debug, info, warn};
+use utoipa::ToSchema;
 
 use super::contents::{decode, encode};
 use crate::meta::layout::{self, Segment};
@@ -21,7 +22,7 @@ use crate::meta::{Coordination, MetaError, MetaStore, Version, Write};
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// What a node says of itself.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct NodeRecord {
     /// Random: tells two processes of one name apart.

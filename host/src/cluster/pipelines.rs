@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::contents::{decode, encode};
 use crate::meta::layout::{self, Segment};
@@ -15,7 +16,7 @@ use crate::meta::{MetaError, MetaStore, Version, Write};
 const REVISIONS_MAX: u64 = 100;
 
 /// What is wanted of a pipeline.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Desired {
     /// Processes that were started with it run it.
@@ -39,7 +40,7 @@ impl Desired {
 }
 
 /// A specification, as it is written down.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Specification {
     /// The pipeline file.
@@ -77,7 +78,7 @@ pub struct PipelineRecord {
 }
 
 /// A revision as it is kept.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Revision {
     /// Its number.

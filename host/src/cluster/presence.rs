@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tracing::debug;
+use utoipa::ToSchema;
 
 use super::contents::{decode, encode};
 use crate::meta::layout::{self, Segment};
@@ -18,7 +19,7 @@ const AGAIN: Duration = Duration::from_millis(500);
 const PACE: Duration = Duration::from_millis(200);
 
 /// What a node does with a pipeline.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Activity {
     /// Loads plugins, waits for topics.
@@ -34,7 +35,7 @@ pub enum Activity {
 }
 
 /// How a pipeline is on a node.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Presence {
     /// What the node does.
@@ -63,7 +64,7 @@ pub struct Presence {
 }
 
 /// Something that went wrong.
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Incident {
     /// When.

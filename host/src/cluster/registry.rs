@@ -13,6 +13,7 @@ use futures::future::try_join_all;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use utoipa::ToSchema;
 
 use self::blob::Blobs;
 pub use self::reference::{ReferenceError, RegistryReference, VersionPattern};
@@ -24,10 +25,11 @@ use crate::meta::{MetaError, MetaStore, Node, Write};
 const ATTEMPTS_MAX: usize = 10;
 
 /// What the registry says of a version.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct PluginRecord {
     /// Of its bytes.
+    #[schema(value_type = String, example = "sha256:9f86d0..")]
     pub digest: Digest,
     /// Size in bytes.
     pub size: u64,
@@ -55,11 +57,12 @@ pub struct Description {
 }
 
 /// A version that is listed or was resolved.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct PluginEntry {
     /// Name.
     pub name: String,
     /// Version.
+    #[schema(value_type = String, example = "1.2.0")]
     pub version: Version,
     /// What is known of it.
     #[serde(flatten)]

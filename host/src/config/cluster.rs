@@ -60,6 +60,8 @@ pub struct Cluster {
     pub cache_path: PathBuf,
     /// Where the HTTP endpoint listens.
     pub http: Http,
+    /// What has to be shown there by whoever changes something; nobody may without.
+    pub http_token: Option<Secret>,
     /// Worker threads for each pipeline, at least one.
     pub worker_threads: usize,
     /// Bounds on what the node uses.

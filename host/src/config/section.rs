@@ -161,6 +161,11 @@ impl<'a> Section<'a> {
         self.findings
     }
 
+    /// As it is headed: `[http]`.
+    pub(super) fn heading(&self) -> &'static str {
+        self.shape.heading
+    }
+
     /// Where the table begins: its heading.
     pub(super) fn place(&self) -> Range<usize> {
         self.place.clone()

@@ -8,41 +8,33 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
+use super::bearer::Bearer;
 use crate::meta::remote::wire::{self, Answer, WireWrite};
 use crate::meta::{MetaError, MetaStore, Write};
 
 /// Routes under [`wire::PREFIX`] that read and write `store` for whoever shows `token`.
 pub fn router(store: Arc<dyn MetaStore>, token: &str) -> Router {
-    let expected: Arc<[u8]> = Arc::from(fingerprint(&format!("Bearer {token}")));
     let routes = Router::new()
         .route(&format!("/{}", wire::GET), post(get))
         .route(&format!("/{}", wire::CHILDREN), post(children))
         .route(&format!("/{}", wire::MULTI), post(multi))
         .with_state(store)
         .layer(DefaultBodyLimit::max(wire::BODY_BYTES_MAX))
-        .layer(middleware::from_fn_with_state(expected, authorize));
+        .layer(middleware::from_fn_with_state(Bearer::new(token), authorize));
     Router::new().nest(wire::PREFIX, routes)
 }
 
-async fn authorize(State(expected): State<Arc<[u8]>>, request: Request, next: Next) -> Response {
-    let shown = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    // Digests are compared: how long that takes says nothing about the token.
-    if fingerprint(shown)[..] == expected[..] {
-        next.run(request).await
-    } else {
-        StatusCode::UNAUTHORIZED.into_response()
+async fn authorize(State(bearer): State<Bearer>, request: Request, next: Next) -> Response {
+    match bearer.is_shown_by(request.headers()) {
+        true => next.run(request).await,
+        false => StatusCode::UNAUTHORIZED.into_response(),
     }
-}
-
-fn fingerprint(text: &str) -> [u8; 32] {
-    Sha256::digest(text).into()
 }
 
 async fn get(State(store): State<Arc<dyn MetaStore>>, body: Bytes) -> Response {

@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+use utoipa::ToSchema;
+
 use super::NodeError;
 use super::group::{Group, KafkaGroups};
 use super::load::{Loaded, Loader, kafka_settings};
@@ -11,7 +14,7 @@ use crate::cluster::election;
 use crate::cluster::leader::{self, Left};
 use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
 use crate::cluster::presence;
-use crate::config::{Cluster, Pipeline};
+use crate::config::{Cluster, Difference, Pipeline, differences};
 use crate::engine::{Engine, EngineOptions};
 use crate::meta::layout::Segment;
 use crate::meta::{MetaError, MetaStore};
@@ -38,6 +41,30 @@ pub struct Deployable {
     pub discards_state: bool,
 }
 
+/// What a deployment changes.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Deployment {
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// The revision that it makes; the one that there is if nothing differs.
+    pub revision: u64,
+    /// The life of the state that it goes on from, or begins.
+    pub incarnation: u64,
+    /// Whether there was no such pipeline.
+    pub is_new: bool,
+    /// Whether the state that there is is given up.
+    pub discards_state: bool,
+    /// Whether it stays paused.
+    pub paused: bool,
+    /// Tasks.
+    pub partitions: u32,
+    /// What differs from the revision that there is.
+    pub differences: Vec<Difference>,
+    /// Whether it was done, and not only looked at.
+    pub deployed: bool,
+}
+
 /// Checks everything that can be checked: the file, the plugins and their configuration, topics, and whether the state that there
 /// is can be gone on from.
 ///
@@ -46,11 +73,15 @@ pub struct Deployable {
 pub async fn check(
     cluster: &Arc<Cluster>,
     store: Arc<dyn MetaStore>,
+    engine: Option<Arc<Engine>>,
     pipeline: Pipeline,
     discard_state: bool,
 ) -> Result<Deployable, NodeError> {
     let name = Segment::new(pipeline.name.as_str())?;
-    let engine = Arc::new(Engine::new(EngineOptions { cache_dir: Some(cluster.cache_path.clone()) })?);
+    let engine = match engine {
+        Some(engine) => engine,
+        None => Arc::new(Engine::new(EngineOptions { cache_dir: Some(cluster.cache_path.clone()) })?),
+    };
     let kafka = kafka_settings(cluster);
     let loader = Loader { cluster: Arc::clone(cluster), kafka, store: Arc::clone(&store), engine };
     let never = Arc::new(Control::default());
@@ -105,11 +136,32 @@ impl Deployable {
         Some(PipelineRecord { desired, ..next })
     }
 
-    /// Writes it down; the nodes of the cluster do the rest.
+    /// What it would change.
+    #[must_use]
+    pub fn deployment(&self) -> Deployment {
+        let known = self.known.as_ref();
+        let before = known.map_or("{}", |known| &known.specification.canonical);
+        let changed = known.is_none_or(|known| known.specification.digest != self.specification.digest);
+        let (revision, incarnation) = known.map_or((0, 1), |known| (known.revision, known.incarnation));
+        let next = known.map_or(1, |known| known.last_incarnation + 1);
+        Deployment {
+            pipeline: self.name.to_string(),
+            revision: revision + u64::from(changed),
+            incarnation: if self.discards_state && known.is_some() { next } else { incarnation },
+            is_new: known.is_none(),
+            discards_state: self.discards_state && known.is_some(),
+            paused: known.is_some_and(|known| known.desired == Desired::Paused),
+            partitions: self.specification.partitions,
+            differences: differences(before, &self.specification.canonical),
+            deployed: false,
+        }
+    }
+
+    /// Writes it down, and into `deployment` what it came to; the nodes of the cluster do the rest.
     ///
     /// # Errors
     /// Somebody else has changed it since it was checked; those of the store.
-    pub async fn deploy(&self) -> Result<PipelineRecord, NodeError> {
+    pub async fn deploy(&self, deployment: &mut Deployment) -> Result<PipelineRecord, NodeError> {
         let change = |known: Option<&PipelineRecord>| {
             if known != self.known.as_ref() {
                 // A lost answer, or somebody else.
@@ -120,8 +172,10 @@ impl Deployable {
             }
             Ok(self.next(known))
         };
-        let record = pipelines::change(&*self.store, &self.name, change).await?;
-        Ok(record.expect("a change makes the record"))
+        let record = pipelines::change(&*self.store, &self.name, change).await?.expect("a change makes the record");
+        (deployment.deployed, deployment.revision, deployment.incarnation) =
+            (true, record.revision, record.incarnation);
+        Ok(record)
     }
 }
 
@@ -129,7 +183,7 @@ impl Deployable {
 ///
 /// # Errors
 /// There is no such pipeline, or `change` refuses; those of the store.
-pub async fn want(
+async fn want(
     store: &dyn MetaStore,
     name: &Segment,
     change: impl Fn(&PipelineRecord) -> Result<PipelineRecord, NodeError>,
@@ -140,6 +194,37 @@ pub async fn want(
         _ => Err(unknown()),
     });
     changed.await?.ok_or_else(unknown)
+}
+
+/// Lets a deployed pipeline commit and stop.
+///
+/// # Errors
+/// It is not deployed; those of the store.
+pub async fn pause(store: &dyn MetaStore, name: &Segment) -> Result<PipelineRecord, NodeError> {
+    want(store, name, |known| {
+        must_be_deployed(name, known)?;
+        Ok(PipelineRecord { desired: Desired::Paused, ..known.clone() })
+    })
+    .await
+}
+
+/// Lets a deployed pipeline go on; where it has failed it is tried again.
+///
+/// # Errors
+/// It is not deployed; those of the store.
+pub async fn resume(store: &dyn MetaStore, name: &Segment) -> Result<PipelineRecord, NodeError> {
+    want(store, name, |known| {
+        must_be_deployed(name, known)?;
+        Ok(PipelineRecord { desired: Desired::Running, attempt: known.attempt + 1, ..known.clone() })
+    })
+    .await
+}
+
+fn must_be_deployed(name: &Segment, known: &PipelineRecord) -> Result<(), NodeError> {
+    if known.desired.is_deployed() {
+        return Ok(());
+    }
+    Err(NodeError::Refused(format!("pipeline `{name}` is not deployed; `sluicegate deploy FILE` deploys it")))
 }
 
 /// Takes a pipeline off the cluster. `None` when its state stays; else whether it is deleted already.

@@ -2,9 +2,9 @@
 
 use std::io::Write;
 
-use super::{PipelineStatus, PluginStatus, SourceStatus, TaskStatus};
 use crate::cli::{CommandError, table};
 use crate::cluster::presence::Incident;
+use crate::node::status::{PipelineStatus, PluginStatus, SourceStatus, TaskStatus};
 
 /// Characters of a digest that are shown, enough to tell plugins apart; `--json` has all of it.
 const DIGEST_CHARACTERS: usize = 12;

@@ -26,6 +26,9 @@ impl Cluster {
             Http::Listen(address) => list.add("http.listen", address),
             Http::Off => list.add("http.listen", "off"),
         }
+        if self.http_token.is_some() {
+            list.add_secret("http.token", &["http.token-env", "http.token-file"]);
+        }
         list.add("worker.threads", self.worker_threads);
         list.add("limits.zookeeper-bytes-per-second", value::plain_size(self.limits.zookeeper_bytes_per_second));
         list.add("limits.plugin-size", value::plain_size(self.limits.plugin_size));

@@ -34,7 +34,7 @@ const AUTH: Shape = Shape {
 const TLS: Shape = Shape { heading: "[zookeeper.tls]", keys: &["ca", "certificate", "key"], tables: &[], open: false };
 const LOCAL: Shape = Shape { heading: "[local]", keys: &["path"], tables: &[], open: false };
 const CACHE: Shape = Shape { heading: "[cache]", keys: &["path"], tables: &[], open: false };
-const HTTP: Shape = Shape { heading: "[http]", keys: &["listen"], tables: &[], open: false };
+const HTTP: Shape = Shape { heading: "[http]", keys: &["listen", "token-env", "token-file"], tables: &[], open: false };
 const WORKER: Shape = Shape { heading: "[worker]", keys: &["threads"], tables: &[], open: false };
 const LIMITS: Shape = Shape {
     heading: "[limits]",
@@ -96,7 +96,9 @@ fn root_table(root: &Section<'_>, text: &Text, arguments: &ClusterArgs) -> Optio
     let path = |section: Section<'_>| section.optional("path", |field| field.parsed(|path| folder(path, text)));
     let local_path = path(root.table("local", &LOCAL));
     let cache_path = path(root.table("cache", &CACHE));
-    let http = root.table("http", &HTTP).optional("listen", |field| field.parsed(arguments::http));
+    let http_table = root.table("http", &HTTP);
+    let http = http_table.optional("listen", |field| field.parsed(arguments::http));
+    let http_token = token(&http_table, text);
     let threads = root.table("worker", &WORKER).optional("threads", |field| {
         field.count(|count| value::count(count, &THREADS)).and_then(|count| usize::try_from(count).ok())
     });
@@ -110,6 +112,7 @@ fn root_table(root: &Section<'_>, text: &Text, arguments: &ClusterArgs) -> Optio
         cache_path: arguments.cache_path.clone().or(cache_path?).unwrap_or_else(|| default_cache(&local_path)),
         local_path,
         http: arguments.http_listen.or(http?).unwrap_or(Http::Listen(([127, 0, 0, 1], 8080).into())),
+        http_token: http_token?,
         worker_threads: arguments.worker_threads.or(threads?).unwrap_or_else(default_threads),
         limits: limits?,
         text: Text::default(),
@@ -202,25 +205,48 @@ fn authentication(section: &Section<'_>, text: &Text) -> Option<Authentication> 
             false => Ok(()),
         })
     });
+    let password = secret(section, text, "password", ["password-env", "password-file"]);
+    if password == Some(None) {
+        let message = "[zookeeper.auth] does not say where the password is";
+        let diagnostic = Diagnostic::new(message).at(section.place());
+        section.findings().add(diagnostic.help(either("password")));
+    }
+    scheme?;
+    Some(Authentication { user: user?, password: password?? })
+}
+
+/// `None` if something is wrong, `Some(None)` if nobody may change something over HTTP.
+fn token(section: &Section<'_>, text: &Text) -> Option<Option<Secret>> {
+    const SHORTEST: usize = 16;
+    let token = secret(section, text, "token", ["token-env", "token-file"])?;
+    if token.as_ref().is_some_and(|token| token.expose().len() < SHORTEST) {
+        let diagnostic = Diagnostic::new(format!("the token under [http] has fewer than {SHORTEST} characters"));
+        section.findings().add(diagnostic.at(section.place()).help("make one with `openssl rand -hex 32`"));
+        return None;
+    }
+    Some(token)
+}
+
+/// A secret that an environment variable or a file has. `None` if something is wrong, `Some(None)` if it is not there.
+fn secret(section: &Section<'_>, text: &Text, what: &str, [env, file]: [&'static str; 2]) -> Option<Option<Secret>> {
     let fault = |problem| Fault::new(problem, "set it, or name another one");
     let from_environment =
-        section.field("password-env").map(|field| field.parsed(|it| secret::from_environment(it).map_err(fault)));
-    let from_file = section
-        .field("password-file")
-        .map(|field| field.parsed(|it| secret::from_file(&text.resolve(it)).map_err(fault)));
-    let password: Option<Secret> = match (from_environment, from_file) {
-        (Some(password), None) | (None, Some(password)) => password,
-        (found, _) => {
-            let what = if found.is_none() { "does not say where the password is" } else { "has two passwords" };
-            let diagnostic = Diagnostic::new(format!("[zookeeper.auth] {what}")).at(section.place());
-            section
-                .findings()
-                .add(diagnostic.help("write either password-env = \"VARIABLE\" or password-file = \"path\""));
+        section.field(env).map(|field| field.parsed(|it| secret::from_environment(it).map_err(fault)));
+    let from_file =
+        section.field(file).map(|field| field.parsed(|it| secret::from_file(&text.resolve(it)).map_err(fault)));
+    match (from_environment, from_file) {
+        (None, None) => Some(None),
+        (Some(secret), None) | (None, Some(secret)) => secret.map(Some),
+        (Some(_), Some(_)) => {
+            let diagnostic = Diagnostic::new(format!("{} has two {what}s", section.heading())).at(section.place());
+            section.findings().add(diagnostic.help(either(what)));
             None
         }
-    };
-    scheme?;
-    Some(Authentication { user: user?, password: password? })
+    }
+}
+
+fn either(what: &str) -> String {
+    format!("write either {what}-env = \"VARIABLE\" or {what}-file = \"path\"")
 }
 
 fn limits(section: &Section<'_>) -> Option<ClusterLimits> {

@@ -45,6 +45,7 @@ fn without_a_file_there_is_a_local_kafka_and_the_local_store() {
 fn everything_that_is_written_is_read() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("password"), "hunter2\n").unwrap();
+    fs::write(folder.path().join("token"), "hunter4-hunter4-hunter4\n").unwrap();
     fs::write(folder.path().join("ca.pem"), CERTIFICATE).unwrap();
     fs::write(folder.path().join("own.pem"), format!("{CERTIFICATE}{KEY}")).unwrap();
     let text = r#"
@@ -62,6 +63,7 @@ fn everything_that_is_written_is_read() {
         path = "/var/cache/sluicegate"
         [http]
         listen = "localhost:0"
+        token-file = "token"
         [worker]
         threads = 3
         [limits]
@@ -82,6 +84,7 @@ fn everything_that_is_written_is_read() {
     assert_eq!(cluster.local_path, folder.path().join("store"));
     assert_eq!(cluster.cache_path, Path::new("/var/cache/sluicegate"));
     assert_eq!(cluster.http, Http::Listen("127.0.0.1:0".parse().unwrap()));
+    assert_eq!(cluster.http_token.as_ref().unwrap().expose(), "hunter4-hunter4-hunter4");
     assert_eq!(cluster.worker_threads, 3);
     let limits = ClusterLimits {
         zookeeper_bytes_per_second: 1 << 20,

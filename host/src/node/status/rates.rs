@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cluster::membership::NodeRecord;
 
@@ -14,7 +15,7 @@ const IN: &str = "sluicegate_records_in_total";
 const OUT: &str = "sluicegate_records_out_total";
 
 /// What each node has counted of each pipeline since it was started.
-pub(super) struct Sample {
+pub struct Sample {
     at: Instant,
     /// By the node's instance and pipeline.
     counts: BTreeMap<(String, String), Counts>,
@@ -27,20 +28,20 @@ struct Counts {
 }
 
 /// Records a second.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-pub(super) struct Rates {
+pub struct Rates {
     /// Taken from source topics.
     #[serde(rename = "in")]
-    pub(super) taken: f64,
+    pub taken: f64,
     /// Sent to sink topics.
     #[serde(rename = "out")]
-    pub(super) sent: f64,
+    pub sent: f64,
 }
 
 impl Sample {
     /// Asks all nodes at once; those that cannot be asked are not in it.
-    pub(super) async fn take(nodes: &[(String, NodeRecord)]) -> Self {
+    pub async fn take(nodes: &[(String, NodeRecord)]) -> Self {
         let asked = nodes.iter().filter_map(|(_, node)| {
             let address = address(node.http.as_deref()?, node.is_here())?;
             let instance = node.instance.clone();
@@ -55,7 +56,8 @@ impl Sample {
     }
 
     /// What has been done since `before`, by pipeline. Nodes that are in one of the two only are left out.
-    pub(super) fn since(&self, before: &Self) -> BTreeMap<String, Rates> {
+    #[must_use]
+    pub fn since(&self, before: &Self) -> BTreeMap<String, Rates> {
         rates(&before.counts, &self.counts, self.at.duration_since(before.at))
     }
 }

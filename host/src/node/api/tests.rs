@@ -1,0 +1,182 @@
+//! What is served is described, changes want the token, and whatever goes wrong is a problem. Against real servers it is tested in
+//! the suite.
+
+use clap::Parser;
+use serde_json::Value;
+
+use super::*;
+use crate::config::{ClusterArgs, Secret};
+use crate::engine::EngineOptions;
+use crate::meta::local::LocalStore;
+
+const OPENAPI: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json");
+const TOKEN: &str = "0123456789abcdef";
+
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+struct Served {
+    base: String,
+    agent: ureq::Agent,
+    _folder: tempfile::TempDir,
+}
+
+impl Served {
+    async fn new(token: Option<&str>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Arc::new(LocalStore::open(folder.path()).await.unwrap());
+        // Nobody listens there: what needs Kafka says so.
+        let arguments = Arguments::parse_from(["test", "--kafka-bootstrap-servers", "127.0.0.1:1"]);
+        let mut cluster = Cluster::parse(Path::new("test"), "", &arguments.cluster).unwrap();
+        cluster.http_token = token.map(|token| Secret::new(token.to_owned()));
+        let engine = Arc::new(Engine::new(EngineOptions { cache_dir: None }).unwrap());
+        let router = router(Api { cluster: Arc::new(cluster), store, engine });
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        Self { base, agent, _folder: folder }
+    }
+
+    /// Status, kind of content, body.
+    fn ask(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> (u16, String, Value) {
+        let mut request = axum::http::Request::builder().method(method).uri(format!("{}{path}", self.base));
+        if let Some(token) = token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(body.to_owned()).unwrap();
+        let mut response = tokio::task::block_in_place(|| self.agent.run(request)).unwrap();
+        let kind = response.headers()["content-type"].to_str().unwrap().to_owned();
+        let body = response.body_mut().read_to_string().unwrap();
+        (
+            response.status().as_u16(),
+            kind,
+            serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {body}")),
+        )
+    }
+
+    fn problem(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> (u16, String, String) {
+        let (status, kind, problem) = self.ask(method, path, token, body);
+        assert_eq!(kind, "application/problem+json", "{method} {path}: {problem}");
+        assert_eq!(problem["status"], status);
+        let text = |field: &str| problem[field].as_str().unwrap().to_owned();
+        (status, text("code"), text("detail"))
+    }
+}
+
+fn description() -> Value {
+    serde_json::to_value(described(Token::new(None)).1).unwrap()
+}
+
+/// Method, path with a name filled in, and description of every operation.
+fn operations() -> Vec<(String, String, Value)> {
+    let document = description();
+    let paths = document["paths"].as_object().unwrap().clone();
+    let of = |(path, item): (String, Value)| {
+        let path = path.replace("{pipeline}", "orders");
+        let operations = item.as_object().unwrap().clone();
+        operations.into_iter().map(move |(method, operation)| (method.to_uppercase(), path.clone(), operation))
+    };
+    paths.into_iter().flat_map(of).collect()
+}
+
+#[test]
+fn everything_that_the_description_refers_to_is_in_it() {
+    let document = description();
+    let text = document.to_string();
+    let names: Vec<&str> = text.split("#/components/schemas/").skip(1).filter_map(|it| it.split('"').next()).collect();
+    assert!(names.contains(&"Problem") && names.contains(&"PipelineStatus"), "{names:?}");
+    for name in names {
+        assert!(document["components"]["schemas"][name].is_object(), "{name}");
+    }
+}
+
+/// With `BLESS=1` it is written.
+#[test]
+fn the_description_in_the_documents_is_what_is_served() {
+    let described = serde_json::to_string_pretty(&description()).unwrap() + "\n";
+    if std::env::var_os("BLESS").is_some() {
+        std::fs::write(OPENAPI, &described).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(OPENAPI).unwrap(), described, "BLESS=1 writes it anew");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_description_is_served_too() {
+    let (status, _, document) = Served::new(None).await.ask("GET", "/api/v1/openapi.json", None, "");
+    assert_eq!((status, document), (200, description()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_changes_something_wants_the_token() {
+    let (open, closed) = (Served::new(Some(TOKEN)).await, Served::new(None).await);
+    let mut changes = 0;
+    for (method, path, operation) in operations() {
+        assert_eq!(operation["security"].is_array(), method != "GET", "{method} {path}");
+        if method == "GET" {
+            continue;
+        }
+        changes += 1;
+        assert_eq!(closed.problem(&method, &path, Some(TOKEN), "").0, 403, "{method} {path}");
+        assert_eq!(open.problem(&method, &path, None, "").0, 401, "{method} {path}");
+        assert_eq!(open.problem(&method, &path, Some("0123456789abcdeg"), "").0, 401, "{method} {path}");
+        assert_ne!(open.problem(&method, &path, Some(TOKEN), "").0, 401, "{method} {path}");
+    }
+    assert!(changes >= 4, "{changes}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_wrong_is_a_problem_that_says_how() {
+    let served = Served::new(Some(TOKEN)).await;
+    let cases = [
+        ("GET", "/api/v1/pipelines/orders", "", 404, "unknown-pipeline", "`orders`"),
+        ("GET", "/api/v1/pipelines/orders/revisions", "", 404, "unknown-pipeline", "`orders`"),
+        ("POST", "/api/v1/pipelines/orders/pause", "", 404, "unknown-pipeline", "`orders`"),
+        ("GET", "/api/v1/pipelines?watch=true", "", 400, "invalid-request", "`watch`"),
+        ("GET", "/api/v1/pipelines/a%2Fb", "", 400, "invalid-request", "a/b"),
+        ("DELETE", "/api/v1/pipelines/orders", "", 400, "invalid-request", "keep-state"),
+        ("GET", "/api/v1/orders", "", 404, "not-found", "openapi.json"),
+        ("PATCH", "/api/v1/pipelines", "", 405, "method-not-allowed", "other methods"),
+        ("PUT", "/api/v1/pipelines/orders", "name = 3", 422, "invalid-pipeline", "name"),
+        ("PUT", "/api/v1/pipelines/orders", PIPELINE, 422, "invalid-pipeline", "`words`"),
+        ("PUT", "/api/v1/pipelines/words", PIPELINE, 422, "invalid-pipeline", "a path names a file of the node"),
+    ];
+    for (method, path, body, status, code, word) in cases {
+        let (found, its_code, detail) = served.problem(method, path, Some(TOKEN), body);
+        assert_eq!((found, its_code.as_str()), (status, code), "{method} {path}: {detail}");
+        assert!(detail.contains(word), "{method} {path}: {detail}");
+    }
+    let huge = "#".repeat(BODY_BYTES_MAX + 1);
+    assert_eq!(served.problem("PUT", "/api/v1/pipelines/words", Some(TOKEN), &huge).1, "invalid-request");
+}
+
+const PIPELINE: &str = r#"
+name = "words"
+[[source]]
+topic = "in"
+[[transform]]
+name = "a"
+plugin = "/srv/a.wasm"
+[[sink]]
+topic = "out"
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_file_is_told_line_by_line() {
+    let served = Served::new(Some(TOKEN)).await;
+    let (_, _, problem) = served.ask("PUT", "/api/v1/pipelines/words", Some(TOKEN), "name = 3\nnmae = 4\n[sink]\n");
+    let errors = problem["errors"].as_array().unwrap();
+    let line_1 = errors.iter().find(|error| error["line"] == 1).unwrap();
+    assert!(line_1["message"].is_string() && errors.len() > 2, "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_cluster_has_lists_without_entries() {
+    let served = Served::new(None).await;
+    for path in ["/api/v1/nodes", "/api/v1/pipelines", "/api/v1/plugins"] {
+        assert_eq!(served.ask("GET", path, None, ""), (200, "application/json".into(), Value::Array(Vec::new())));
+    }
+}
