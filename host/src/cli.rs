@@ -18,6 +18,8 @@ mod signals;
 mod state;
 mod status;
 mod table;
+#[cfg(feature = "otlp")]
+mod telemetry;
 mod test;
 mod version;
 mod worker;
@@ -206,11 +208,12 @@ fn start(arguments: Arguments, matches: &ArgMatches) -> Result<(), CommandError>
         _ => logging::FILTER_DEFAULT,
     };
     let filter = arguments.log.as_deref().unwrap_or(default);
-    logging::start(filter, arguments.log_format).map_err(|error| {
-        CommandError::BadInput(format!(
-            "`{filter}` is no log filter: {error}\n  write a level (error, warn, info, debug, trace) or `target=level`"
-        ))
-    })?;
+    let endpoint = match &arguments.command {
+        Command::Run(args) => args.telemetry.endpoint(),
+        Command::Worker(args) => args.telemetry.endpoint(),
+        _ => None,
+    };
+    let _logging = logging::start(filter, arguments.log_format, endpoint)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| CommandError::Failed(format!("cannot start the runtime: {error}")))?;
     let result = runtime.block_on(perform(arguments.command, innermost(matches)));

@@ -43,4 +43,5 @@ pub mod step;
 pub mod task;
 pub mod thread;
 mod throttle;
+pub mod trace;
 pub mod transaction;

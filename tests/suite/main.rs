@@ -27,3 +27,4 @@ mod security;
 mod shared;
 mod state;
 mod takeover;
+mod telemetry;

@@ -6,10 +6,13 @@ use std::io::IsTerminal;
 
 use clap::ValueEnum;
 use serde_json::json;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::CommandError;
+#[cfg(feature = "otlp")]
+use super::telemetry::Telemetry;
 
 /// The client of ZooKeeper tells of every connection, what matters of that is logged where it is handled.
 pub(super) const FILTER_DEFAULT: &str = "info,zookeeper_client=error";
@@ -31,18 +34,83 @@ pub(super) enum LogFormat {
     Json,
 }
 
-/// Starts logging.
-///
-/// # Errors
-/// `filter` is none.
-pub(super) fn start(filter: &str, format: LogFormat) -> Result<(), ParseError> {
-    let filter = EnvFilter::builder().parse(filter)?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => log.with_ansi(colours()).with_target(false).init(),
-        LogFormat::Json => log.json().flatten_event(true).init(),
+/// Sends what is left to be sent when it is dropped.
+pub(super) struct Logging {
+    #[cfg(feature = "otlp")]
+    telemetry: Option<Telemetry>,
+}
+
+#[cfg(feature = "otlp")]
+impl Drop for Logging {
+    fn drop(&mut self) {
+        if let Some(telemetry) = self.telemetry.take() {
+            telemetry.end();
+        }
     }
-    Ok(())
+}
+
+/// Starts logging; to the collector at `endpoint` too, if there is one.
+pub(super) fn start(filter: &str, format: LogFormat, endpoint: Option<&str>) -> Result<Logging, CommandError> {
+    let parse = || {
+        EnvFilter::builder().parse(filter).map_err(|error| {
+            let help = "write a level (error, warn, info, debug, trace) or `target=level`";
+            CommandError::BadInput(format!("`{filter}` is no log filter: {error}\n  {help}"))
+        })
+    };
+    // Spans are for traces.
+    let events = parse()?.and(filter_fn(|metadata| metadata.is_event()));
+    let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = match format {
+        LogFormat::Text => log.with_ansi(colours()).with_target(false).boxed(),
+        LogFormat::Json => log.json().flatten_event(true).boxed(),
+    };
+    let registry = tracing_subscriber::registry().with(log.with_filter(events));
+    #[cfg(feature = "otlp")]
+    {
+        let telemetry = endpoint.map(Telemetry::new).transpose();
+        let telemetry = telemetry.map_err(|error| {
+            CommandError::BadInput(format!("no telemetry to {}: {error}", endpoint.unwrap_or_default()))
+        })?;
+        let layers = telemetry.as_ref().map(|telemetry| parse().map(|filter| telemetry.layers(filter))).transpose()?;
+        registry.with(layers).init();
+        Ok(Logging { telemetry })
+    }
+    #[cfg(not(feature = "otlp"))]
+    {
+        let _ = endpoint;
+        registry.init();
+        Ok(Logging {})
+    }
+}
+
+/// Where processes that run for long send what they do.
+#[derive(clap::Args, Debug)]
+pub(super) struct TelemetryArgs {
+    /// Send traces and logs to this OpenTelemetry collector, by OTLP over HTTP
+    #[cfg(feature = "otlp")]
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_parser = endpoint)]
+    otlp_endpoint: Option<String>,
+}
+
+impl TelemetryArgs {
+    pub(super) fn endpoint(&self) -> Option<&str> {
+        #[cfg(feature = "otlp")]
+        return self.otlp_endpoint.as_deref();
+        #[cfg(not(feature = "otlp"))]
+        None
+    }
+}
+
+#[cfg(feature = "otlp")]
+fn endpoint(text: &str) -> Result<String, String> {
+    let is_address = |rest: &str| !rest.trim_end_matches('/').is_empty() && text.parse::<axum::http::Uri>().is_ok();
+    match text.strip_prefix("http://") {
+        Some(rest) if is_address(rest) => Ok(text.to_owned()),
+        None if text.starts_with("https://") => {
+            Err("TLS to collectors is not spoken: name one on this machine, like http://localhost:4318".to_owned())
+        }
+        _ => Err("write an address like http://localhost:4318".to_owned()),
+    }
 }
 
 fn colours() -> bool {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::logging::TelemetryArgs;
 use super::{CommandError, connection, signals};
 use crate::config::{Cluster, ClusterArgs, Pipeline};
 use crate::node::{self, Parts};
@@ -22,6 +23,8 @@ pub(super) struct RunArgs {
     /// Pipeline file
     #[arg(value_name = "PIPELINE.toml")]
     pipeline: PathBuf,
+    #[command(flatten)]
+    pub(super) telemetry: TelemetryArgs,
     #[command(flatten)]
     cluster: ClusterArgs,
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::logging::TelemetryArgs;
 use super::{CommandError, run, signals};
 use crate::config::{Cluster, ClusterArgs};
 use crate::node;
@@ -18,6 +19,8 @@ Examples:
   sluicegate worker --node-name a --kafka-bootstrap-servers kafka-1:9092 --zookeeper-connect zk-1:2181
   sluicegate deploy orders.toml && sluicegate status --watch")]
 pub(super) struct WorkerArgs {
+    #[command(flatten)]
+    pub(super) telemetry: TelemetryArgs,
     #[command(flatten)]
     cluster: ClusterArgs,
 }

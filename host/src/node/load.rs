@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::runtime::Handle;
-use tracing::info;
 use tracing::level_filters::LevelFilter;
+use tracing::{Instrument, info, info_span};
 
 use super::{NodeError, sandbox};
 use crate::checkpoint::head::TransformIdentity;
@@ -97,10 +97,22 @@ impl Loader {
         patience: Option<Duration>,
         control: &Arc<Control>,
     ) -> Result<Option<Loaded>, NodeError> {
+        let span = info_span!(target: "sluicegate", parent: None, "load", pipeline = pipeline.name.as_str());
+        self.load_traced(pipeline, patience, control).instrument(span).await
+    }
+
+    async fn load_traced(
+        &self,
+        pipeline: Pipeline,
+        patience: Option<Duration>,
+        control: &Arc<Control>,
+    ) -> Result<Option<Loaded>, NodeError> {
         let mut plugins = Vec::with_capacity(pipeline.transforms.len());
         for at in 0..pipeline.transforms.len() {
             plugins.push(loop {
-                match self.plugin(&pipeline, at).await {
+                let transform = &pipeline.transforms[at].name;
+                let span = info_span!(target: "sluicegate", "fetch and compile", transform);
+                match self.plugin(&pipeline, at).instrument(span).await {
                     Err(NodeError::Load(failed))
                         if failed.is_outage() && patience.is_none() && !control.is_draining() =>
                     {
@@ -113,7 +125,8 @@ impl Loader {
         }
         let manifests: Vec<_> = plugins.iter().map(|plugin| plugin.manifest().clone()).collect();
         let bound = pipeline.bind(&manifests).map_err(NodeError::Config)?;
-        let topics = topics(&pipeline, &self.kafka, patience, control).await?;
+        let topics = topics(&pipeline, &self.kafka, patience, control);
+        let topics = topics.instrument(info_span!(target: "sluicegate", "wait for topics")).await?;
         Ok(topics.map(|topics| Loaded { pipeline, bound, plugins, topics }))
     }
 

@@ -20,6 +20,7 @@ use super::plan::Plan;
 use super::runtime::Runtime;
 use super::settling::Settling;
 use super::task::{Durable, Task};
+use super::trace::CommitTrace;
 use super::transaction::{Outcome, Transaction};
 use crate::checkpoint::head::{Decider, Manifest};
 use crate::checkpoint::store::{PendingCommit, Settled};
@@ -51,6 +52,18 @@ enum Phase {
     Transaction(Transaction),
 }
 
+impl Phase {
+    /// For traces; a transaction names its own.
+    fn name(&self) -> Option<&'static str> {
+        match self {
+            Self::Flush => Some("flush outputs"),
+            Self::Heads(_) => Some("write heads"),
+            Self::Offsets => Some("commit offsets"),
+            Self::Transaction(_) => None,
+        }
+    }
+}
+
 /// A commit under way.
 struct UnderWay {
     phase: Phase,
@@ -58,6 +71,7 @@ struct UnderWay {
     said: Instant,
     /// What was processed meanwhile has to be taken back, and why.
     spoiled: Option<String>,
+    trace: CommitTrace,
 }
 
 /// How far [`Committer::advance`] got.
@@ -162,7 +176,8 @@ impl Committer {
 
     fn go(&mut self, phase: Phase) {
         let now = self.runtime.now();
-        self.under_way = Some(UnderWay { phase, began: now, said: now, spoiled: None });
+        let trace = CommitTrace::new(&self.plan.pipeline, self.plan.revision);
+        self.under_way = Some(UnderWay { phase, began: now, said: now, spoiled: None, trace });
     }
 
     /// Whether what is processed now counts.
@@ -229,7 +244,11 @@ impl Committer {
         wait: Duration,
     ) -> Result<Advanced, Failure> {
         let Some(mut under_way) = self.under_way.take() else { return Ok(Advanced::Ended { lost: Vec::new() }) };
+        let trace = &mut under_way.trace;
         loop {
+            if let Some(stage) = under_way.phase.name() {
+                trace.stage(stage);
+            }
             let waiting = match &mut under_way.phase {
                 Phase::Flush => match outbox.flush(wait) {
                     Ok(_) => {
@@ -244,7 +263,9 @@ impl Committer {
                 },
                 Phase::Heads(settling) => match settling.wait(wait) {
                     Ok(Some(commits)) => {
+                        let bytes = commits.iter().map(PendingCommit::bytes).sum();
                         let lost = self.settled(commits, tasks, consumer);
+                        trace.committed(bytes);
                         return Ok(self.ended(lost, under_way.began));
                     }
                     Ok(None) => "the metadata store",
@@ -262,11 +283,13 @@ impl Committer {
                             task.seal();
                             task.committed();
                         });
+                        trace.committed(0);
                         return Ok(self.ended(Vec::new(), under_way.began));
                     }
                     Err(CommitError::NotOwner(reason)) => {
                         // The group has moved on and will say so: the work stays uncommitted until then.
                         info!("offsets are not committed, the group is rebalancing: {reason}");
+                        trace.failed("not-owner", &reason.to_string());
                         return Ok(self.ended(Vec::new(), under_way.began));
                     }
                     Err(error) if error.is_retriable() => {
@@ -275,10 +298,11 @@ impl Committer {
                     }
                     Err(error) => return Err(error.into()),
                 },
-                Phase::Transaction(transaction) => match transaction.advance(tasks, outbox, consumer, wait)? {
+                Phase::Transaction(transaction) => match transaction.advance(tasks, outbox, consumer, trace, wait)? {
                     Outcome::Waiting(waiting) => waiting,
                     Outcome::Committed => {
                         self.wrote(transaction.bytes());
+                        trace.committed(transaction.bytes());
                         let ended = self.ended(Vec::new(), under_way.began);
                         return Ok(match under_way.spoiled {
                             None => ended,
@@ -287,9 +311,13 @@ impl Committer {
                     }
                     Outcome::Aborted { lost, reason } => {
                         self.wrote(transaction.bytes());
+                        trace.failed("aborted", &reason);
                         return Ok(Advanced::Aborted { lost, reason });
                     }
-                    Outcome::Unknown { reason } => return Ok(Advanced::Unknown { reason }),
+                    Outcome::Unknown { reason } => {
+                        trace.failed("unknown", &reason);
+                        return Ok(Advanced::Unknown { reason });
+                    }
                 },
             };
             if self.runtime.since(under_way.said) >= WAIT_MESSAGE {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use futures::future::AbortHandle;
 use tokio::sync::mpsc;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, debug, info, info_span, warn};
 
 use super::compatible;
 use super::failure::Failure;
@@ -135,10 +135,14 @@ impl<K: Kafka> Restorer<K> {
             if !pause.is_zero() {
                 bringing.means.runtime.pause(pause).await;
             }
-            let outcome = match bringing.means.plan.is_stateful() {
-                true => bringing.stateful().await.map(|task| Progress::Up(Box::new(task))),
-                false => bringing.stateless().await,
+            let span = info_span!(target: "sluicegate", parent: None, "bring up", task = %bringing.id);
+            let bring_up = async {
+                match bringing.means.plan.is_stateful() {
+                    true => bringing.stateful().await.map(|task| Progress::Up(Box::new(task))),
+                    false => bringing.stateless().await,
+                }
             };
+            let outcome = bring_up.instrument(span).await;
             // The thread is gone: nobody waits for the task any more.
             let _ = reports.send(Report { partition, attempt: number, outcome });
         });
@@ -188,7 +192,8 @@ impl<K: Kafka> Bringing<K> {
     async fn stateful(&self) -> Result<Task, Failure> {
         let store = TaskStore::new(Arc::clone(&self.means.meta), self.id.clone());
         loop {
-            let claim = match store.claim(&self.means.owner, |pause| self.means.runtime.pause(pause)).await {
+            let claimed = store.claim(&self.means.owner, |pause| self.means.runtime.pause(pause));
+            let claim = match claimed.instrument(info_span!(target: "sluicegate", "claim")).await {
                 Ok(claim) => claim,
                 Err(StateError::NoHead { .. }) => {
                     let (nonce, offsets) = (self.means.runtime.nonce(), self.genesis_offsets().await?);
@@ -206,9 +211,14 @@ impl<K: Kafka> Bringing<K> {
             if let Some(owner) = claim.may_have_left_open() {
                 self.means.orphans.watch(owner);
             }
-            let kafka = self.committed().await?;
-            match self.restore(&store, &claim, &kafka).await {
-                Ok(restored) => return self.resume(claim, restored, &kafka).await,
+            let kafka = self.committed().instrument(info_span!(target: "sluicegate", "ask kafka")).await?;
+            let restored =
+                self.restore(&store, &claim, &kafka).instrument(info_span!(target: "sluicegate", "read state"));
+            match restored.await {
+                Ok(restored) => {
+                    let resumed = self.resume(claim, restored, &kafka);
+                    return resumed.instrument(info_span!(target: "sluicegate", "open plugins")).await;
+                }
                 // Who has lost the task and does not know it is answered what the next owner has committed, and misses chunks
                 // that have gone since.
                 Err(_) if self.is_superseded(&claim).await => {}

@@ -17,6 +17,7 @@ use super::permit::{CommitPermit, Prepared};
 use super::runtime::Runtime;
 use super::settling::Settling;
 use super::task::{Durable, Task};
+use super::trace::CommitTrace;
 use crate::checkpoint::store::Settled;
 use crate::kafka::clients::{ConsumerClient, Kafka};
 use crate::kafka::consumer::CommitOffset;
@@ -40,6 +41,20 @@ enum Stage {
     Offsets(CommitPermit),
     Commit(OffsetsSent),
     Abort { lost: Vec<u32>, reason: String },
+}
+
+impl Stage {
+    /// For traces.
+    fn name(&self) -> &'static str {
+        match self {
+            // Heads are written meanwhile.
+            Self::Prepare { flushed: None, .. } => "flush outputs",
+            Self::Prepare { .. } => "write heads",
+            Self::Offsets(_) => "send offsets",
+            Self::Commit(_) => "commit transaction",
+            Self::Abort { .. } => "abort transaction",
+        }
+    }
 }
 
 /// How far [`Transaction::advance`] got.
@@ -116,9 +131,11 @@ impl Transaction {
         tasks: &mut Tasks,
         outbox: &mut Outbox<K>,
         consumer: &K::Consumer,
+        trace: &mut CommitTrace,
         wait: Duration,
     ) -> Result<Outcome, Failure> {
         loop {
+            trace.stage(self.stage.name());
             let stage = std::mem::replace(&mut self.stage, abort(""));
             let next = match stage {
                 Stage::Prepare { .. } => {
