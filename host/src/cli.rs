@@ -22,6 +22,7 @@ mod table;
 mod telemetry;
 mod test;
 mod version;
+mod wait;
 mod worker;
 
 use std::sync::Arc;

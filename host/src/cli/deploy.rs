@@ -9,8 +9,9 @@ use clap::Args;
 use serde_json::Value;
 
 use super::connection::{self, Connection};
-use super::{CommandError, table};
+use super::{CommandError, table, wait};
 use crate::cluster::leader::Left;
+use crate::cluster::membership;
 use crate::cluster::pipelines::{Desired, PipelineRecord};
 use crate::cluster::presence::{self, Activity};
 use crate::config::{ClusterArgs, Difference, Pipeline, differences};
@@ -43,7 +44,7 @@ pub(super) struct DeployArgs {
     #[arg(long)]
     discard_state: bool,
     /// Wait until all nodes run it, for so long at most
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, num_args = 0..=1, default_missing_value = "60s")]
+    #[arg(long, value_name = "TIME", value_parser = wait::parse, num_args = 0..=1, default_missing_value = "60s")]
     wait: Option<Duration>,
     /// Print JSON
     #[arg(long)]
@@ -117,6 +118,9 @@ async fn wait_for(
 ) -> Result<(), CommandError> {
     let until = Instant::now() + wait;
     let mut said = String::new();
+    if !membership::list(store).await?.iter().any(|(_, node)| node.threads.is_some()) {
+        eprintln!("note: no node of the cluster is alive: `sluicegate worker` starts one; waiting for it");
+    }
     loop {
         let nodes = presence::list(store, name).await?;
         for (node, presence) in &nodes {

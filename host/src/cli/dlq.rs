@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use self::letters::{Fate, Letter, Place};
 use super::connection::{self, Recorded};
-use super::{CommandError, table};
+use super::{CommandError, table, wait};
 use crate::cluster::pipelines::PipelineRecord;
 use crate::config::{ClusterArgs, Pipeline};
 use crate::kafka::log::{self, Appender, Entry, LogError};
@@ -116,7 +116,7 @@ pub(super) struct ReplayArgs {
     #[arg(long)]
     dry_run: bool,
     /// Wait until they are processed, for so long at most, and say how it went
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, num_args = 0..=1, default_missing_value = "60s")]
+    #[arg(long, value_name = "TIME", value_parser = wait::parse, num_args = 0..=1, default_missing_value = "60s")]
     wait: Option<Duration>,
     /// Print JSON
     #[arg(long)]

@@ -25,6 +25,7 @@ use serde::Serialize;
 
 pub(super) use self::build::components_of;
 use super::CommandError;
+use crate::cluster::registry::RegistryError;
 use crate::config::{ClusterArgs, Errors};
 use crate::digest::Digest;
 use crate::engine::Inspection;
@@ -89,7 +90,9 @@ struct BadInput(String);
 pub(super) fn command_error(error: anyhow::Error) -> CommandError {
     match error.downcast::<Errors>() {
         Ok(errors) => errors.into(),
-        Err(error) if error.is::<BadInput>() => CommandError::BadInput(format!("{error:#}")),
+        Err(error) if error.is::<BadInput>() || error.downcast_ref().is_some_and(RegistryError::is_bad_input) => {
+            CommandError::BadInput(format!("{error:#}"))
+        }
         Err(error) if error.chain().any(is_unread) => CommandError::Unread,
         Err(error) => CommandError::Failed(format!("{error:#}")),
     }

@@ -132,6 +132,14 @@ pub enum RegistryError {
     },
 }
 
+impl RegistryError {
+    /// Whether the same again cannot work.
+    #[must_use]
+    pub fn is_bad_input(&self) -> bool {
+        matches!(self, Self::Name(_) | Self::Immutable { .. } | Self::Unknown { .. } | Self::InUse { .. })
+    }
+}
+
 /// The plugins of a cluster.
 #[derive(Clone)]
 pub struct Registry {

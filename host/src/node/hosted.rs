@@ -156,10 +156,12 @@ impl Hosted {
         let begin = Instant::now();
         self.publish(|presence| {
             let by_itself = presence.by_itself;
+            let is_another = presence.revision != now.record.revision || presence.incarnation != now.record.incarnation;
             *presence = Presence {
                 since: presence.since,
                 activity: presence.activity,
-                last_error: presence.last_error.take(),
+                // What was wrong with another revision is no news of this one.
+                last_error: presence.last_error.take().filter(|_| !is_another),
                 ..Presence::starting(by_itself)
             };
             presence.activity = Activity::Starting;
@@ -221,7 +223,7 @@ impl Hosted {
                     match loaded {
                         Ok(None) => {}
                         Ok(Some(next)) => {
-                            self.publish(|presence| presence.problem = None);
+                            self.publish(|presence| (presence.problem, presence.last_error) = (None, None));
                             let revision = next.revision;
                             if crew.plan().may_become(&next) {
                                 info!(pipeline = plan.pipeline, revision, "changed; applied at the next commit");

@@ -62,7 +62,7 @@ impl LoadError {
     #[must_use]
     pub fn is_bad_input(&self) -> bool {
         match self {
-            Self::Registry { source, .. } => matches!(source, RegistryError::Unknown { .. }),
+            Self::Registry { source, .. } => source.is_bad_input(),
             Self::Open { error, .. } => !error.is_transient(),
         }
     }
