@@ -256,7 +256,7 @@ async fn perform(command: Command, matches: &ArgMatches) -> Result<(), CommandEr
 }
 
 async fn plugins(command: plugin::PluginCommand) -> Result<(), CommandError> {
-    let Some(command) = plugin::run_on_files(command, &mut std::io::stdout()).await? else { return Ok(()) };
+    let Some(command) = plugin::run_beside_registry(command, &mut std::io::stdout()).await? else { return Ok(()) };
     let store =
         |cluster: ClusterArgs| -> futures::future::BoxFuture<'_, anyhow::Result<Arc<dyn crate::meta::MetaStore>>> {
             Box::pin(async move {

@@ -17,5 +17,6 @@ pub mod pipelines;
 pub mod placement;
 pub mod presence;
 pub mod registry;
+pub mod rollout;
 pub mod savepoints;
 pub mod watching;

@@ -27,7 +27,7 @@ pub use diagnostic::{Diagnostic, Errors};
 pub use manifest::{load_manifest, parse_manifest};
 pub use pipeline::{
     BatchLimits, Bound, BoundTransform, Delivery, Difference, Discard, Grant, Guarantee, OnError, Outlet, Pipeline,
-    PipelineName, PluginReference, Sink, Source, Start, Transform, TransformLimits, differences,
+    PipelineName, PluginReference, Sink, Source, Start, Transform, TransformLimits, differences, with_transform,
 };
 pub use secret::Secret;
 pub use setting::{Overrides, Setting, Source as SettingSource};

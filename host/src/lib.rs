@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod http;
 pub mod worker;
 
+pub mod candidate;
 pub mod checkpoint;
 
 pub mod engine;

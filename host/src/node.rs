@@ -14,13 +14,15 @@ mod load;
 pub mod sandbox;
 pub mod status;
 mod store;
+pub mod swap;
+mod trial;
 
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 use tracing::{error, info, warn};
 
@@ -375,7 +377,13 @@ impl Node {
 
         let view = View { metrics: Arc::clone(&metrics), control: Arc::clone(control), session: parts.store.session() };
         let store = Arc::clone(&parts.store) as Arc<dyn MetaStore>;
-        let api = Api { cluster: Arc::clone(&cluster), store, engine: Arc::clone(&engine) };
+        let api = Api {
+            cluster: Arc::clone(&cluster),
+            store,
+            engine: Arc::clone(&engine),
+            on_loopback: address.is_some_and(|address| address.ip().is_loopback()),
+            turns: Arc::new(Semaphore::new(api::TURNS)),
+        };
         let served = endpoint.map(|endpoint| serve(endpoint, view, &parts, api));
         let budget = Budget::new(cluster.limits.zookeeper_bytes_per_second, Instant::now());
         let Parts { kafka, store, local } = parts;

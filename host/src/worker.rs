@@ -2,6 +2,7 @@
 //!
 //! - [`plan`]: what a pipeline comes down to once its plugins are loaded; shared by all threads.
 //! - [`plans`]: the same while it changes.
+//! - [`candidate`]: what tasks go over to in a rollout.
 //! - [`step`]: what a thread does next (pure).
 //! - [`budget`]: how many bytes commits may write (pure).
 //! - [`chain`]: the way of a batch through a task's transforms to the sinks.
@@ -22,6 +23,7 @@
 //! - [`thread`]: the loop that puts these together.
 
 pub mod budget;
+pub mod candidate;
 pub mod careful;
 pub mod chain;
 pub mod commit;

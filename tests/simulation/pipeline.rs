@@ -47,6 +47,7 @@ pub(crate) fn plan(scenario: &Scenario, revision: u64) -> Plan {
             plugin: plugin.digest().to_owned(),
             config: revision.to_string(),
             stores: plugin.manifest().stores.iter().map(|store| (store.name.clone(), store.schema)).collect(),
+            since: std::collections::BTreeMap::new(),
         },
         plugin,
     };

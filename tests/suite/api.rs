@@ -11,7 +11,7 @@ use crate::node::Node;
 use crate::records::Record;
 use crate::shared::wait_for;
 
-const TOKEN: &str = "a token of the tests";
+const TOKEN: &str = "a-token-of-the-tests";
 
 const LENGTH: &str = r#"
 name = "length"

@@ -26,5 +26,6 @@ mod restarts;
 mod security;
 mod shared;
 mod state;
+mod swap;
 mod takeover;
 mod telemetry;

@@ -81,6 +81,17 @@ pub struct TransformIdentity {
     /// Schema version of each store.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub stores: BTreeMap<String, u32>,
+    /// The first offset of each source topic that this code and configuration processed, if the task went over to them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub since: BTreeMap<String, i64>,
+}
+
+impl TransformIdentity {
+    /// Whether this is the same code with the same configuration.
+    #[must_use]
+    pub fn is_same_version(&self, other: &Self) -> bool {
+        self.name == other.name && self.plugin == other.plugin && self.config == other.config
+    }
 }
 
 /// What a manifest knows of a chunk without reading it.

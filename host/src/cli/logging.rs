@@ -6,8 +6,8 @@ use std::io::IsTerminal;
 
 use clap::ValueEnum;
 use serde_json::json;
-use tracing_subscriber::filter::{EnvFilter, FilterExt, filter_fn};
-use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, filter_fn};
+use tracing_subscriber::layer::{Filter, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::CommandError;
@@ -57,8 +57,7 @@ pub(super) fn start(filter: &str, format: LogFormat, endpoint: Option<&str>) -> 
             CommandError::BadInput(format!("`{filter}` is no log filter: {error}\n  {help}"))
         })
     };
-    // Spans are for traces.
-    let events = parse()?.and(filter_fn(|metadata| metadata.is_event()));
+    let events = events_of(parse()?);
     let log = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let log = match format {
         LogFormat::Text => log.with_ansi(colours()).with_target(false).boxed(),
@@ -71,8 +70,11 @@ pub(super) fn start(filter: &str, format: LogFormat, endpoint: Option<&str>) -> 
         let telemetry = telemetry.map_err(|error| {
             CommandError::BadInput(format!("no telemetry to {}: {error}", endpoint.unwrap_or_default()))
         })?;
-        let layers = telemetry.as_ref().map(|telemetry| parse().map(|filter| telemetry.layers(filter))).transpose()?;
-        registry.with(layers).init();
+        // No layer at all where there is none to be: an empty one would keep every callsite alive.
+        match &telemetry {
+            Some(telemetry) => registry.with(telemetry.layers(events_of(parse()?))).init(),
+            None => registry.init(),
+        }
         Ok(Logging { telemetry })
     }
     #[cfg(not(feature = "otlp"))]
@@ -83,29 +85,42 @@ pub(super) fn start(filter: &str, format: LogFormat, endpoint: Option<&str>) -> 
     }
 }
 
+/// What of `filter` is an event: spans are for traces. It says itself which levels it lets through, so that nothing else is
+/// evaluated anywhere, and plugins and librdkafka are not asked for more.
+fn events_of<S>(filter: EnvFilter) -> impl Filter<S> {
+    let hint = filter.max_level_hint().unwrap_or(LevelFilter::TRACE);
+    filter.and(filter_fn(|metadata| metadata.is_event()).with_max_level_hint(hint))
+}
+
 /// Where processes that run for long send what they do.
 #[derive(clap::Args, Debug)]
 pub(super) struct TelemetryArgs {
     /// Send traces and logs to this OpenTelemetry collector, by OTLP over HTTP
     #[cfg(feature = "otlp")]
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_parser = endpoint)]
-    otlp_endpoint: Option<String>,
+    otlp_endpoint: Option<Endpoint>,
 }
 
 impl TelemetryArgs {
     pub(super) fn endpoint(&self) -> Option<&str> {
         #[cfg(feature = "otlp")]
-        return self.otlp_endpoint.as_deref();
+        return self.otlp_endpoint.as_ref().map(|endpoint| endpoint.0.as_str()).filter(|endpoint| !endpoint.is_empty());
         #[cfg(not(feature = "otlp"))]
         None
     }
 }
 
+/// An address of a collector; empty for none, as variables of OpenTelemetry may be.
 #[cfg(feature = "otlp")]
-fn endpoint(text: &str) -> Result<String, String> {
+#[derive(Clone, Debug)]
+struct Endpoint(String);
+
+#[cfg(feature = "otlp")]
+fn endpoint(text: &str) -> Result<Endpoint, String> {
     let is_address = |rest: &str| !rest.trim_end_matches('/').is_empty() && text.parse::<axum::http::Uri>().is_ok();
     match text.strip_prefix("http://") {
-        Some(rest) if is_address(rest) => Ok(text.to_owned()),
+        Some(rest) if is_address(rest) => Ok(Endpoint(text.to_owned())),
+        None if text.is_empty() => Ok(Endpoint(String::new())),
         None if text.starts_with("https://") => {
             Err("TLS to collectors is not spoken: name one on this machine, like http://localhost:4318".to_owned())
         }
@@ -141,4 +156,20 @@ pub(super) fn show(error: &CommandError, format: LogFormat) {
 fn line(message: &str) {
     let at = jiff::Timestamp::now().to_string();
     eprintln!("{}", json!({ "timestamp": at, "level": "ERROR", "message": message, "target": "sluicegate" }));
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Subscriber;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_logged_is_not_evaluated_anywhere() {
+        for (filter, level) in [("warn", LevelFilter::WARN), ("info,sluicegate::worker=debug", LevelFilter::DEBUG)] {
+            let filter = events_of(EnvFilter::builder().parse(filter).unwrap());
+            let log = tracing_subscriber::fmt::layer().with_filter(filter);
+            assert_eq!(tracing_subscriber::registry().with(log).max_level_hint(), Some(level));
+        }
+    }
 }

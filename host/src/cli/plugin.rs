@@ -1,6 +1,6 @@
 //! `sluicegate plugin`: from a new project to a plugin in the registry.
 //!
-//! `new`, `build`, `check` and `pack` work on files; the others are about the registry. Those get everything from their
+//! `new`, `build`, `check` and `pack` work on files, `swap`, `rollback` and `rollouts` are about what runs; the others are about the registry. Those get everything from their
 //! [`Surroundings`], and open the store only when they need it: to look at a file takes no cluster.
 
 mod build;
@@ -13,6 +13,7 @@ mod progress;
 mod pull;
 mod push;
 mod remove;
+mod swap;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -45,6 +46,12 @@ pub(super) enum PluginCommand {
     Pack(pack::PackArgs),
     #[command(flatten)]
     Registry(RegistryCommand),
+    /// Let a transform of a running pipeline go over to another plugin or configuration, while records flow
+    Swap(swap::SwapArgs),
+    /// Call a rollout off, or take a transform back to what it ran before the last one
+    Rollback(swap::RollbackArgs),
+    /// Show the rollouts of a pipeline: the one under way, and those that have ended
+    Rollouts(swap::RolloutsArgs),
 }
 
 /// The commands about the registry.
@@ -62,11 +69,11 @@ pub(super) enum RegistryCommand {
     Remove(remove::RemoveArgs),
 }
 
-/// Runs a command about files; hands one about the registry back.
+/// Runs a command about files or about what runs; hands one about the registry back.
 ///
 /// # Errors
 /// In words for whoever typed the command.
-pub(super) async fn run_on_files(
+pub(super) async fn run_beside_registry(
     command: PluginCommand,
     out: &mut (impl Write + Send),
 ) -> Result<Option<RegistryCommand>, CommandError> {
@@ -76,6 +83,9 @@ pub(super) async fn run_on_files(
         PluginCommand::Check(args) => check::run(args, out).await?,
         PluginCommand::Pack(args) => pack::run(&args, out)?,
         PluginCommand::Registry(command) => return Ok(Some(command)),
+        PluginCommand::Swap(args) => swap::run(args, out).await?,
+        PluginCommand::Rollback(args) => swap::roll_back(args, out).await?,
+        PluginCommand::Rollouts(args) => swap::rollouts(args, out).await?,
     }
     Ok(None)
 }

@@ -3,6 +3,7 @@
 //! What is traced are the spans of this crate; what is logged goes there by the same filter as to standard error. Both are sent in
 //! batches by threads of their own: a collector that is slow or away costs records, never a commit.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -15,9 +16,9 @@ use opentelemetry_otlp::{ExporterBuildError, LogExporter, SpanExporter, WithExpo
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::logs::SdkLoggerProvider;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tracing::{Metadata, Subscriber, info, warn};
-use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, filter_fn};
-use tracing_subscriber::layer::Layer;
+use tracing::{Level, Metadata, Subscriber, info, warn};
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
+use tracing_subscriber::layer::{Filter, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
 /// Longer than this a collector is not waited for, neither while the program runs nor at its end.
@@ -35,7 +36,8 @@ impl Telemetry {
     /// For the collector at `endpoint`.
     pub(super) fn new(endpoint: &str) -> Result<Self, ExporterBuildError> {
         let base = endpoint.trim_end_matches('/');
-        let client = || Client { agent: agent(), endpoint: endpoint.to_owned(), is_failing: AtomicBool::new(false) };
+        let is_failing = Arc::new(AtomicBool::new(false));
+        let client = || Client { agent: agent(), endpoint: endpoint.to_owned(), is_failing: Arc::clone(&is_failing) };
         let spans = SpanExporter::builder().with_http().with_http_client(client());
         let logs = LogExporter::builder().with_http().with_http_client(client());
         let (spans, logs) =
@@ -51,47 +53,61 @@ impl Telemetry {
     }
 
     /// What takes this crate's spans, and what `filter` lets through.
-    pub(super) fn layers<S>(&self, filter: EnvFilter) -> impl Layer<S> + use<S>
+    pub(super) fn layers<S, F>(&self, filter: F) -> impl Layer<S> + use<S, F>
     where
+        F: Filter<S> + 'static,
         S: Subscriber + for<'a> LookupSpan<'a>,
     {
-        let ours = |metadata: &Metadata<'_>| metadata.is_span() && metadata.target().starts_with(SERVICE);
+        let ours = |metadata: &Metadata<'_>| {
+            metadata.is_span() && *metadata.level() <= Level::INFO && metadata.target().starts_with(SERVICE)
+        };
         let spans = tracing_opentelemetry::layer()
             .with_tracer(self.traces.tracer(SERVICE))
             .with_location(false)
             .with_threads(false)
-            .with_filter(LevelFilter::INFO.and(filter_fn(ours)));
-        let events = |metadata: &Metadata<'_>| metadata.is_event();
-        let logs = OpenTelemetryTracingBridge::new(&self.logs).with_filter(filter.and(filter_fn(events)));
-        spans.and_then(logs)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            .with_filter(filter_fn(ours).with_max_level_hint(LevelFilter::INFO));
+        spans.and_then(OpenTelemetryTracingBridge::new(&self.logs).with_filter(filter))
     }
 
     /// Sends what is left.
     pub(super) fn end(self) {
-        // What does not get there has been said, by `Client`.
-        let _ = self.traces.shutdown_with_timeout(ANSWER_WAIT);
-        let _ = self.logs.shutdown_with_timeout(ANSWER_WAIT);
+        // Both at once; what does not get there has been said, by `Client`.
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.traces.shutdown_with_timeout(ANSWER_WAIT));
+            let _ = self.logs.shutdown_with_timeout(ANSWER_WAIT);
+        });
     }
 }
 
 fn resource() -> Resource {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
-    let is_named =
-        !variable("OTEL_SERVICE_NAME").is_empty() || variable("OTEL_RESOURCE_ATTRIBUTES").contains("service.name");
-    let name = (!is_named).then(|| KeyValue::new("service.name", SERVICE));
+    let attributes = variable("OTEL_RESOURCE_ATTRIBUTES");
+    // What the environment says goes over what is said here.
+    let is_said = |key: &str| {
+        let of_service = key == "service.name" && !variable("OTEL_SERVICE_NAME").is_empty();
+        of_service || attributes.split(',').any(|it| it.split_once('=').is_some_and(|(name, _)| name.trim() == key))
+    };
     let host = gethostname::gethostname().to_string_lossy().into_owned();
-    Resource::builder()
-        .with_attributes(name)
-        .with_attributes([
-            KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-            KeyValue::new("host.name", host),
-            KeyValue::new("process.pid", i64::from(std::process::id())),
-        ])
-        .build()
+    let own = [
+        KeyValue::new("service.name", SERVICE),
+        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+        KeyValue::new("host.name", host),
+        KeyValue::new("process.pid", i64::from(std::process::id())),
+    ];
+    let own = own.into_iter().filter(|attribute| !is_said(attribute.key.as_str()));
+    Resource::builder().with_attributes(own).build()
 }
 
 fn agent() -> ureq::Agent {
-    ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(ANSWER_WAIT)).build().into()
+    // A neighbour is not asked for by way of a proxy.
+    ureq::Agent::config_builder()
+        .proxy(None)
+        .http_status_as_error(false)
+        .timeout_global(Some(ANSWER_WAIT))
+        .build()
+        .into()
 }
 
 /// Posts to the collector. It is called by the exporters' own threads, which may block.
@@ -99,7 +115,8 @@ fn agent() -> ureq::Agent {
 struct Client {
     agent: ureq::Agent,
     endpoint: String,
-    is_failing: AtomicBool,
+    /// Of traces and logs together.
+    is_failing: Arc<AtomicBool>,
 }
 
 #[async_trait]

@@ -3,7 +3,7 @@
 //! It decides again whenever nodes or pipelines change, and from time to time because loads do. All it knows stands in the
 //! store, so that the next leader goes on where this one stopped.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use super::membership;
 use super::pipelines::{self, Desired, PipelineRecord};
 use super::placement::{self, Capacity, Demand, Placement};
 use super::presence::{self, Activity, Presence};
+use super::rollout::{Next, NodeReport, Rollout};
 use super::watching::Watching;
 use crate::meta::layout::{self, Segment};
 use crate::meta::{Coordination, MetaError, MetaStore, Write};
@@ -23,6 +24,8 @@ use crate::meta::{Coordination, MetaError, MetaStore, Write};
 const LOOK: Duration = Duration::from_secs(30);
 /// While something that should be deleted is still in use, it is looked again after so long.
 const LEFT_LOOK: Duration = Duration::from_secs(3);
+/// During a rollout it is looked this often, for what time alone changes.
+const ROLLOUT_LOOK: Duration = Duration::from_millis(500);
 /// Pause after a failure.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Nodes deleted in one request.
@@ -47,8 +50,7 @@ pub async fn lead(store: Arc<dyn Coordination>, groups: Arc<dyn Groups>) {
     loop {
         let mut watching = Watching::new(&*store);
         match round(&mut watching, &*store, &*groups).await {
-            Ok(Left::Nothing) => watching.changed(LOOK).await,
-            Ok(Left::Something) => watching.changed(LEFT_LOOK).await,
+            Ok(look) => watching.changed(look).await,
             Err(error) => {
                 debug!("leading: {error}");
                 tokio::time::sleep(AGAIN).await;
@@ -82,7 +84,12 @@ pub async fn clean(store: &dyn MetaStore, groups: &dyn Groups, name: &Segment) -
     delete_left_over(store, groups, &Known { name: name.clone(), record: known.record, presences }).await
 }
 
-async fn round(watching: &mut Watching<'_>, store: &dyn Coordination, groups: &dyn Groups) -> Result<Left, MetaError> {
+/// Everything there is to do now. When to look again, if nothing changes.
+async fn round(
+    watching: &mut Watching<'_>,
+    store: &dyn Coordination,
+    groups: &dyn Groups,
+) -> Result<Duration, MetaError> {
     let nodes = capacities(watching, store).await?;
     let mut known = Vec::new();
     for name in watching.children(layout::PIPELINES).await? {
@@ -101,13 +108,54 @@ async fn round(watching: &mut Watching<'_>, store: &dyn Coordination, groups: &d
         }
     }
     place(store, &nodes, &known).await?;
-    let mut left = Left::Nothing;
+    let mut look = LOOK;
     for pipeline in &known {
+        if let Some(rollout) = &pipeline.record.rollout {
+            roll_out(watching, store, pipeline, rollout).await?;
+            look = look.min(ROLLOUT_LOOK);
+        }
         if delete_left_over(store, groups, pipeline).await? == Left::Something {
-            left = Left::Something;
+            look = look.min(LEFT_LOOK);
         }
     }
-    Ok(left)
+    Ok(look)
+}
+
+/// Moves a rollout on. Nodes tell how they are with it; each word of theirs is a reason to look again.
+async fn roll_out(
+    watching: &mut Watching<'_>,
+    store: &dyn MetaStore,
+    Known { name, presences, .. }: &Known,
+    rollout: &Rollout,
+) -> Result<(), MetaError> {
+    let mut reports: BTreeMap<&str, NodeReport> = BTreeMap::new();
+    for (node, _) in presences {
+        let Ok(segment) = Segment::new(node) else { continue };
+        let path = layout::pipeline_node(name, &segment);
+        let Some(found) = watching.get(&path).await? else { continue };
+        let presence: Presence = decode(&path, &found.data)?;
+        reports.extend(presence.rollout.map(|report| (node.as_str(), report)));
+    }
+    let path = layout::placement(name);
+    let placement: Placement = match watching.get(&path).await? {
+        Some(node) => decode(&path, &node.data)?,
+        None => Placement::new(),
+    };
+    let placed: Vec<&str> =
+        placement.iter().filter(|(_, threads)| **threads > 0).map(|(node, _)| node.as_str()).collect();
+    let reports = reports.iter().map(|(node, report)| (*node, report)).collect();
+    match rollout.next(&placed, &reports, jiff::Timestamp::now()) {
+        Next::Wait => {}
+        Next::Go(next) => {
+            info!(pipeline = %name, transform = rollout.transform, phase = ?next.phase, reason = next.reason, "rollout");
+            pipelines::move_rollout(store, name, rollout, &next).await?;
+        }
+        Next::End(ended, outcome) => {
+            info!(pipeline = %name, transform = rollout.transform, ?outcome, reason = ended.reason, "rollout ended");
+            pipelines::end_rollout(store, name, rollout, &ended, outcome).await?;
+        }
+    }
+    Ok(())
 }
 
 /// The nodes that take threads.

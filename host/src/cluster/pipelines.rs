@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::contents::{decode, encode};
+use super::rollout::{Ended, Outcome, Rollout};
 use crate::meta::layout::{self, Segment};
 use crate::meta::{MetaError, MetaStore, Version, Write};
 
@@ -71,6 +72,12 @@ pub struct PipelineRecord {
     pub attempt: u64,
     /// The specification.
     pub specification: Specification,
+    /// What is being rolled out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
+    /// Counts the rollouts that were begun.
+    #[serde(default)]
+    pub rollouts: u64,
     /// When it was changed last.
     pub changed_at: jiff::Timestamp,
     /// Who changed it last: user and host.
@@ -102,6 +109,8 @@ impl PipelineRecord {
             last_incarnation: 1,
             attempt: 1,
             specification,
+            rollout: None,
+            rollouts: 0,
             changed_at: jiff::Timestamp::now(),
             changed_by: whoever(),
         }
@@ -149,7 +158,17 @@ pub async fn read(store: &dyn MetaStore, name: &Segment) -> Result<Option<Known>
 pub async fn change<E: From<MetaError>>(
     store: &dyn MetaStore,
     name: &Segment,
+    change: impl FnMut(Option<&PipelineRecord>) -> Result<Option<PipelineRecord>, E>,
+) -> Result<Option<PipelineRecord>, E> {
+    change_and(store, name, change, |_| Vec::new()).await
+}
+
+/// As [`change`], with `more` to be written together with the record that is written.
+async fn change_and<E: From<MetaError>>(
+    store: &dyn MetaStore,
+    name: &Segment,
     mut change: impl FnMut(Option<&PipelineRecord>) -> Result<Option<PipelineRecord>, E>,
+    more: impl Fn(&PipelineRecord) -> Vec<Write>,
 ) -> Result<Option<PipelineRecord>, E> {
     let path = layout::pipeline(name);
     loop {
@@ -175,6 +194,7 @@ pub async fn change<E: From<MetaError>>(
             let path = layout::revision(name, wanted.revision);
             writes.push(Write::Create { path, data: encode(&kept(&wanted)), ephemeral: false });
         }
+        writes.extend(more(&wanted));
         match store.multi(writes).await {
             Ok(_) => {
                 forget_old_revisions(store, name, wanted.revision).await;
@@ -185,6 +205,78 @@ pub async fn change<E: From<MetaError>>(
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Moves a rollout on: `next` takes the place of `now`, unless somebody else has moved it meanwhile. What there is then.
+///
+/// # Errors
+/// Those of the store.
+pub async fn move_rollout(
+    store: &dyn MetaStore,
+    name: &Segment,
+    now: &Rollout,
+    next: &Rollout,
+) -> Result<Option<PipelineRecord>, MetaError> {
+    let moved = |known: Option<&PipelineRecord>| {
+        let known = known.filter(|known| known.rollout.as_ref() == Some(now));
+        Ok(known.map(|known| PipelineRecord { rollout: Some(next.clone()), ..known.clone() }))
+    };
+    change(store, name, moved).await
+}
+
+/// Ends a rollout, unless somebody else has moved it meanwhile: the candidate is the pipeline's next revision, or is not, and
+/// what became of it is kept.
+///
+/// # Errors
+/// Those of the store.
+pub async fn end_rollout(
+    store: &dyn MetaStore,
+    name: &Segment,
+    now: &Rollout,
+    ended: &Rollout,
+    outcome: Outcome,
+) -> Result<Option<PipelineRecord>, MetaError> {
+    store.ensure(&layout::rollouts(name)).await?;
+    let end = |known: Option<&PipelineRecord>| {
+        let known = known.filter(|known| known.rollout.as_ref() == Some(now));
+        Ok(known.map(|known| {
+            let known = PipelineRecord { rollout: None, ..known.clone() };
+            match outcome {
+                Outcome::Done => known.respecified(ended.candidate.clone()),
+                Outcome::Returned => known,
+            }
+        }))
+    };
+    let history = |record: &PipelineRecord| {
+        let number = record.rollouts;
+        let ended = Ended { number, rollout: ended.clone(), outcome, ended_at: record.changed_at };
+        vec![Write::Create { path: layout::rollout(name, number), data: encode(&ended), ephemeral: false }]
+    };
+    let record = change_and(store, name, end, history).await?;
+    let Some(number) = record.as_ref().map(|record| record.rollouts) else { return Ok(None) };
+    if let Some(old) = number.checked_sub(REVISIONS_MAX).filter(|old| *old > 0) {
+        // Best effort, as for revisions.
+        let _ = store.multi(vec![Write::Delete { path: layout::rollout(name, old), version: None }]).await;
+    }
+    Ok(record)
+}
+
+/// The rollouts that have ended and are kept, the oldest first.
+///
+/// # Errors
+/// Those of the store.
+pub async fn rollouts(store: &dyn MetaStore, name: &Segment) -> Result<Vec<Ended>, MetaError> {
+    let names = store.children(&layout::rollouts(name)).await?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    numbers.sort_unstable();
+    let mut rollouts = Vec::with_capacity(numbers.len());
+    for number in numbers {
+        let path = layout::rollout(name, number);
+        if let Some(node) = store.get(&path).await? {
+            rollouts.push(decode(&path, &node.data)?);
+        }
+    }
+    Ok(rollouts)
 }
 
 fn kept(record: &PipelineRecord) -> Revision {
@@ -238,7 +330,7 @@ pub async fn list(store: &dyn MetaStore) -> Result<Vec<(Segment, PipelineRecord)
 }
 
 /// Who does it: user and host.
-pub(super) fn whoever() -> String {
+pub(crate) fn whoever() -> String {
     let user = ["USER", "LOGNAME"].into_iter().find_map(|name| std::env::var(name).ok());
     let host = gethostname::gethostname();
     format!("{}@{}", user.as_deref().unwrap_or("unknown"), host.to_string_lossy())

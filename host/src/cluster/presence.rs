@@ -10,6 +10,7 @@ use tracing::debug;
 use utoipa::ToSchema;
 
 use super::contents::{decode, encode};
+use super::rollout::NodeReport;
 use crate::meta::layout::{self, Segment};
 use crate::meta::{Coordination, MetaError, MetaStore, Write};
 
@@ -59,6 +60,9 @@ pub struct Presence {
     /// The last failure of this process, also when it runs again.
     #[serde(default)]
     pub last_error: Option<Incident>,
+    /// How its part of a rollout is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<NodeReport>,
     /// Since when it does what it does.
     pub since: jiff::Timestamp,
 }
@@ -96,6 +100,7 @@ impl Presence {
             busy: 0,
             problem: None,
             last_error: None,
+            rollout: None,
             since: jiff::Timestamp::now(),
         }
     }

@@ -7,6 +7,7 @@
 mod agreement;
 mod bind;
 mod difference;
+mod edit;
 mod effective;
 mod identity;
 mod read;
@@ -26,6 +27,7 @@ use crate::digest::Digest;
 
 pub use bind::{Bound, BoundTransform, Outlet};
 pub use difference::{Difference, differences};
+pub use edit::with_transform;
 #[cfg(test)]
 pub(super) use read::SHAPES;
 

@@ -8,6 +8,7 @@
 //! /leader                                                       ephemeral: the node that leads
 //! /pipelines/<name>                                             what is wanted of it
 //! /pipelines/<name>/revisions/<n>
+//! /pipelines/<name>/rollouts/<n>                                those that have ended
 //! /pipelines/<name>/nodes/<node>                                ephemeral: how it is there
 //! /placement/<name>                                             worker threads by node; the leader's
 //! /savepoints/<pipeline>/<name>                                 what it is of; and its chunks below
@@ -137,6 +138,18 @@ pub fn revisions(pipeline: &Segment) -> String {
 #[must_use]
 pub fn revision(pipeline: &Segment, revision: u64) -> String {
     format!("{PIPELINES}/{pipeline}/revisions/{revision}")
+}
+
+/// Parent of a pipeline's rollouts.
+#[must_use]
+pub fn rollouts(pipeline: &Segment) -> String {
+    format!("{PIPELINES}/{pipeline}/rollouts")
+}
+
+/// A rollout of a pipeline that has ended.
+#[must_use]
+pub fn rollout(pipeline: &Segment, number: u64) -> String {
+    format!("{PIPELINES}/{pipeline}/rollouts/{number}")
 }
 
 /// Parent of the nodes that have to do with a pipeline.

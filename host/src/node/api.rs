@@ -4,6 +4,7 @@
 //! something shows the token of the cluster file; errors are `application/problem+json`. The OpenAPI description is made
 //! from these functions, so that it has what is served and nothing else.
 
+mod host;
 mod problem;
 mod token;
 
@@ -12,9 +13,11 @@ use std::sync::Arc;
 
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path as InPath, Query, State};
-use axum::routing::get;
+use axum::routing::{any, get};
 use axum::{Json, Router, body::Bytes, middleware};
 use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::info;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{Components, OpenApi};
 use utoipa::{IntoParams, OpenApi as _, ToSchema};
@@ -37,6 +40,8 @@ use crate::meta::layout::Segment;
 const PREFIX: &str = "/api/v1";
 /// Largest pipeline file, in bytes.
 const BODY_BYTES_MAX: usize = 1 << 20;
+/// Requests that take clients of Kafka, or plugins, at the same time.
+pub(super) const TURNS: usize = 4;
 const SECURITY: &str = "token";
 
 /// What the API works with.
@@ -45,6 +50,26 @@ pub(super) struct Api {
     pub(super) cluster: Arc<Cluster>,
     pub(super) store: Arc<dyn MetaStore>,
     pub(super) engine: Arc<Engine>,
+    /// Whether only this machine can ask.
+    pub(super) on_loopback: bool,
+    /// What takes clients and threads is done for so many at a time: it must not keep tasks from coming up.
+    pub(super) turns: Arc<Semaphore>,
+}
+
+impl Api {
+    fn turn(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let busy = |_| Problem::new(Code::Unavailable, "this node answers others at the moment: ask again");
+        Arc::clone(&self.turns).try_acquire_owned().map_err(busy)
+    }
+
+    /// That there is such a pipeline. What stays of one that is gone is not shown.
+    async fn known(&self, name: &Segment) -> Result<(), Problem> {
+        let known = pipelines::read(&*self.store, name).await?;
+        match known.is_some_and(|known| known.record.desired != Desired::Gone) {
+            true => Ok(()),
+            false => Err(super::NodeError::UnknownPipeline { pipeline: name.to_string() }.into()),
+        }
+    }
 }
 
 #[derive(utoipa::OpenApi)]
@@ -70,12 +95,17 @@ pub(super) fn router(api: Api) -> Router {
         || async { Problem::new(Code::NotFound, "there is nothing at this address; see /api/v1/openapi.json") };
     let wrong_method =
         || async { Problem::new(Code::MethodNotAllowed, "this address takes other methods; see /api/v1/openapi.json") };
+    let on_loopback = api.on_loopback;
     let routes = routes
         .route("/openapi.json", describe)
         .fallback(fallback)
         .method_not_allowed_fallback(wrong_method)
         .with_state(api);
-    Router::new().nest(PREFIX, routes)
+    let routes = Router::new().nest(PREFIX, routes).route(&format!("{PREFIX}/"), any(fallback));
+    match on_loopback {
+        true => routes.layer(middleware::from_fn(host::demand_own)),
+        false => routes,
+    }
 }
 
 fn described(token: Token) -> (Router<Api>, OpenApi) {
@@ -145,6 +175,10 @@ async fn show_pipeline(
 }
 
 async fn look(api: &Api, only: Option<&Segment>, params: &LookParams) -> Result<Vec<PipelineStatus>, Problem> {
+    let _turn = api.turn()?;
+    if let Some(name) = only {
+        api.known(name).await?;
+    }
     let before = match params.rates {
         true => {
             let before = status::rate(&*api.store, &mut [], None).await?;
@@ -166,11 +200,8 @@ async fn look(api: &Api, only: Option<&Segment>, params: &LookParams) -> Result<
     responses((status = 200, body = Vec<Revision>), Problems))]
 async fn list_revisions(State(api): State<Api>, name: Result<InPath<String>, PathRejection>) -> Answer<Vec<Revision>> {
     let name = segment(&name?)?;
-    let revisions = pipelines::revisions(&*api.store, &name).await?;
-    match revisions.is_empty() {
-        true => Err(super::NodeError::UnknownPipeline { pipeline: name.to_string() }.into()),
-        false => Ok(Json(revisions)),
-    }
+    api.known(&name).await?;
+    Ok(Json(pipelines::revisions(&*api.store, &name).await?))
 }
 
 /// The plugins of the registry, by name and version.
@@ -218,11 +249,13 @@ async fn deploy_pipeline(
         let help = "push the plugin, and write \"name@version\"";
         return Err(super::NodeError::Config(pipeline.plugin_error(at, message, help)).into());
     }
-    let Api { cluster, store, engine } = api;
+    let _turn = api.turn()?;
+    let Api { cluster, store, engine, .. } = api;
     let deployable = deploy::check(&cluster, store, Some(engine), pipeline, params.discard_state).await?;
     let mut deployment = deployable.deployment();
     if !params.dry_run {
-        deployable.deploy(&mut deployment).await?;
+        let record = deployable.deploy(&mut deployment).await?;
+        info!(pipeline = %name, revision = record.revision, "deployed over http");
     }
     Ok(Json(deployment))
 }
@@ -265,6 +298,7 @@ async fn undeploy_pipeline(
     params: Result<Query<UndeployParams>, QueryRejection>,
 ) -> Answer<Undeployed> {
     let (name, params) = (segment(&name?)?, params?);
+    info!(pipeline = %name, keep_state = params.keep_state, "to be taken off the cluster, over http");
     let state = match deploy::undeploy(&api.cluster, &*api.store, &name, params.keep_state).await? {
         None => StateIs::Kept,
         Some(Left::Nothing) => StateIs::Deleted,
@@ -296,7 +330,9 @@ impl From<PipelineRecord> for Wanted {
     params(("pipeline" = String, Path, description = "Name of the pipeline.")),
     responses((status = 200, body = Wanted), Problems))]
 async fn pause_pipeline(State(api): State<Api>, name: Result<InPath<String>, PathRejection>) -> Answer<Wanted> {
-    Ok(Json(deploy::pause(&*api.store, &segment(&name?)?).await?.into()))
+    let name = segment(&name?)?;
+    info!(pipeline = %name, "to be paused, over http");
+    Ok(Json(deploy::pause(&*api.store, &name).await?.into()))
 }
 
 /// Lets a paused pipeline go on, and one that has failed be tried again.
@@ -304,7 +340,9 @@ async fn pause_pipeline(State(api): State<Api>, name: Result<InPath<String>, Pat
     params(("pipeline" = String, Path, description = "Name of the pipeline.")),
     responses((status = 200, body = Wanted), Problems))]
 async fn resume_pipeline(State(api): State<Api>, name: Result<InPath<String>, PathRejection>) -> Answer<Wanted> {
-    Ok(Json(deploy::resume(&*api.store, &segment(&name?)?).await?.into()))
+    let name = segment(&name?)?;
+    info!(pipeline = %name, "to be resumed, over http");
+    Ok(Json(deploy::resume(&*api.store, &name).await?.into()))
 }
 
 fn segment(name: &InPath<String>) -> Result<Segment, Problem> {

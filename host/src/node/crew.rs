@@ -11,6 +11,7 @@ use tracing::error;
 use super::{NodeError, Services};
 use crate::kafka::settings::KafkaSettings;
 use crate::meta::MetaStore;
+use crate::worker::candidate::Candidate;
 use crate::worker::control::Control;
 use crate::worker::failure::Failure;
 use crate::worker::gathering::Gathering;
@@ -42,6 +43,7 @@ impl Crew {
     pub(super) fn start(
         services: &Services,
         plan: Plan,
+        candidate: Option<Arc<Candidate>>,
         threads: usize,
         control: Arc<Control>,
     ) -> Result<Self, NodeError> {
@@ -62,6 +64,7 @@ impl Crew {
             gathering: Arc::new(Gathering::of(threads)),
             node: services.node.as_str().to_owned(),
         };
+        equipment.plans.try_out(candidate);
         let (end, endings) = mpsc::unbounded_channel();
         let mut crew = Self {
             equipment,
@@ -124,8 +127,13 @@ impl Crew {
     }
 
     /// Lets the threads go over to another plan, each at the end of a commit; one that [`Plan::may_become`] allows.
-    pub(super) fn follow(&self, plan: Plan) {
-        self.equipment.plans.change(Arc::new(plan));
+    pub(super) fn follow(&self, plan: Arc<Plan>) {
+        self.equipment.plans.change(plan);
+    }
+
+    /// Another candidate of a rollout, or none.
+    pub(super) fn try_out(&self, candidate: Option<Arc<Candidate>>) {
+        self.equipment.plans.try_out(candidate);
     }
 
     /// The oldest revision that a thread works by.

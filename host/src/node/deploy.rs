@@ -93,6 +93,12 @@ pub async fn check(
     let incarnation = known.as_ref().map_or(1, |known| known.incarnation);
     let plan = loader.plan(loaded, known.as_ref().map_or(0, |known| known.revision) + 1, incarnation).await?;
     by_itself_nowhere(&*store, &name).await?;
+    if let Some(rollout) = known.as_ref().and_then(|known| known.rollout.as_ref()) {
+        return Err(NodeError::Refused(format!(
+            "transform `{}` of pipeline `{name}` is being changed: wait for the end, or call it off with `sluicegate plugin rollback {name} {}`",
+            rollout.transform, rollout.transform
+        )));
+    }
     if known.is_some() && !discards_state {
         goes_on(&store, &plan).await?;
     }
@@ -111,7 +117,10 @@ async fn by_itself_nowhere(store: &dyn MetaStore, name: &Segment) -> Result<(), 
 
 /// Whether the tasks could go on by this plan.
 async fn goes_on(store: &Arc<dyn MetaStore>, plan: &Plan) -> Result<(), NodeError> {
-    let failed = |error: StateError| NodeError::Incompatible { reason: error.to_string() };
+    let failed = |error: StateError| match error.is_outage() {
+        true => NodeError::State(error),
+        false => NodeError::Incompatible { reason: error.to_string() },
+    };
     for partition in 0..plan.partitions {
         let task = plan.task(partition);
         let head = TaskStore::new(Arc::clone(store), task.clone()).read().await.map_err(failed)?;
@@ -239,7 +248,7 @@ pub async fn undeploy(
 ) -> Result<Option<Left>, NodeError> {
     by_itself_nowhere(store, name).await?;
     let desired = if keep_state { Desired::StateKept } else { Desired::Gone };
-    want(store, name, |known| Ok(PipelineRecord { desired, ..known.clone() })).await?;
+    want(store, name, |known| Ok(PipelineRecord { desired, rollout: None, ..known.clone() })).await?;
     if keep_state { Ok(None) } else { clean_without_leader(cluster, store, name).await.map(Some) }
 }
 

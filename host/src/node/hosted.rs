@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::crew::Crew;
+use super::trial::Trial;
 use super::{NodeError, Services};
 use crate::cluster::pipelines::PipelineRecord;
 use crate::cluster::presence::{Activity, Incident, Presence, Publisher};
@@ -18,6 +19,8 @@ use crate::worker::plan::Plan;
 
 /// How it is goes into the presence this often.
 const TICK: Duration = Duration::from_millis(500);
+/// The same during a rollout, when others wait for what it says.
+const TRIAL_TICK: Duration = Duration::from_millis(100);
 /// The load is measured over so long.
 const BUSY_OVER: Duration = Duration::from_secs(10);
 /// A pipeline that has run this long before it failed has not failed again.
@@ -156,12 +159,10 @@ impl Hosted {
         let begin = Instant::now();
         self.publish(|presence| {
             let by_itself = presence.by_itself;
-            let is_another = presence.revision != now.record.revision || presence.incarnation != now.record.incarnation;
             *presence = Presence {
                 since: presence.since,
                 activity: presence.activity,
-                // What was wrong with another revision is no news of this one.
-                last_error: presence.last_error.take().filter(|_| !is_another),
+                last_error: presence.last_error.take(),
                 ..Presence::starting(by_itself)
             };
             presence.activity = Activity::Starting;
@@ -175,7 +176,14 @@ impl Hosted {
                 None => return Ok(()),
             },
         };
-        let mut crew = Crew::start(&self.services, plan, now.threads, Arc::clone(control))?;
+        // Tasks come up with the version that made their state, which may be the candidate.
+        let mut trial = Trial::default();
+        trial.follow(&self.services, &now.record, control);
+        if now.record.rollout.is_some() {
+            let loaded = trial.loaded().await;
+            trial.take(loaded, &plan);
+        }
+        let mut crew = Crew::start(&self.services, plan, trial.candidate(), now.threads, Arc::clone(control))?;
         self.note_failed(false);
         control.has_come();
         let plan = crew.plan();
@@ -192,6 +200,7 @@ impl Hosted {
         let mut loading: Option<Loading> = None;
         let mut busy = Busy::new();
         loop {
+            let tick = if trial.is_under_way() { TRIAL_TICK } else { TICK };
             tokio::select! {
                 ended = crew.ended() => {
                     if ended.is_ok() {
@@ -208,26 +217,35 @@ impl Hosted {
                             crew.drain();
                         }
                         Some(wanted) => {
-                            if wanted.record.revision != now.record.revision {
+                            if wanted.record.revision != now.record.revision
+                                && !trial.becomes_plan(&mut crew, &wanted.record)
+                            {
                                 loading = Some(self.load_beside(&wanted.record, control, Duration::ZERO));
                             }
                             if wanted.threads != now.threads {
                                 crew.resize(wanted.threads)?;
                             }
                             *now = wanted;
+                            trial.follow(&self.services, &now.record, control);
+                            crew.try_out(trial.candidate());
+                            self.publish(|presence| presence.rollout = trial.report());
                         }
                     }
+                }
+                loaded = trial.loaded() => {
+                    crew.try_out(trial.take(loaded, &crew.plan()));
+                    self.publish(|presence| presence.rollout = trial.report());
                 }
                 Some(loaded) = OptionFuture::from(loading.as_mut()) => {
                     loading = None;
                     match loaded {
                         Ok(None) => {}
                         Ok(Some(next)) => {
-                            self.publish(|presence| (presence.problem, presence.last_error) = (None, None));
+                            self.publish(|presence| presence.problem = None);
                             let revision = next.revision;
                             if crew.plan().may_become(&next) {
                                 info!(pipeline = plan.pipeline, revision, "changed; applied at the next commit");
-                                crew.follow(next);
+                                crew.follow(Arc::new(next));
                             } else {
                                 info!(pipeline = plan.pipeline, revision, "changed; the threads commit and begin anew");
                                 crew.drain();
@@ -247,7 +265,7 @@ impl Hosted {
                         }
                     }
                 }
-                () = tokio::time::sleep(TICK) => {
+                () = tokio::time::sleep(tick) => {
                     let (assigned, running) = control.task_counts();
                     let measured = busy.measure(control.busy(), crew.threads());
                     self.publish(|presence| {
@@ -256,6 +274,7 @@ impl Hosted {
                         presence.revision = crew.revision().unwrap_or(presence.revision);
                         (presence.assigned, presence.running) = (assigned, running);
                         presence.busy = measured.unwrap_or(presence.busy);
+                        presence.rollout = trial.report();
                     });
                 }
             }

@@ -14,6 +14,7 @@ use super::{NodeError, sandbox};
 use crate::checkpoint::head::TransformIdentity;
 use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
 use crate::cluster::registry::{Registry, RegistryError, RegistryReference};
+use crate::cluster::rollout::{Outcome, Rollout};
 use crate::config::{Bound, Cluster, KafkaProperties, OnError, Pipeline, PluginReference, Start};
 use crate::digest::{self, Digest};
 use crate::engine::{Engine, OpenError, Plugin};
@@ -54,7 +55,8 @@ const AGAIN: Duration = Duration::from_millis(500);
 
 impl LoadError {
     /// Whether it fails only because the store is away.
-    fn is_outage(&self) -> bool {
+    #[must_use]
+    pub fn is_outage(&self) -> bool {
         matches!(self, Self::Registry { source: RegistryError::Meta(error), .. } if error.is_outage())
     }
 
@@ -319,6 +321,7 @@ fn assemble(
                 plugin: plugin.digest().to_owned(),
                 config: pipeline.config_hash(at).unwrap_or_default(),
                 stores: plugin.manifest().stores.iter().map(|store| (store.name.clone(), store.schema)).collect(),
+                since: BTreeMap::new(),
             },
             plugin,
         }
@@ -384,6 +387,20 @@ pub async fn digests_in_use(store: &dyn MetaStore) -> Result<BTreeMap<Digest, St
         }
         for hex in &record.specification.plugins {
             users.insert(of_record(hex)?, format!("pipeline `{name}`, revision {}", record.revision));
+        }
+        if let Some(rollout) = &record.rollout {
+            users.insert(of_record(&rollout.to.plugin)?, format!("a rollout of pipeline `{name}`"));
+        }
+        // What a transform may be rolled back to.
+        let ended = pipelines::rollouts(store, &name).await?;
+        let last: BTreeMap<&str, &Rollout> = ended
+            .iter()
+            .filter(|ended| ended.outcome == Outcome::Done)
+            .map(|ended| (ended.rollout.transform.as_str(), &ended.rollout))
+            .collect();
+        for (transform, rollout) in last {
+            let user = format!("pipeline `{name}`, whose transform `{transform}` may be rolled back to it");
+            users.entry(of_record(&rollout.from.plugin)?).or_insert(user);
         }
     }
     Ok(users)

@@ -172,10 +172,13 @@ async fn pipeline(
 ) -> Result<PipelineStatus, NodeError> {
     let nodes: BTreeMap<String, Presence> = presence::list(&**store, name).await?.into_iter().collect();
     let path = layout::placement(name);
-    let placement = match store.get(&path).await? {
-        Some(node) => contents::decode(&path, &node.data)?,
-        None => Placement::new(),
+    let placed: Option<Placement> = match store.get(&path).await? {
+        Some(node) => Some(contents::decode(&path, &node.data)?),
+        None => None,
     };
+    // What the leader has not looked at yet starts.
+    let somebody_runs_it = has_worker && placed.as_ref().is_none_or(|placement| !placement.is_empty());
+    let placement = placed.unwrap_or_default();
     let tasks = record.specification.partitions;
     let progress = match Group::new(cluster, &record) {
         Ok(group) => group.progress(record.incarnation, tasks).await,
@@ -197,7 +200,7 @@ async fn pipeline(
     let last_error = |(node, presence): (&String, &Presence)| Some((node.clone(), presence.last_error.clone()?));
     Ok(PipelineStatus {
         pipeline: name.to_string(),
-        state: state(&record, has_worker && !placement.is_empty(), &nodes),
+        state: state(&record, somebody_runs_it, &nodes),
         desired: record.desired,
         revision: record.revision,
         incarnation: record.incarnation,
@@ -265,7 +268,7 @@ fn plugins(record: &PipelineRecord) -> Vec<PluginStatus> {
     transforms.into_iter().zip(&record.specification.plugins).map(of).collect()
 }
 
-/// In one word, the worst first. `placed`: there is a worker, and the leader has said who is to run it.
+/// In one word, the worst first. `placed`: there is a worker, and the leader has not said that none is to run it.
 fn state(record: &PipelineRecord, placed: bool, nodes: &BTreeMap<String, Presence>) -> &'static str {
     let any = |activity| nodes.values().any(|presence| presence.activity == activity);
     let running: usize = nodes.values().map(|presence| presence.running).sum();
@@ -358,6 +361,7 @@ mod tests {
             busy: 0,
             problem: None,
             last_error: None,
+            rollout: None,
             since: jiff::Timestamp::UNIX_EPOCH,
         }
     }

@@ -158,7 +158,7 @@ impl Committer {
     pub fn begin(&mut self, tasks: &mut Tasks) -> Result<(), Failure> {
         if self.under_way.is_none() {
             for task in tasks.iter_mut().flatten().filter(|task| task.dirty) {
-                task.flush(&self.plan, self.runtime.now_ms())?;
+                task.flush(self.runtime.now_ms())?;
             }
             let phase = match self.plan.guarantee {
                 Guarantee::AtLeastOnce => Phase::Flush,
@@ -342,16 +342,14 @@ impl Committer {
     fn settling(&self, tasks: &mut Tasks) -> Settling {
         let plan = &self.plan;
         let commit = |task: &mut Box<Task>| {
-            let Task { durable: Some(Durable { claim, ledger }), state, next, .. } = &mut **task else {
-                return None;
-            };
-            let offsets = plan.sources.iter().zip(next.iter()).map(|(source, next)| (source.topic.clone(), *next));
+            let (offsets, transforms) = (task.offsets(), task.identities());
+            let Task { durable: Some(Durable { claim, ledger }), state, .. } = &mut **task else { return None };
             let make = |epoch, chunks| Manifest {
                 id: ManifestId { epoch, nonce: self.runtime.nonce() },
                 chunks,
-                offsets: offsets.collect(),
+                offsets,
                 watermark: None,
-                transforms: plan.identities(),
+                transforms,
             };
             let decider = match plan.guarantee {
                 Guarantee::AtLeastOnce => Decider::Head,

@@ -150,6 +150,13 @@ impl Plan {
         stores(self) == stores(next)
     }
 
+    /// Whether `next` has the same sinks, so that what its transforms put out goes the same ways.
+    #[must_use]
+    pub fn has_sinks_of(&self, next: &Self) -> bool {
+        let sinks = |plan: &Self| plan.sinks.iter().map(|sink| sink.topic.clone()).collect::<Vec<_>>();
+        sinks(self) == sinks(next) && self.failing == next.failing
+    }
+
     /// What a thread called `name` makes its producer with under exactly-once. The time-out is what readers of the sinks wait at
     /// most when a thread dies, and has to be longer than a transaction takes that ends as it should.
     #[must_use]
@@ -201,6 +208,19 @@ impl Plan {
 }
 
 impl TransformPlan {
+    /// Whether an instance of this one is as good as one of `other`.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let outlets = |plan: &Self| plan.outlets.iter().map(|outlet| outlet.name.clone()).collect::<Vec<_>>();
+        self.identity.is_same_version(&other.identity)
+            && self.config == other.config
+            && self.limits == other.limits
+            && self.grants == other.grants
+            && self.log_level == other.log_level
+            && self.inputs == other.inputs
+            && outlets(self) == outlets(other)
+    }
+
     /// A new, open instance for a task of `pipeline`.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use futures::future::AbortHandle;
 use tokio::sync::mpsc;
 use tracing::{Instrument, debug, info, info_span, warn};
 
+use super::candidate::Candidate;
 use super::compatible;
 use super::failure::Failure;
 use super::orphans::Orphans;
@@ -89,6 +90,8 @@ type OffsetsOf<K> = <<K as Kafka>::Consumer as ConsumerClient>::Offsets;
 pub struct Means<K: Kafka> {
     /// The pipeline.
     pub plan: Arc<Plan>,
+    /// The candidate of a rollout.
+    pub candidate: Option<Arc<Candidate>>,
     /// Where heads and chunks are.
     pub meta: Arc<dyn MetaStore>,
     /// What the work runs on.
@@ -120,6 +123,11 @@ impl<K: Kafka> Restorer<K> {
     /// Goes on by another plan.
     pub fn change(&mut self, plan: Arc<Plan>) {
         self.means.plan = plan;
+    }
+
+    /// Another candidate, or none.
+    pub fn try_out(&mut self, candidate: Option<Arc<Candidate>>) {
+        self.means.candidate = candidate;
     }
 
     /// Begins to bring a task up.
@@ -232,19 +240,40 @@ impl<K: Kafka> Bringing<K> {
         let began = self.means.runtime.now();
         let manifest = resolve::resolve(claim.head(), kafka)
             .map_err(|disagreement| Failure::Disagreement { task: self.id.clone(), disagreement })?;
-        let known = compatible::offsets(&self.means.plan, &self.id, claim.head(), manifest)?;
+        let plan = self.plan_of(manifest);
+        let known = compatible::offsets(&plan, &self.id, claim.head(), manifest)?;
         let is_new = known.contains(&None);
         let offsets = self.offsets(known).await?;
         let (state, ledger) = self
             .through_outages(|| async {
-                let mut state = self.means.plan.empty_state();
+                let mut state = plan.empty_state();
                 let ledger = store.restore(claim.head(), manifest, &mut state).await?;
                 Ok((state, ledger))
             })
             .await?;
         let (keys, bytes, took) = (state.len(), state.bytes(), self.means.runtime.since(began));
         info!(task = %self.id, epoch = %manifest.id.epoch, keys, bytes, ?offsets, ?took, "restored");
-        Ok(Restored { manifest: manifest.clone(), offsets, is_new, state, ledger })
+        Ok(Restored { manifest: manifest.clone(), plan, offsets, is_new, state, ledger })
+    }
+
+    /// What made the state: in a rollout some tasks run the candidate and some do not.
+    fn plan_of(&self, manifest: &Manifest) -> Arc<Plan> {
+        let made_it = |plan: &Plan, at: usize| {
+            let identity = &plan.transforms[at].identity;
+            manifest.transforms.iter().any(|written| written.is_same_version(identity))
+        };
+        match &self.means.candidate {
+            Some(candidate) if made_it(&candidate.plan, candidate.transform) => Arc::clone(&candidate.plan),
+            _ => Arc::clone(&self.means.plan),
+        }
+    }
+
+    /// Without state, what is wanted.
+    fn plan_wanted(&self) -> Arc<Plan> {
+        match &self.means.candidate {
+            Some(candidate) if candidate.is_wanted(self.partition) => Arc::clone(&candidate.plan),
+            _ => Arc::clone(&self.means.plan),
+        }
     }
 
     /// With those that are not known yet.
@@ -258,12 +287,13 @@ impl<K: Kafka> Bringing<K> {
     }
 
     async fn resume(&self, mut claim: Claim, restored: Restored, kafka: &GroupOffsets) -> Result<Task, Failure> {
-        let Restored { manifest, offsets, is_new, state, ledger } = restored;
+        let Restored { manifest, plan, offsets, is_new, state, ledger } = restored;
         if let Err(error) = claim.sweep().await {
             debug!(task = %self.id, "chunks left behind stay until the next claim: {error}");
         }
         claim.restored(manifest.id);
-        let mut task = self.open(state, Some(Durable { claim, ledger }), offsets).await?;
+        let mut task = self.open(plan, state, Some(Durable { claim, ledger }), offsets).await?;
+        task.remember(&manifest);
         // Under exactly-once Kafka gets to know what the task goes on from, even if no record comes.
         task.dirty =
             is_new || (self.means.plan.guarantee == Guarantee::ExactlyOnce && !resolve::names(kafka, &manifest));
@@ -284,7 +314,9 @@ impl<K: Kafka> Bringing<K> {
             StatelessStart::Resume(offsets) => {
                 self.note_start();
                 let offsets = self.means.plan.sources.iter().map(|source| offsets[&source.topic]).collect();
-                let task = self.open(self.means.plan.empty_state(), None, offsets).await?;
+                let plan = self.plan_wanted();
+                let state = plan.empty_state();
+                let task = self.open(plan, state, None, offsets).await?;
                 Ok(Progress::Up(Box::new(task)))
             }
             StatelessStart::Genesis { missing } => {
@@ -369,15 +401,21 @@ impl<K: Kafka> Bringing<K> {
     }
 
     /// Opens the instances; the last step. A plugin that says it failed is opened again a few times.
-    async fn open(&self, state: TaskState, durable: Option<Durable>, offsets: Vec<i64>) -> Result<Task, Failure> {
+    async fn open(
+        &self,
+        plan: Arc<Plan>,
+        state: TaskState,
+        durable: Option<Durable>,
+        offsets: Vec<i64>,
+    ) -> Result<Task, Failure> {
         let mut pause = Duration::from_millis(100);
         for attempt in 1.. {
-            let (plan, partition, now_ms) = (Arc::clone(&self.means.plan), self.partition, self.means.runtime.now_ms());
+            let (its_plan, partition, now_ms) = (Arc::clone(&plan), self.partition, self.means.runtime.now_ms());
             // Guests run on a thread that may block.
-            match self.means.runtime.blocking(Box::new(move || task::instantiate(&plan, partition, now_ms))).await {
-                Some(Ok(instances)) => return Ok(Task::new(partition, instances, state, durable, offsets)),
+            match self.means.runtime.blocking(Box::new(move || task::instantiate(&its_plan, partition, now_ms))).await {
+                Some(Ok(instances)) => return Ok(Task::new(partition, plan, instances, state, durable, offsets)),
                 Some(Err((at, error))) => {
-                    let transform = self.means.plan.transforms[at].name.clone();
+                    let transform = plan.transforms[at].name.clone();
                     if !error.is_transient() || attempt == OPEN_ATTEMPTS {
                         return Err(Failure::Open { transform, error });
                     }
@@ -412,6 +450,7 @@ impl<K: Kafka> Bringing<K> {
 /// State and position of a manifest.
 struct Restored {
     manifest: Manifest,
+    plan: Arc<Plan>,
     offsets: Vec<i64>,
     /// Some of the offsets are not in the manifest.
     is_new: bool,

@@ -1,7 +1,11 @@
 //! One task: a partition number, its state, its instances, and how far it has got.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::failure::{Failure, Origin, Span};
 use super::plan::Plan;
+use crate::checkpoint::head::{Manifest, TransformIdentity};
 use crate::checkpoint::ledger::Ledger;
 use crate::checkpoint::store::Claim;
 use crate::engine::{Instance, OpenError};
@@ -14,8 +18,13 @@ use crate::state::TaskState;
 pub struct Task {
     /// Its partition number.
     pub partition: u32,
+    /// What it runs: the plan of its thread, or the candidate of a rollout.
+    pub plan: Arc<Plan>,
     /// One for each transform.
     pub instances: Vec<Instance>,
+    /// The first offsets that the code of each transform processed, by topic, where the task has gone over to it.
+    /// None: from where it goes on when it has gone back.
+    pub since: Vec<Option<BTreeMap<String, i64>>>,
     /// Its stores.
     pub state: TaskState,
     /// Where its state is durable; `None` without state.
@@ -46,14 +55,51 @@ impl Task {
     #[must_use]
     pub fn new(
         partition: u32,
+        plan: Arc<Plan>,
         instances: Vec<Instance>,
         state: TaskState,
         durable: Option<Durable>,
         offsets: Vec<i64>,
     ) -> Self {
+        let since = plan.transforms.iter().map(|_| Some(BTreeMap::new())).collect();
         let inbox = offsets.iter().map(|_| Batch::default()).collect();
         let next = offsets.clone();
-        Self { partition, instances, state, durable, next, sealed: None, committed: offsets, inbox, dirty: false }
+        Self {
+            partition,
+            plan,
+            instances,
+            since,
+            state,
+            durable,
+            next,
+            sealed: None,
+            committed: offsets,
+            inbox,
+            dirty: false,
+        }
+    }
+
+    /// What its manifests say of the code.
+    #[must_use]
+    pub fn identities(&self) -> Vec<TransformIdentity> {
+        let identities = self.plan.identities().into_iter().zip(&self.since);
+        let since = |since: &Option<BTreeMap<String, i64>>| since.clone().unwrap_or_default();
+        identities.map(|(identity, it)| TransformIdentity { since: since(it), ..identity }).collect()
+    }
+
+    /// Takes what `manifest` knows of the code that the task runs.
+    pub fn remember(&mut self, manifest: &Manifest) {
+        for (transform, since) in self.plan.transforms.iter().zip(&mut self.since) {
+            let written = manifest.transforms.iter().find(|written| written.is_same_version(&transform.identity));
+            *since = Some(written.map(|written| written.since.clone()).unwrap_or_default());
+        }
+    }
+
+    /// Where the task is, by topic.
+    #[must_use]
+    pub fn offsets(&self) -> BTreeMap<String, i64> {
+        let sources = self.plan.sources.iter().zip(&self.next);
+        sources.map(|(source, next)| (source.topic.clone(), *next)).collect()
     }
 
     /// Whether there is anything in the inbox.
@@ -141,7 +187,10 @@ impl Task {
         self.next.clone_from(&self.committed);
         self.sealed = None;
         self.inbox.iter_mut().for_each(Batch::clear);
-        self.dirty = false;
+        // One that has gone back to another version says so in its next commit.
+        self.dirty = self.since.contains(&None);
+        let offsets = self.offsets();
+        self.since.iter_mut().filter(|since| since.is_none()).for_each(|since| *since = Some(offsets.clone()));
     }
 
     /// The partitions it reads.
@@ -168,9 +217,9 @@ impl Task {
     ///
     /// # Errors
     /// A plugin failed; the task has to go back to its last commit.
-    pub fn flush(&mut self, plan: &Plan, now_ms: i64) -> Result<(), Failure> {
+    pub fn flush(&mut self, now_ms: i64) -> Result<(), Failure> {
         for ((instance, state), transform) in
-            self.instances.iter_mut().zip(&mut self.state.transforms).zip(&plan.transforms)
+            self.instances.iter_mut().zip(&mut self.state.transforms).zip(&self.plan.transforms)
         {
             instance.flush(state, now_ms).map_err(|error| Failure::Flush {
                 transform: transform.name.clone(),

@@ -6,6 +6,7 @@ mod group;
 mod recovery;
 mod replaying;
 mod sending;
+mod switching;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -14,9 +15,11 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 
 use self::group::LAST_OFFSETS_WAIT;
-use self::recovery::{instantiate, open_outbox};
+use self::recovery::open_outbox;
 use self::sending::Sending;
+use self::switching::{Spares, Tally};
 use super::budget::Budget;
+use super::candidate::Candidate;
 use super::careful::{self, Careful, CarefulError};
 use super::chain;
 use super::commit::{Advanced, Committer, Tasks};
@@ -91,6 +94,8 @@ struct Slot {
     careful: Option<Careful>,
     /// What is known of dead letters that are being processed again, by their orders' offsets.
     replaying: BTreeMap<i64, Careful>,
+    /// How it fares in a rollout.
+    tally: Tally,
 }
 
 /// A task that waits because its plugin asked for it.
@@ -109,6 +114,11 @@ pub struct Thread<K: Kafka> {
     plan: Arc<Plan>,
     /// For [`Plans::newer`].
     plan_seen: u64,
+    /// What tasks go over to in a rollout, if there is one.
+    candidate: Option<Arc<Candidate>>,
+    /// For [`Plans::newer_candidate`].
+    candidate_seen: u64,
+    spares: Spares,
     /// Client id, transactional id, and owner of claims.
     name: String,
     consumer: K::Consumer,
@@ -160,6 +170,7 @@ impl<K: Kafka> Thread<K> {
         let now = runtime.now();
         let means = Means {
             plan: Arc::clone(&plan),
+            candidate: None,
             meta: Arc::clone(&meta),
             runtime: Arc::clone(&runtime),
             offsets: consumer.offsets(),
@@ -189,6 +200,9 @@ impl<K: Kafka> Thread<K> {
             number,
             plan,
             plan_seen,
+            candidate: None,
+            candidate_seen: 0,
+            spares: Spares::new(),
             equipment,
         })
     }
@@ -218,6 +232,7 @@ impl<K: Kafka> Thread<K> {
 
     fn turn(&mut self) -> Result<(), Failure> {
         loop {
+            self.follow_candidate();
             self.group_events()?;
             self.bring_up()?;
             self.patience()?;
@@ -270,7 +285,7 @@ impl<K: Kafka> Thread<K> {
                 && self.outbox.has_room()
                 && self.bytes_since_commit < self.plan.commit_bytes,
             running: self.tasks.iter().any(Option::is_some) && self.may_begin(),
-            changing: self.equipment.plans.is_newer(self.plan_seen),
+            changing: self.equipment.plans.is_newer(self.plan_seen) || self.is_switch_due(),
             draining: self.equipment.control.is_draining(),
         }
     }
@@ -287,6 +302,9 @@ impl<K: Kafka> Thread<K> {
 
     fn drop_task(&mut self, partition: u32) {
         self.committer.forget(partition);
+        if let Some(candidate) = &self.candidate {
+            candidate.forget(partition);
+        }
         if let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::take) {
             self.counters.forget_task(&task);
         }
@@ -337,18 +355,24 @@ impl<K: Kafka> Thread<K> {
     /// Goes over to the newest plan: everything is committed. State stays where it is, unless the stores are other ones: then the
     /// tasks are brought up anew.
     fn change(&mut self) -> Result<(), Failure> {
-        let Some(plan) = self.equipment.plans.newer(&mut self.plan_seen) else { return Ok(()) };
-        let keeps_stores = self.plan.has_stores_of(&plan);
+        if let Some(plan) = self.equipment.plans.newer(&mut self.plan_seen) {
+            self.change_plan(&plan)?;
+        }
+        self.switch()
+    }
+
+    fn change_plan(&mut self, plan: &Arc<Plan>) -> Result<(), Failure> {
+        let keeps_stores = self.plan.has_stores_of(plan);
         let new_producer =
             self.is_exactly_once() && self.plan.transactions(&self.name) != plan.transactions(&self.name);
-        self.counters = Counters::new(&plan, &self.equipment.metrics);
-        self.restorer.change(Arc::clone(&plan));
-        self.committer.change(Arc::clone(&plan));
-        self.plan = Arc::clone(&plan);
+        self.counters = Counters::new(plan, &self.equipment.metrics);
+        self.restorer.change(Arc::clone(plan));
+        self.committer.change(Arc::clone(plan));
+        self.plan = Arc::clone(plan);
         if new_producer {
             self.open_outbox()?;
         } else {
-            self.outbox.change(&plan)?;
+            self.outbox.change(plan)?;
         }
         // What was known is about other plugins.
         for slot in self.slots.values_mut() {
@@ -358,7 +382,7 @@ impl<K: Kafka> Thread<K> {
         for number in self.slots.keys().copied().collect::<Vec<_>>() {
             let running = self.tasks.get_mut(number as usize).and_then(Option::as_mut);
             if let Some(task) = running.filter(|_| keeps_stores) {
-                task.instances = instantiate(&plan, number, self.equipment.runtime.now_ms())?;
+                switching::go_over(task, plan, self.equipment.runtime.now_ms())?;
             } else if self.slots[&number].assigned.len() == plan.sources.len() {
                 let partitions: Vec<_> = task::partitions(number, plan.sources.len()).collect();
                 self.consumer.halt(&partitions)?;
@@ -413,7 +437,7 @@ impl<K: Kafka> Thread<K> {
 
     /// Takes in tasks that have come up.
     fn bring_up(&mut self) -> Result<(), Failure> {
-        let (mut positions, mut first) = (Vec::new(), Vec::new());
+        let (mut positions, mut first, mut came_up) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(report) = self.restorer.next_report() {
             let partition = report.partition;
             let Some(slot) = self.slots.get_mut(&partition) else { continue };
@@ -435,7 +459,9 @@ impl<K: Kafka> Thread<K> {
                 self.group_offsets_at = Some(self.equipment.runtime.now());
             }
             self.tasks[partition as usize] = Some(task);
+            came_up.push(partition);
         }
+        came_up.into_iter().for_each(|partition| self.came_up(partition));
         self.consumer.start(&positions, START_WAIT)?;
         if !first.is_empty() && !self.equipment.control.is_draining() {
             for (partition, attempt) in self.restorer.commit_first(&first, &mut self.consumer) {
@@ -499,8 +525,8 @@ impl<K: Kafka> Thread<K> {
     }
 
     fn process_records(&mut self, partition: usize) -> Result<(), CarefulError<Box<Failure>>> {
-        let plan = Arc::clone(&self.plan);
         let Some(task) = &mut self.tasks[partition] else { return Ok(()) };
+        let plan = Arc::clone(&task.plan);
         let Some(slot) = self.slots.get_mut(&task.partition) else { return Ok(()) };
         let mut batch = task.take_batch(plan.inputs);
         if batch.is_empty() {
@@ -509,8 +535,14 @@ impl<K: Kafka> Thread<K> {
         task.advance(&batch);
         self.counters.taken(&batch);
         let runtime = &*self.equipment.runtime;
-        let mut sending =
-            Sending::new(&plan, &self.equipment, &mut self.outbox, &mut self.consumer, &mut self.counters);
+        let mut sending = Sending::new(
+            &plan,
+            &self.equipment,
+            &mut self.outbox,
+            &mut self.consumer,
+            &mut self.counters,
+            &mut slot.tally,
+        );
         let passed = match &mut slot.careful {
             None => {
                 let now = runtime.now_ms();
@@ -556,6 +588,7 @@ impl<K: Kafka> Thread<K> {
                 );
             }
             self.tasks.iter().flatten().for_each(|task| self.counters.task(task));
+            self.report_trial();
         }
     }
 }

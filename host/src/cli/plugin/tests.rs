@@ -149,10 +149,10 @@ async fn mistakes_are_answered_with_what_to_do() {
     )
     .await;
     let other = fixture.file("other.wasm", &MANIFEST.replace("counts", "counts differently"));
-    fails(&fixture, &["push", &other], &["1: count@1.0.0", "raise the version"]).await;
+    fails(&fixture, &["push", &other], &["64: count@1.0.0", "raise the version"]).await;
     fails(&fixture, &["inspect", "nowhere.wasm"], &["64: there is no file nowhere.wasm", "name@1.2.3"]).await;
     fails(&fixture, &["remove", "count@1"], &["64: ", "in full"]).await;
     fails(&fixture, &["remove", "count"], &["64: ", "it has no version"]).await;
     fixture.used.insert(Digest::of(MANIFEST.as_bytes()), "pipeline orders".into());
-    fails(&fixture, &["remove", "count@1.0.0"], &["1: ", "used by pipeline orders"]).await;
+    fails(&fixture, &["remove", "count@1.0.0"], &["64: ", "used by pipeline orders"]).await;
 }

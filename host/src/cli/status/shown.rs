@@ -8,6 +8,8 @@ use crate::node::status::{PipelineStatus, PluginStatus, SourceStatus, TaskStatus
 
 /// Characters of a digest that are shown, enough to tell plugins apart; `--json` has all of it.
 const DIGEST_CHARACTERS: usize = 12;
+/// An error that is over is shown for so long.
+const LAST_ERROR_SHOWN: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 const PIPELINES: [&str; 10] =
     ["PIPELINE", "STATE", "REVISION", "TASKS", "THREADS", "LAG", "IN/S", "OUT/S", "STORED", "NODES"];
 const PLUGINS: [&str; 3] = ["TRANSFORM", "PLUGIN", "DIGEST"];
@@ -52,8 +54,12 @@ pub(super) fn print(out: &mut impl Write, statuses: &[PipelineStatus]) -> Result
         writeln!(out, "\n{} on {node}: {problem}", status.pipeline)?;
     }
     for status in statuses {
-        // What stands above is not said twice.
-        let over = status.last_errors.iter().filter(|(node, _)| !status.problems.contains_key(*node));
+        // What stands above is not said twice, and what is long over not at all; `--json` has it.
+        let is_news = |incident: &Incident| jiff::Timestamp::now().duration_since(incident.at) < LAST_ERROR_SHOWN;
+        let over = status
+            .last_errors
+            .iter()
+            .filter(|(node, incident)| !status.problems.contains_key(*node) && is_news(incident));
         for (node, Incident { at, error }) in over {
             writeln!(out, "\n{} on {node}, until it was tried again, {}: {error}", status.pipeline, table::time(*at))?;
         }

@@ -219,8 +219,13 @@ fn authentication(section: &Section<'_>, text: &Text) -> Option<Authentication> 
 fn token(section: &Section<'_>, text: &Text) -> Option<Option<Secret>> {
     const SHORTEST: usize = 16;
     let token = secret(section, text, "token", ["token-env", "token-file"])?;
-    if token.as_ref().is_some_and(|token| token.expose().len() < SHORTEST) {
-        let diagnostic = Diagnostic::new(format!("the token under [http] has fewer than {SHORTEST} characters"));
+    let is_sound = |token: &Secret| {
+        let token = token.expose();
+        token.len() >= SHORTEST && token.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    if token.as_ref().is_some_and(|token| !is_sound(token)) {
+        let what = format!("the token under [http] is not {SHORTEST} or more letters, digits and signs of ASCII");
+        let diagnostic = Diagnostic::new(what);
         section.findings().add(diagnostic.at(section.place()).help("make one with `openssl rand -hex 32`"));
         return None;
     }

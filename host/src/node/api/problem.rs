@@ -11,6 +11,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use crate::cluster::registry::RegistryError;
 use crate::config::Errors;
+use crate::kafka::topics::TopicsError;
 use crate::meta::MetaError;
 use crate::node::NodeError;
 
@@ -34,6 +35,10 @@ pub(super) enum Code {
     MethodNotAllowed,
     /// 409: it cannot be done now, or on top of what there is.
     Conflict,
+    /// 413: the pipeline file is too large.
+    TooLarge,
+    /// 421: asked for under a name that need not be this machine's, as by a page in a browser.
+    WrongHost,
     /// 422: the pipeline file, or a plugin that it names, is wrong; `errors` has each with its line.
     InvalidPipeline,
     /// 503: a server that is needed does not answer. The same again may work.
@@ -51,6 +56,8 @@ impl Code {
             Self::NotFound | Self::UnknownPipeline => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Conflict => StatusCode::CONFLICT,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::WrongHost => StatusCode::MISDIRECTED_REQUEST,
             Self::InvalidPipeline => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -146,7 +153,10 @@ impl From<NodeError> for Problem {
             | NodeError::ChangedMeanwhile { .. }
             | NodeError::Refused(_) => Code::Conflict,
             error if error.is_bad_input() => Code::InvalidPipeline,
-            NodeError::Load(_) | NodeError::Topics(_) | NodeError::State(_) => Code::Unavailable,
+            NodeError::Topics(TopicsError::TimedOut { .. } | TopicsError::Refused { .. }) => Code::InvalidPipeline,
+            NodeError::Topics(_) => Code::Unavailable,
+            NodeError::State(error) if error.is_outage() => Code::Unavailable,
+            NodeError::Load(error) if error.is_outage() => Code::Unavailable,
             _ => Code::Internal,
         };
         Self::new(code, error.to_string())
@@ -177,7 +187,11 @@ macro_rules! invalid_request {
     ($($rejection:ty),*) => {$(
         impl From<$rejection> for Problem {
             fn from(rejection: $rejection) -> Self {
-                Self::new(Code::InvalidRequest, rejection.body_text())
+                let code = match rejection.status() {
+                    StatusCode::PAYLOAD_TOO_LARGE => Code::TooLarge,
+                    _ => Code::InvalidRequest,
+                };
+                Self::new(code, rejection.body_text())
             }
         }
     )*};

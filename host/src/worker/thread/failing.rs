@@ -14,6 +14,11 @@ use crate::worker::task::{self, Task};
 impl<K: Kafka> Thread<K> {
     /// A batch did not get through.
     pub(super) fn not_processed(&mut self, partition: usize, error: CarefulError<Box<Failure>>) -> Result<(), Failure> {
+        if self.is_on_trial(partition)
+            && let Some(reason) = self.fault(&error)
+        {
+            return self.refuse(partition, &reason);
+        }
         match error {
             CarefulError::Chain(ChainError::Destination(failure)) => self.not_delivered(*failure),
             CarefulError::Chain(ChainError::Call { transform, batch, error }) => {
@@ -30,6 +35,27 @@ impl<K: Kafka> Thread<K> {
                 self.all_go_back(&reason)
             }
             CarefulError::Failed(failure) => Err(*failure),
+        }
+    }
+
+    /// What a plugin is to blame for.
+    fn fault(&self, error: &CarefulError<Box<Failure>>) -> Option<String> {
+        match error {
+            CarefulError::Chain(ChainError::Call { transform, batch, error }) => {
+                self.counters.call_failed(*transform);
+                let name = &self.plan.transforms[*transform].name;
+                Some(format!("transform `{name}` fails on the batch of {}: {error}", task::span(&self.plan, batch)))
+            }
+            CarefulError::Chain(ChainError::Refused { refused, .. }) => {
+                refused.first().map(|(_, reason)| reason.clone())
+            }
+            CarefulError::Chain(ChainError::Destination(failure)) => match **failure {
+                Failure::Rejected { .. } | Failure::Failed { .. } => Some(failure.to_string()),
+                _ => None,
+            },
+            CarefulError::Back(trouble) => Some(trouble.reason.clone()),
+            CarefulError::Failed(failure) => Some(failure.to_string()),
+            CarefulError::Stray { .. } => None,
         }
     }
 
@@ -63,6 +89,9 @@ impl<K: Kafka> Thread<K> {
         partition: u32,
         error: Box<CallError>,
     ) -> Result<(), Failure> {
+        if self.is_on_trial(partition as usize) {
+            return self.refuse(partition as usize, &format!("transform `{transform}` fails to flush: {error}"));
+        }
         let at = self.plan.transforms.iter().position(|known| known.name == transform).unwrap_or(0);
         // With care, everything is put after each call: no record is to blame then.
         let is_careful = self.slots.get(&partition).is_some_and(|slot| slot.careful.is_some());
@@ -87,6 +116,9 @@ impl<K: Kafka> Thread<K> {
         reason: &str,
         tell: impl FnOnce(&mut Careful),
     ) -> Result<(), Failure> {
+        if self.is_on_trial(partition) {
+            return self.refuse(partition, reason);
+        }
         let Some(number) = self.tasks[partition].as_ref().map(|task| task.partition) else { return Ok(()) };
         let Some(slot) = self.slots.get_mut(&number) else { return Ok(()) };
         let now = self.equipment.runtime.now();

@@ -96,7 +96,7 @@ impl<K: Kafka> Thread<K> {
         let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::as_mut) else { return Ok(Vec::new()) };
         let partitions: Vec<TopicPartition> = task.partitions().collect();
         self.consumer.halt(&partitions)?;
-        let instances = instantiate(&self.plan, partition, self.equipment.runtime.now_ms())?;
+        let instances = instantiate(&task.plan, partition, self.equipment.runtime.now_ms())?;
         task.roll_back(instances);
         let patience = self.slots.get(&partition).and_then(|slot| slot.patience.as_ref());
         let starts = patience.is_none_or(|patience| patience.resumed);

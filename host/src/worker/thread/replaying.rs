@@ -18,8 +18,8 @@ const TURN_MAX: Duration = Duration::from_millis(500);
 impl<K: Kafka> Thread<K> {
     /// Does what the orders say that have come for a task. Not during a commit: what Kafka refuses has to be refused at once.
     pub(super) fn replay(&mut self, partition: usize) -> Result<(), CarefulError<Box<Failure>>> {
-        let plan = Arc::clone(&self.plan);
         let Some(task) = &mut self.tasks[partition] else { return Ok(()) };
+        let plan = Arc::clone(&task.plan);
         let Some(slot) = self.slots.get_mut(&task.partition) else { return Ok(()) };
         if self.outbox.is_closed() {
             return Ok(());
@@ -61,8 +61,14 @@ impl<K: Kafka> Thread<K> {
             });
             let attempt = attempt.saturating_add(1);
             info!(task = %plan.task(task.partition), offset, attempt, "processing a dead letter again");
-            let mut sending =
-                Sending::new(&plan, &self.equipment, &mut self.outbox, &mut self.consumer, &mut self.counters);
+            let mut sending = Sending::new(
+                &plan,
+                &self.equipment,
+                &mut self.outbox,
+                &mut self.consumer,
+                &mut self.counters,
+                &mut slot.tally,
+            );
             sending.attempt(attempt);
             let passed = careful::Run::new(&plan, runtime, careful, task).through(transform, &mut batch, &mut sending);
             self.counters.sent(&mut self.outbox);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::error;
 
+use super::switching::Tally;
 use super::{Equipment, Thread};
 use crate::config::Guarantee;
 use crate::kafka::clients::{ConsumerClient, Kafka};
@@ -40,6 +41,7 @@ pub(super) struct Sending<'a, K: Kafka> {
     counters: &'a mut Counters,
     served: Instant,
     attempt: u32,
+    tally: &'a mut Tally,
 }
 
 impl<'a, K: Kafka> Sending<'a, K> {
@@ -49,9 +51,10 @@ impl<'a, K: Kafka> Sending<'a, K> {
         outbox: &'a mut Outbox<K>,
         consumer: &'a mut K::Consumer,
         counters: &'a mut Counters,
+        tally: &'a mut Tally,
     ) -> Self {
         let (runtime, control) = (&*equipment.runtime, &*equipment.control);
-        Self { plan, runtime, outbox, consumer, control, counters, served: runtime.now(), attempt: 1 }
+        Self { plan, runtime, outbox, consumer, control, counters, served: runtime.now(), attempt: 1, tally }
     }
 
     /// What is sent from now on is of a record that is tried for the so many-th time.
@@ -150,6 +153,7 @@ impl<K: Kafka> Destination for Sending<'_, K> {
             let trouble = || Trouble { kind: "rejected", reason: reason.clone() };
             troubles.entry(*index).or_insert_with(trouble);
         }
+        self.tally.rejected(transform, troubles.len());
         for (index, trouble) in &troubles {
             let count = self.counters.rejected(transform);
             let origin = || task::origin(self.plan, batch, *index);
@@ -168,6 +172,7 @@ impl<K: Kafka> Destination for Sending<'_, K> {
 
     fn failed(&mut self, transform: usize, batch: &Batch, trouble: &Trouble) -> Result<(), Box<Failure>> {
         let count = self.counters.failed(transform);
+        self.tally.rejected(transform, 1);
         let name = &self.plan.transforms[transform].name;
         let origin = task::origin(self.plan, batch, 0);
         if self.plan.failing == FailingRecords::Stop {
@@ -210,7 +215,8 @@ impl<K: Kafka> Destination for Sending<'_, K> {
         }
     }
 
-    fn processed(&mut self, transform: usize, _records: usize, time: Duration) {
+    fn processed(&mut self, transform: usize, records: usize, time: Duration) {
+        self.tally.processed(transform, records, time);
         self.counters.processed(transform, time);
     }
 
@@ -230,9 +236,11 @@ impl<K: Kafka> Thread<K> {
             return self.transaction_failed(error);
         }
         let plan = Arc::clone(&self.plan);
+        // What was held back is counted already.
+        let mut tally = Tally::default();
         for (sink, batch) in &held {
-            let mut sending =
-                Sending::new(&plan, &self.equipment, &mut self.outbox, &mut self.consumer, &mut self.counters);
+            let Self { equipment, outbox, consumer, counters, .. } = self;
+            let mut sending = Sending::new(&plan, equipment, outbox, consumer, counters, &mut tally);
             match sending.deliver(*sink, batch, batch.records()) {
                 Ok(()) => {}
                 Err(unsent @ Unsent::Refused(_)) if plan.is_dead_letters(*sink) => {

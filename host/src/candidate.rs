@@ -1,0 +1,56 @@
+//! What is told of a candidate: of the version that tasks go over to in a rollout. Written by worker threads, read by whoever leads.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// How a task went over.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Switched {
+    /// The first offset of each source topic that the candidate processed, or is to process.
+    pub offsets: BTreeMap<String, i64>,
+    /// How long the task took no records between two commits because of it, in microseconds. 0 for one that came up with it.
+    pub pause_us: u64,
+}
+
+/// What is counted of a version in a task.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Counted {
+    /// Records processed.
+    pub records: u64,
+    /// Of these, rejected.
+    pub errors: u64,
+    /// Time in the plugin, in microseconds.
+    pub busy_us: u64,
+}
+
+impl Counted {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            records: self.records + other.records,
+            errors: self.errors + other.errors,
+            busy_us: self.busy_us + other.busy_us,
+        }
+    }
+}
+
+/// How a task fares in a rollout.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct TaskReport {
+    /// How it went over; absent while it runs the version before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub switched: Option<Switched>,
+    /// Why it does not run the candidate, though it should.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// What the version before has done since the rollout began here.
+    pub before: Counted,
+    /// What the candidate has done.
+    pub after: Counted,
+}

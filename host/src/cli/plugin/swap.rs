@@ -1,0 +1,333 @@
+//! `sluicegate plugin swap`, `rollback` and `rollouts`.
+
+mod shown;
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::cli::connection::{self, Connection};
+use crate::cli::{CommandError, table, wait};
+use crate::cluster::pipelines::{self, PipelineRecord};
+use crate::cluster::presence;
+use crate::cluster::rollout::{Ended, Outcome, Rollout, Share, Strategy};
+use crate::config::ClusterArgs;
+use crate::meta::MetaStore;
+use crate::meta::layout::Segment;
+use crate::node::NodeError;
+use crate::node::swap::{self, Finding, Request, Rollback, Source, Swap};
+
+/// How often is looked how far the nodes are.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How carefully.
+#[derive(Args, Clone, Debug)]
+struct StrategyArgs {
+    /// Let so many tasks, or such a share of them, go first, and the others when the probation of these has passed
+    #[arg(long, value_name = "1|25%")]
+    canary: Option<Share>,
+    /// Watch the new version for so long before it is final
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "60s")]
+    probation: Duration,
+    /// Go back when the new version rejects or fails on more records than this, beyond what the old one does
+    #[arg(long, value_name = "SHARE", value_parser = parts_per_million, default_value = "0.1%")]
+    max_error_rate: u32,
+    /// Go back when the new version takes more than so many times as long for a record
+    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..), default_value = "5")]
+    max_slowdown: u32,
+}
+
+impl StrategyArgs {
+    fn strategy(&self) -> Strategy {
+        Strategy {
+            canary: self.canary,
+            probation_ms: u64::try_from(self.probation.as_millis()).unwrap_or(u64::MAX),
+            max_errors_ppm: self.max_error_rate,
+            max_slowdown: self.max_slowdown,
+        }
+    }
+}
+
+/// A share such as `0.1%`, in parts of a million.
+fn parts_per_million(text: &str) -> Result<u32, String> {
+    let share = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    match share {
+        Some(share) if (0.0..=100.0).contains(&share) => Ok((share * 1e4).round() as u32),
+        _ => Err("write a share such as 0.1%".to_owned()),
+    }
+}
+
+/// Arguments of `plugin swap`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Every node loads the new version beside the old one. Each task goes over between two commits, with its state as it is, and says
+at which offset. What goes wrong while the new version is watched takes every task back to the old one, by itself.
+
+Examples:
+  sluicegate plugin swap orders mask mask-json@1.3.0 --wait
+  sluicegate plugin swap orders mask mask-json@1 --canary 25% --probation 5m
+  sluicegate plugin swap orders mask target/wasm32-wasip2/release/mask.wasm --dry-run
+  sluicegate plugin swap orders mask mask-json@1.3.0 --config mask.toml")]
+pub(in crate::cli) struct SwapArgs {
+    /// Name of the pipeline
+    pipeline: String,
+    /// Name of the transform
+    transform: String,
+    /// A plugin of the registry, `name@1.2.3`, `name@1` or `sha256:..`, or a file
+    #[arg(value_name = "REFERENCE|FILE")]
+    plugin: String,
+    /// The configuration from now on: TOML or JSON; the same as before without it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Check everything and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Wait for the end, for so long at most beyond the probation, and say how it goes
+    #[arg(long, value_name = "TIME", value_parser = wait::parse, num_args = 0..=1, default_missing_value = "60s")]
+    wait: Option<Duration>,
+    #[command(flatten)]
+    strategy: StrategyArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// What a swap came to, for machines.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Report<'a> {
+    pipeline: &'a str,
+    findings: &'a [Finding],
+    begun: bool,
+    rollout: &'a Rollout,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<Outcome>,
+}
+
+pub(super) async fn run(args: SwapArgs, out: &mut (impl Write + Send)) -> Result<(), CommandError> {
+    let name = connection::name(&args.pipeline)?;
+    let source = source(&args.plugin)?;
+    let config = args.config.as_deref().map(config).transpose()?;
+    let Connection { cluster, store } = Connection::open(&args.cluster).await?;
+    connection::kafka(&cluster)?;
+    let request = Request { transform: args.transform, source, config, strategy: args.strategy.strategy() };
+    let swap = swap::check(&cluster, Arc::clone(&store), &name, request).await?;
+    go(&*store, &name, &swap, args.dry_run, args.wait, args.json, out).await
+}
+
+/// Shows what was found, begins, and waits.
+async fn go(
+    store: &dyn MetaStore,
+    name: &Segment,
+    swap: &Swap,
+    dry_run: bool,
+    wait: Option<Duration>,
+    json: bool,
+    out: &mut (impl Write + Send),
+) -> Result<(), CommandError> {
+    if !json {
+        shown::findings(out, &swap.rollout, &swap.findings)?;
+    }
+    let mut ended = None;
+    if !dry_run {
+        let number = swap.begin().await?.rollouts;
+        if !json {
+            writeln!(out, "begun: `sluicegate plugin rollouts {name}` shows how far it is")?;
+        }
+        if let Some(wait) = wait {
+            ended = Some(until_end(store, name, number, wait + probations(&swap.rollout)).await?);
+        }
+    }
+    if json {
+        let (rollout, outcome) =
+            ended.as_ref().map_or((&swap.rollout, None), |ended| (&ended.rollout, Some(ended.outcome)));
+        let report = Report { pipeline: name.as_str(), findings: &swap.findings, begun: !dry_run, rollout, outcome };
+        table::json(out, &report)?;
+    }
+    let Some(ended) = ended else { return Ok(()) };
+    match ended.outcome {
+        Outcome::Done if json => Ok(()),
+        Outcome::Done => Ok(shown::done(out, &ended)?),
+        Outcome::Returned => {
+            let reason = ended.rollout.reason.unwrap_or_default();
+            Err(CommandError::Failed(format!("pipeline `{name}` is back on what it ran before: {reason}")))
+        }
+    }
+}
+
+/// All the time that the new version is watched.
+fn probations(rollout: &Rollout) -> Duration {
+    let times = if rollout.strategy.canary.is_some() { 2 } else { 1 };
+    Duration::from_millis(rollout.strategy.probation_ms.saturating_mul(times))
+}
+
+async fn until_end(store: &dyn MetaStore, name: &Segment, number: u64, wait: Duration) -> Result<Ended, CommandError> {
+    let until = Instant::now() + wait;
+    let mut said = String::new();
+    loop {
+        let record = pipelines::read(store, name).await?.map(|known| known.record);
+        match record.and_then(|record| record.rollout.filter(|_| record.rollouts == number)) {
+            Some(rollout) => {
+                let now = shown::progress(&rollout, &presence::list(store, name).await?);
+                if now != said {
+                    eprintln!("{now}");
+                    said = now;
+                }
+            }
+            None => {
+                let ended = pipelines::rollouts(store, name).await?.into_iter().find(|ended| ended.number == number);
+                return ended.ok_or_else(|| {
+                    CommandError::Failed(format!("what became of the rollout of pipeline `{name}` is not known"))
+                });
+            }
+        }
+        if Instant::now() >= until {
+            return Err(CommandError::Failed(format!(
+                "it has not ended after {}: {said}; it goes on by itself, and `sluicegate plugin rollouts {name}` shows how",
+                humantime::format_duration(Duration::from_secs(wait.as_secs()))
+            )));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// What was typed for a plugin. A file goes first: its name may look like anything.
+fn source(text: &str) -> Result<Source, CommandError> {
+    if Path::new(text).is_file() {
+        return Ok(Source::File(text.into()));
+    }
+    let wrong = |error| CommandError::BadInput(format!("there is no file {text}, and {error}"));
+    text.parse().map(Source::Registry).map_err(wrong)
+}
+
+/// A configuration in TOML or JSON: one table.
+fn config(path: &Path) -> Result<Value, CommandError> {
+    let wrong = |problem: String| CommandError::BadInput(format!("the configuration {}: {problem}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    let json = serde_json::from_str::<Value>(&text);
+    let value = match json {
+        Ok(value) => value,
+        Err(_) if !text.trim_start().starts_with('{') => {
+            toml::from_str::<Value>(&text).map_err(|error| wrong(format!("is no TOML:\n{error}")))?
+        }
+        Err(error) => return Err(wrong(format!("is no JSON: {error}"))),
+    };
+    if value.is_object() { Ok(value) } else { Err(wrong("has to be one table or object".to_owned())) }
+}
+
+/// Arguments of `plugin rollback`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Takes back code and configuration; the state stays as it is, and so do records that were sent already.
+
+Examples:
+  sluicegate plugin rollback orders mask --wait")]
+pub(in crate::cli) struct RollbackArgs {
+    /// Name of the pipeline
+    pipeline: String,
+    /// Name of the transform
+    transform: String,
+    /// Wait for the end, for so long at most beyond the probation, and say how it goes
+    #[arg(long, value_name = "TIME", value_parser = wait::parse, num_args = 0..=1, default_missing_value = "60s")]
+    wait: Option<Duration>,
+    #[command(flatten)]
+    strategy: StrategyArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+pub(super) async fn roll_back(args: RollbackArgs, out: &mut (impl Write + Send)) -> Result<(), CommandError> {
+    let name = connection::name(&args.pipeline)?;
+    let Connection { cluster, store } = Connection::open(&args.cluster).await?;
+    connection::kafka(&cluster)?;
+    let strategy = args.strategy.strategy();
+    match swap::roll_back(&cluster, Arc::clone(&store), &name, &args.transform, strategy).await? {
+        Rollback::Back(swap) => go(&*store, &name, &swap, false, args.wait, args.json, out).await,
+        Rollback::CalledOff(record) => called_off(&*store, &name, &record, args.wait, args.json, out).await,
+    }
+}
+
+async fn called_off(
+    store: &dyn MetaStore,
+    name: &Segment,
+    record: &PipelineRecord,
+    wait: Option<Duration>,
+    json: bool,
+    out: &mut (impl Write + Send),
+) -> Result<(), CommandError> {
+    let ended = match wait {
+        Some(wait) => Some(until_end(store, name, record.rollouts, wait).await?),
+        None => None,
+    };
+    match (ended, json) {
+        (Some(ended), true) => table::json(out, &ended)?,
+        (None, true) => table::json(out, &record.rollout)?,
+        (Some(_), false) => writeln!(out, "called off: pipeline `{name}` is back on what it ran before")?,
+        (None, false) => writeln!(out, "called off: the tasks go back to what they ran before")?,
+    }
+    Ok(())
+}
+
+/// Arguments of `plugin rollouts`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  sluicegate plugin rollouts orders
+  sluicegate plugin rollouts orders --json")]
+pub(in crate::cli) struct RolloutsArgs {
+    /// Name of the pipeline
+    pipeline: String,
+    /// Print JSON: with the offset at which each task went over, and the pause
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+/// The rollouts of a pipeline.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Rollouts {
+    under_way: Option<Rollout>,
+    ended: Vec<Ended>,
+}
+
+pub(super) async fn rollouts(args: RolloutsArgs, out: &mut (impl Write + Send)) -> Result<(), CommandError> {
+    let name = connection::name(&args.pipeline)?;
+    let Connection { store, .. } = Connection::open(&args.cluster).await?;
+    let unknown = || NodeError::UnknownPipeline { pipeline: name.to_string() };
+    let record = pipelines::read(&*store, &name).await?.ok_or_else(unknown)?.record;
+    let rollouts = Rollouts { under_way: record.rollout, ended: pipelines::rollouts(&*store, &name).await? };
+    if args.json {
+        return Ok(table::json(out, &rollouts)?);
+    }
+    shown::history(out, &name, &rollouts.ended)?;
+    if let Some(rollout) = &rollouts.under_way {
+        writeln!(out, "\n{}", shown::progress(rollout, &presence::list(&*store, &name).await?))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_parts_of_a_million() {
+        assert_eq!(parts_per_million("0.1%"), Ok(1000));
+        assert_eq!(parts_per_million("100%"), Ok(1_000_000));
+        for wrong in ["0.1", "-1%", "101%", "x%", "%"] {
+            assert!(parts_per_million(wrong).is_err(), "{wrong}");
+        }
+    }
+}

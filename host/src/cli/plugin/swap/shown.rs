@@ -1,0 +1,106 @@
+//! Rollouts, as people read them. Pure, but for the printing.
+
+use std::io::{self, Write};
+
+use crate::cli::table;
+use crate::cluster::presence::Presence;
+use crate::cluster::rollout::{Ended, Outcome, Phase, Rollout, Version};
+use crate::meta::layout::Segment;
+use crate::node::swap::{Finding, Level};
+
+const ROLLOUTS: [&str; 8] = ["ROLLOUT", "TRANSFORM", "FROM", "TO", "STARTED", "BY", "OUTCOME", "PAUSE"];
+/// Characters of a digest that are shown.
+const DIGEST_CHARACTERS: usize = 19;
+
+/// What was looked at before anything is touched.
+pub(super) fn findings(out: &mut impl Write, rollout: &Rollout, findings: &[Finding]) -> io::Result<()> {
+    writeln!(out, "transform `{}`: {} -> {}", rollout.transform, version(&rollout.from), version(&rollout.to))?;
+    for Finding { level, subject, finding } in findings {
+        let level = match level {
+            Level::Ok => "ok",
+            Level::Warning => "warning",
+            Level::Refused => "refused",
+        };
+        writeln!(out, "  {level:<8} {subject}: {finding}")?;
+    }
+    Ok(())
+}
+
+fn version(version: &Version) -> String {
+    let mut reference = version.reference.clone();
+    if reference.starts_with(crate::digest::PREFIX) {
+        reference.truncate(DIGEST_CHARACTERS);
+    }
+    reference
+}
+
+/// How far it is, in a line.
+pub(super) fn progress(rollout: &Rollout, nodes: &[(String, Presence)]) -> String {
+    let reports = || nodes.iter().filter_map(|(_, presence)| presence.rollout.as_ref());
+    let reports = || reports().filter(|report| report.revision == rollout.revision);
+    let tasks = rollout.candidate.partitions;
+    let run = reports().flat_map(|report| report.tasks.values()).filter(|task| task.switched.is_some()).count();
+    let wanted = (0..tasks).filter(|task| rollout.wants(*task)).count();
+    match (rollout.phase, rollout.watched_since) {
+        (Phase::Prepare, _) => {
+            let prepared = reports().filter(|report| report.prepared).count();
+            format!("prepare: {prepared} of {} nodes have loaded {}", nodes.len(), version(&rollout.to))
+        }
+        (Phase::Canary, None) => format!("canary: {run} of {wanted} tasks run {}", version(&rollout.to)),
+        (Phase::Canary, Some(_)) => format!("canary: {run} of {tasks} tasks are watched"),
+        (Phase::Everywhere, None) => format!("switch: {run} of {tasks} tasks run {}", version(&rollout.to)),
+        (Phase::Everywhere, Some(_)) => format!("probation: {run} of {tasks} tasks are watched"),
+        (Phase::Return, _) => {
+            format!("return: {run} tasks are to go back; {}", rollout.reason.as_deref().unwrap_or_default())
+        }
+    }
+}
+
+/// That it is done, and what it cost.
+pub(super) fn done(out: &mut impl Write, ended: &Ended) -> io::Result<()> {
+    let rollout = &ended.rollout;
+    let pause = pause(ended).map_or_else(String::new, |pause| format!(", the longest pause of a task {pause}"));
+    let (transform, to, revision) = (&rollout.transform, version(&rollout.to), rollout.revision);
+    writeln!(
+        out,
+        "done: transform `{transform}` runs {to} in all {} tasks{pause}; revision {revision}",
+        rollout.candidate.partitions
+    )
+}
+
+/// The longest.
+fn pause(ended: &Ended) -> Option<String> {
+    let longest = ended.rollout.switched.values().map(|switched| switched.pause_us).max()?;
+    Some(format!("{longest} us"))
+}
+
+/// Those that have ended.
+pub(super) fn history(out: &mut impl Write, name: &Segment, ended: &[Ended]) -> io::Result<()> {
+    if ended.is_empty() {
+        return writeln!(out, "no rollout of pipeline `{name}` has ended yet");
+    }
+    let row = |ended: &Ended| {
+        let rollout = &ended.rollout;
+        let outcome = match ended.outcome {
+            Outcome::Done => format!("done, revision {}", rollout.revision),
+            Outcome::Returned => "returned".to_owned(),
+        };
+        [
+            ended.number.to_string(),
+            rollout.transform.clone(),
+            version(&rollout.from),
+            version(&rollout.to),
+            table::time(rollout.started_at),
+            rollout.started_by.clone(),
+            outcome,
+            pause(ended).unwrap_or_else(|| "-".to_owned()),
+        ]
+    };
+    table::print(out, ROLLOUTS, &ended.iter().map(row).collect::<Vec<_>>())?;
+    for ended in ended {
+        if let Some(reason) = &ended.rollout.reason {
+            writeln!(out, "\n{}: {reason}", ended.number)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,340 @@
+//! A rollout: one transform of a running pipeline goes over to other code or another configuration, task by task. Pure.
+//!
+//! It stands in the pipeline's record, as what is wanted; what each task runs stands in its head, and nodes say it of their tasks.
+//! The leader compares the two and moves the rollout on. It may die at any point: the next one finds the same record and the same
+//! facts. Two that believe to lead do no harm either, because the record is changed under its version.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::pipelines::Specification;
+use crate::candidate::{Counted, Switched, TaskReport};
+
+/// Nodes that have not loaded the candidate by then call the rollout off.
+pub const PREPARE_MAX: Duration = Duration::from_secs(300);
+/// With fewer records a rate says nothing, unless there are more failures already than so many records may have.
+const RECORDS_MIN: u64 = 1000;
+
+/// What a transform runs.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Version {
+    /// As the pipeline file names the plugin.
+    pub reference: String,
+    /// SHA-256 of the plugin, in hexadecimal.
+    pub plugin: String,
+    /// SHA-256 of its configuration, in hexadecimal.
+    pub config: String,
+}
+
+/// How many tasks go first.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Share {
+    /// So many.
+    Tasks(u32),
+    /// Of a hundred; at least one task.
+    Percent(u32),
+}
+
+/// Not a number of tasks.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("write a number of tasks such as 1, or a share such as 25%")]
+pub struct ShareError;
+
+impl Share {
+    /// Of so many tasks; at least one, and not all if there is more than one.
+    #[must_use]
+    pub fn of(self, tasks: u32) -> u32 {
+        let count = match self {
+            Self::Tasks(count) => count,
+            Self::Percent(share) => u32::try_from(u64::from(tasks) * u64::from(share) / 100).unwrap_or(tasks),
+        };
+        count.clamp(1, tasks.saturating_sub(1).max(1))
+    }
+}
+
+impl FromStr for Share {
+    type Err = ShareError;
+
+    fn from_str(text: &str) -> Result<Self, ShareError> {
+        let (number, is_percent) = text.strip_suffix('%').map_or((text, false), |number| (number, true));
+        match (number.parse(), is_percent) {
+            (Ok(share @ 1..=100), true) => Ok(Self::Percent(share)),
+            (Ok(count @ 1..), false) => Ok(Self::Tasks(count)),
+            _ => Err(ShareError),
+        }
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tasks(count) => write!(f, "{count}"),
+            Self::Percent(share) => write!(f, "{share}%"),
+        }
+    }
+}
+
+impl Serialize for Share {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Share {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// How carefully.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Strategy {
+    /// These go first, and the others when the probation of these has passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "25%")]
+    pub canary: Option<Share>,
+    /// How long the candidate is watched when all tasks that are to run it do, in milliseconds.
+    pub probation_ms: u64,
+    /// Records of a million that the candidate may fail on or reject beyond what the version before did.
+    pub max_errors_ppm: u32,
+    /// So many times the time a record that the version before took is too long.
+    pub max_slowdown: u32,
+}
+
+impl Strategy {
+    fn probation(&self) -> SignedDuration {
+        SignedDuration::from_millis(i64::try_from(self.probation_ms).unwrap_or(i64::MAX))
+    }
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Nodes load the candidate, and nobody runs it.
+    Prepare,
+    /// The first tasks are to run it.
+    Canary,
+    /// All tasks are to run it.
+    Everywhere,
+    /// No task is to run it any more.
+    Return,
+}
+
+/// A rollout that has not ended, in the record of its pipeline.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Rollout {
+    /// What the pipeline is to be.
+    pub candidate: Specification,
+    /// The revision that this would be.
+    pub revision: u64,
+    /// Which transform.
+    pub transform: String,
+    /// What it ran before.
+    pub from: Version,
+    /// What it is to run.
+    pub to: Version,
+    /// How carefully.
+    pub strategy: Strategy,
+    /// How far it is.
+    pub phase: Phase,
+    /// When all tasks that are to run the candidate did so for the first time in this phase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watched_since: Option<Timestamp>,
+    /// Why it is called off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When it was begun.
+    pub started_at: Timestamp,
+    /// Who began it: user and host.
+    pub started_by: String,
+    /// What is known of the tasks that have gone over, by partition.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub switched: BTreeMap<u32, Switched>,
+}
+
+/// What a node says of a rollout.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct NodeReport {
+    /// Which: the revision that it would be.
+    pub revision: u64,
+    /// Whether the candidate is loaded.
+    pub prepared: bool,
+    /// Why it cannot be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// Its tasks, by partition.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tasks: BTreeMap<u32, TaskReport>,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// All tasks run the candidate: it is the pipeline's next revision.
+    Done,
+    /// All tasks run what they ran before.
+    Returned,
+}
+
+/// A rollout that has ended.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Ended {
+    /// Counts the rollouts of the pipeline, from 1.
+    pub number: u64,
+    /// As it was at its end.
+    pub rollout: Rollout,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// When.
+    pub ended_at: Timestamp,
+}
+
+/// What becomes of a rollout.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Next {
+    /// Nothing yet.
+    Wait,
+    /// It is to be this.
+    Go(Box<Rollout>),
+    /// It has ended.
+    End(Box<Rollout>, Outcome),
+}
+
+impl Rollout {
+    /// Whether the task of this partition is to run the candidate.
+    #[must_use]
+    pub fn wants(&self, partition: u32) -> bool {
+        match self.phase {
+            Phase::Prepare | Phase::Return => false,
+            Phase::Canary => partition < self.first_tasks(),
+            Phase::Everywhere => true,
+        }
+    }
+
+    fn first_tasks(&self) -> u32 {
+        let tasks = self.candidate.partitions;
+        self.strategy.canary.map_or(tasks, |canary| canary.of(tasks))
+    }
+
+    /// Calls it off: nobody is to run the candidate. One that is being called off already keeps its reason.
+    #[must_use]
+    pub fn called_off(&self, reason: impl Into<String>) -> Self {
+        let reason = self.reason.clone().unwrap_or_else(|| reason.into());
+        Self { phase: Phase::Return, reason: Some(reason), watched_since: None, ..self.clone() }
+    }
+
+    /// Decides. `placed` are the nodes that are to run the pipeline; `reports` what those say that do.
+    #[must_use]
+    pub fn next(&self, placed: &[&str], reports: &BTreeMap<&str, &NodeReport>, now: Timestamp) -> Next {
+        let reports: BTreeMap<&str, &NodeReport> = reports
+            .iter()
+            .filter(|(_, report)| report.revision == self.revision)
+            .map(|(node, it)| (*node, *it))
+            .collect();
+        if self.phase == Phase::Return {
+            let runs_it = |report: &&NodeReport| report.tasks.values().any(|task| task.switched.is_some());
+            let all_said = placed.iter().all(|node| reports.contains_key(node));
+            return match all_said && !reports.values().any(runs_it) {
+                true => Next::End(Box::new(self.clone()), Outcome::Returned),
+                false => Next::Wait,
+            };
+        }
+        if let Some(reason) = self.objection(&reports) {
+            return Next::Go(Box::new(self.called_off(reason)));
+        }
+        match self.phase {
+            Phase::Prepare => self.after_prepare(placed, &reports, now),
+            _ => self.after_switch(&reports, now),
+        }
+    }
+
+    /// Why it has to be called off.
+    fn objection(&self, reports: &BTreeMap<&str, &NodeReport>) -> Option<String> {
+        for (node, report) in reports {
+            if let Some(problem) = &report.problem {
+                return Some(format!("node {node} cannot run it: {problem}"));
+            }
+            for (partition, task) in &report.tasks {
+                if let Some(refused) = &task.refused {
+                    return Some(format!("task {partition} on node {node}: {refused}"));
+                }
+            }
+        }
+        let tasks = || reports.values().flat_map(|report| report.tasks.values());
+        let sum = |of: fn(&TaskReport) -> Counted| tasks().map(of).fold(Counted::default(), Counted::and);
+        let (before, after) = (sum(|task| task.before), sum(|task| task.after));
+        self.too_many_errors(before, after).or_else(|| self.too_slow(before, after))
+    }
+
+    fn too_many_errors(&self, before: Counted, after: Counted) -> Option<String> {
+        let rate = |counted: Counted| counted.errors as f64 * 1e6 / counted.records.max(1) as f64;
+        let allowed = rate(before) + f64::from(self.strategy.max_errors_ppm);
+        let enough = after.records >= RECORDS_MIN || after.errors as f64 > allowed * RECORDS_MIN as f64 / 1e6;
+        (after.errors > 0 && enough && rate(after) > allowed).then(|| {
+            format!(
+                "it rejects {} of {} records, the version before {} of {}",
+                after.errors, after.records, before.errors, before.records
+            )
+        })
+    }
+
+    fn too_slow(&self, before: Counted, after: Counted) -> Option<String> {
+        let each = |counted: Counted| counted.busy_us as f64 / counted.records.max(1) as f64;
+        let enough = before.records.min(after.records) >= RECORDS_MIN;
+        (enough && each(after) > each(before) * f64::from(self.strategy.max_slowdown))
+            .then(|| format!("it takes {:.1} us a record, the version before {:.1}", each(after), each(before)))
+    }
+
+    fn after_prepare(&self, placed: &[&str], reports: &BTreeMap<&str, &NodeReport>, now: Timestamp) -> Next {
+        let is_prepared = |node: &&&str| reports.get(**node).is_some_and(|report| report.prepared);
+        if !placed.is_empty() && placed.iter().all(|node| is_prepared(&node)) {
+            let phase = if self.first_tasks() < self.candidate.partitions { Phase::Canary } else { Phase::Everywhere };
+            return Next::Go(Box::new(Self { phase, ..self.clone() }));
+        }
+        if now.duration_since(self.started_at) > SignedDuration::try_from(PREPARE_MAX).unwrap_or(SignedDuration::MAX) {
+            let missing: Vec<&str> = placed.iter().filter(|node| !is_prepared(node)).copied().collect();
+            let whom = if missing.is_empty() { "no node runs the pipeline".to_owned() } else { missing.join(", ") };
+            return Next::Go(Box::new(self.called_off(format!("not loaded after {PREPARE_MAX:?}: {whom}"))));
+        }
+        Next::Wait
+    }
+
+    fn after_switch(&self, reports: &BTreeMap<&str, &NodeReport>, now: Timestamp) -> Next {
+        let mut known = self.clone();
+        for (partition, task) in reports.values().flat_map(|report| &report.tasks) {
+            if let Some(switched) = &task.switched {
+                known.switched.insert(*partition, switched.clone());
+            }
+        }
+        let runs = |partition: u32| {
+            let of = |report: &&NodeReport| report.tasks.get(&partition).is_some_and(|task| task.switched.is_some());
+            reports.values().any(of)
+        };
+        let all_run = (0..self.candidate.partitions).filter(|partition| self.wants(*partition)).all(runs);
+        match self.watched_since {
+            None if all_run => known.watched_since = Some(now),
+            Some(since) if all_run && now.duration_since(since) >= self.strategy.probation() => match self.phase {
+                Phase::Canary => (known.phase, known.watched_since) = (Phase::Everywhere, None),
+                _ => return Next::End(Box::new(known), Outcome::Done),
+            },
+            _ => {}
+        }
+        if known == *self { Next::Wait } else { Next::Go(Box::new(known)) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,185 @@
+use super::*;
+
+const TASKS: u32 = 4;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_second(1_000_000 + seconds).unwrap()
+}
+
+fn version(plugin: &str) -> Version {
+    Version { reference: format!("{plugin}@1.0.0"), plugin: plugin.to_owned(), config: "c".to_owned() }
+}
+
+fn rollout(canary: Option<&str>) -> Rollout {
+    let text = String::new;
+    Rollout {
+        candidate: Specification {
+            file: text(),
+            canonical: text(),
+            digest: text(),
+            plugins: Vec::new(),
+            partitions: TASKS,
+        },
+        revision: 8,
+        transform: "mask".to_owned(),
+        from: version("a"),
+        to: version("b"),
+        strategy: Strategy {
+            canary: canary.map(|canary| canary.parse().unwrap()),
+            probation_ms: 60_000,
+            max_errors_ppm: 1000,
+            max_slowdown: 5,
+        },
+        phase: Phase::Prepare,
+        watched_since: None,
+        reason: None,
+        started_at: at(0),
+        started_by: "me@here".to_owned(),
+        switched: BTreeMap::new(),
+    }
+}
+
+fn report(prepared: bool, tasks: &[(u32, bool)]) -> NodeReport {
+    let task = |&(partition, switched): &(u32, bool)| {
+        let offsets = BTreeMap::from([("in".to_owned(), i64::from(partition) * 10)]);
+        let switched = switched.then(|| Switched { offsets, pause_us: 7 });
+        (partition, TaskReport { switched, ..TaskReport::default() })
+    };
+    NodeReport { revision: 8, prepared, problem: None, tasks: tasks.iter().map(task).collect() }
+}
+
+fn next(rollout: &Rollout, reports: &[(&str, NodeReport)], now: Timestamp) -> Next {
+    let placed: Vec<&str> = reports.iter().map(|(node, _)| *node).collect();
+    rollout.next(&placed, &reports.iter().map(|(node, report)| (*node, report)).collect(), now)
+}
+
+fn go(next: Next) -> Rollout {
+    match next {
+        Next::Go(rollout) => *rollout,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn tasks_go_over_when_every_node_has_loaded_it_and_the_end_comes_after_the_probation() {
+    let rollout = rollout(None);
+    let half = [("x", report(true, &[])), ("y", report(false, &[]))];
+    assert_eq!(next(&rollout, &half, at(1)), Next::Wait);
+    assert!((0..TASKS).all(|task| !rollout.wants(task)));
+    let both = [("x", report(true, &[(0, false), (1, false)])), ("y", report(true, &[(2, false), (3, false)]))];
+    let everywhere = go(next(&rollout, &both, at(2)));
+    assert_eq!(everywhere.phase, Phase::Everywhere);
+    assert!((0..TASKS).all(|task| everywhere.wants(task)));
+    let some = [("x", report(true, &[(0, true), (1, false)])), ("y", report(true, &[(2, true), (3, true)]))];
+    let known = go(next(&everywhere, &some, at(3)));
+    assert_eq!((known.watched_since, known.switched.len()), (None, 3));
+    let all = [("x", report(true, &[(0, true), (1, true)])), ("y", report(true, &[(2, true), (3, true)]))];
+    let watched = go(next(&known, &all, at(4)));
+    assert_eq!(watched.watched_since, Some(at(4)));
+    assert_eq!(next(&watched, &all, at(63)), Next::Wait);
+    // A node is gone, and its tasks are not up again yet: nobody says that it is done.
+    assert_eq!(next(&watched, &all[..1], at(70)), Next::Wait);
+    let Next::End(ended, Outcome::Done) = next(&watched, &all, at(64)) else { panic!("it has passed") };
+    assert_eq!(ended.switched[&3].offsets["in"], 30);
+}
+
+#[test]
+fn a_canary_goes_first_and_the_others_when_its_probation_has_passed() {
+    let rollout = rollout(Some("50%"));
+    let canary = go(next(&rollout, &[("x", report(true, &[]))], at(1)));
+    assert_eq!((0..TASKS).map(|task| canary.wants(task)).collect::<Vec<_>>(), [true, true, false, false]);
+    let first = [("x", report(true, &[(0, true), (1, true), (2, false), (3, false)]))];
+    let watched = go(next(&canary, &first, at(2)));
+    let everywhere = go(next(&watched, &first, at(62)));
+    assert_eq!((everywhere.phase, everywhere.watched_since), (Phase::Everywhere, None));
+}
+
+#[test]
+fn what_a_share_comes_to() {
+    let of = |share: &str, tasks| share.parse::<Share>().unwrap().of(tasks);
+    assert_eq!([of("1", 8), of("25%", 8), of("1%", 8), of("100%", 8), of("9", 8), of("1", 1)], [1, 2, 1, 7, 7, 1]);
+    for wrong in ["0", "0%", "101%", "-1", "x", "", "%"] {
+        assert_eq!(wrong.parse::<Share>(), Err(ShareError), "{wrong}");
+    }
+}
+
+#[test]
+fn a_node_that_cannot_load_it_and_a_task_that_fails_on_it_call_it_off() {
+    let mut reports = [("x", report(true, &[])), ("y", report(false, &[]))];
+    reports[1].1.problem = Some("it does not compile".to_owned());
+    let off = go(next(&rollout(None), &reports, at(1)));
+    assert_eq!(off.phase, Phase::Return);
+    assert_eq!(off.reason.as_deref(), Some("node y cannot run it: it does not compile"));
+
+    let everywhere = Rollout { phase: Phase::Everywhere, ..rollout(None) };
+    let mut reports = [("x", report(true, &[(0, true), (1, false)]))];
+    reports[0].1.tasks.get_mut(&1).unwrap().refused = Some("it traps".to_owned());
+    let off = go(next(&everywhere, &reports, at(1)));
+    assert_eq!(off.reason.as_deref(), Some("task 1 on node x: it traps"));
+    assert!(!off.wants(0));
+    // Task 0 runs it still.
+    assert_eq!(next(&off, &reports, at(2)), Next::Wait);
+    let back = [("x", report(true, &[(0, false), (1, false)]))];
+    assert!(matches!(next(&off, &back, at(3)), Next::End(_, Outcome::Returned)));
+    // A node that is to run the pipeline and has not said anything may have tasks that run it.
+    assert_eq!(off.next(&["x", "y"], &BTreeMap::from([("x", &back[0].1)]), at(3)), Next::Wait);
+}
+
+#[test]
+fn a_rollout_that_nobody_can_prepare_ends_by_itself() {
+    let rollout = rollout(None);
+    assert_eq!(rollout.next(&[], &BTreeMap::new(), at(299)), Next::Wait);
+    let off = go(rollout.next(&[], &BTreeMap::new(), at(301)));
+    assert!(off.reason.unwrap().contains("no node runs the pipeline"));
+    let off = go(next(&rollout, &[("x", report(false, &[]))], at(301)));
+    assert!(off.reason.unwrap().ends_with(": x"));
+    assert!(matches!(off_ends(&rollout), Next::End(_, Outcome::Returned)));
+}
+
+fn off_ends(rollout: &Rollout) -> Next {
+    rollout.called_off("enough").next(&[], &BTreeMap::new(), at(400))
+}
+
+fn counted(records: u64, errors: u64, busy_us: u64) -> Counted {
+    Counted { records, errors, busy_us }
+}
+
+fn verdict(before: Counted, after: Counted) -> Option<String> {
+    let everywhere = Rollout { phase: Phase::Everywhere, ..rollout(None) };
+    let mut reports = [("x", report(true, &[(0, true), (1, true), (2, true), (3, true)]))];
+    let task = reports[0].1.tasks.get_mut(&0).unwrap();
+    (task.before, task.after) = (before, after);
+    go(next(&everywhere, &reports, at(1))).reason
+}
+
+#[test]
+fn more_errors_than_the_version_before_and_the_limit_allow_call_it_off() {
+    // The limit is 0.1 %.
+    assert_eq!(verdict(counted(0, 0, 0), counted(100_000, 90, 0)), None);
+    assert!(verdict(counted(0, 0, 0), counted(100_000, 110, 0)).unwrap().contains("110 of 100000"));
+    // The version before had as many.
+    assert_eq!(verdict(counted(100_000, 500, 0), counted(100_000, 590, 0)), None);
+    // One of few says nothing; two of few are more than a thousand may have.
+    assert_eq!(verdict(counted(0, 0, 0), counted(10, 1, 0)), None);
+    assert!(verdict(counted(0, 0, 0), counted(10, 2, 0)).is_some());
+}
+
+#[test]
+fn a_version_that_takes_many_times_as_long_is_called_off() {
+    assert_eq!(verdict(counted(2000, 0, 2000), counted(2000, 0, 9000)), None);
+    assert!(verdict(counted(2000, 0, 2000), counted(2000, 0, 11_000)).unwrap().contains("5.5 us a record"));
+    assert_eq!(verdict(counted(2000, 0, 2000), counted(10, 0, 11_000)), None, "of ten records nothing can be said");
+}
+
+#[test]
+fn reports_of_another_rollout_say_nothing() {
+    let rollout = rollout(None);
+    let stale = NodeReport { revision: 7, problem: Some("old".to_owned()), ..report(true, &[]) };
+    assert_eq!(next(&rollout, &[("x", stale)], at(1)), Next::Wait);
+}
+
+#[test]
+fn the_first_reason_stays() {
+    let off = rollout(None).called_off("one").called_off("two");
+    assert_eq!(off.reason.as_deref(), Some("one"));
+}

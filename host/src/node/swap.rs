@@ -1,0 +1,283 @@
+//! What a swap of one transform checks before anything is touched, and how it is begun.
+
+mod gate;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+pub use self::gate::{Finding, Level};
+use super::load::{Loader, kafka_settings};
+use super::{LoadError, NodeError};
+use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
+use crate::cluster::registry::{Registry, RegistryError, RegistryReference};
+use crate::cluster::rollout::{Ended, Outcome, Phase, Rollout, Strategy, Version};
+use crate::config::{Cluster, Pipeline, with_transform};
+use crate::digest::Digest;
+use crate::engine::{Engine, EngineOptions};
+use crate::meta::MetaStore;
+use crate::meta::layout::Segment;
+use crate::worker::candidate::Candidate;
+use crate::worker::control::Control;
+
+/// Which plugin a transform is to run.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// One of the registry; what it means is decided once.
+    Registry(RegistryReference),
+    /// A file: its bytes go into the registry, under their digest alone.
+    File(PathBuf),
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Name of the transform.
+    pub transform: String,
+    /// Its next plugin.
+    pub source: Source,
+    /// Its next configuration; the same as before if none.
+    pub config: Option<Value>,
+    /// How carefully.
+    pub strategy: Strategy,
+}
+
+/// A swap that has passed the gate.
+pub struct Swap {
+    store: Arc<dyn MetaStore>,
+    name: Segment,
+    known: PipelineRecord,
+    /// What is to be begun.
+    pub rollout: Rollout,
+    /// What was looked at.
+    pub findings: Vec<Finding>,
+}
+
+/// Checks everything that can be checked before a swap: that the pipeline runs and nothing else is being rolled out, that the plugin
+/// is there, fits the pipeline and the state that there is, and opens with its configuration.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub async fn check(
+    cluster: &Arc<Cluster>,
+    store: Arc<dyn MetaStore>,
+    name: &Segment,
+    request: Request,
+) -> Result<Swap, NodeError> {
+    let known = running(&*store, name).await?;
+    let file = &known.specification.file;
+    let before = Pipeline::parse(Path::new("recorded"), file).map_err(NodeError::Config)?;
+    let Some(at) = before.transforms.iter().position(|transform| transform.name == request.transform) else {
+        let names: Vec<String> = before.transforms.iter().map(|transform| format!("`{}`", transform.name)).collect();
+        let (transform, names) = (&request.transform, names.join(", "));
+        return Err(refused(format!("pipeline `{name}` has no transform `{transform}`; it has {names}")));
+    };
+    let engine = Arc::new(Engine::new(EngineOptions { cache_dir: Some(cluster.cache_path.clone()) })?);
+    let (reference, digest) = resolve(cluster, &store, &request).await?;
+    let text = with_transform(file, at, &reference, request.config.as_ref())
+        .ok_or_else(|| refused("the configuration has a null, which a pipeline file cannot have: leave the key out"))?;
+    let origin = format!("pipeline `{name}` with {reference}");
+    let after = Pipeline::parse(Path::new(&origin), &text).map_err(NodeError::Config)?;
+    let plugins = known.specification.plugins.iter().enumerate();
+    let plugins: Vec<String> =
+        plugins.map(|(index, old)| if index == at { digest.hex() } else { old.clone() }).collect();
+    let version = |pipeline: &Pipeline, plugins: &[String]| Version {
+        reference: pipeline.transforms[at].plugin.to_string(),
+        plugin: plugins[at].clone(),
+        config: pipeline.config_hash(at).unwrap_or_default(),
+    };
+    let (from, to) = (version(&before, &known.specification.plugins), version(&after, &plugins));
+    if (&from.plugin, &from.config) == (&to.plugin, &to.config) {
+        return Err(refused(format!("transform `{}` runs this already: {reference}", request.transform)));
+    }
+    let candidate = Specification {
+        canonical: after.canonical_json(&plugins),
+        digest: after.digest(&plugins),
+        file: text,
+        plugins,
+        partitions: known.specification.partitions,
+    };
+    let rollout = Rollout {
+        revision: known.revision + 1,
+        transform: request.transform,
+        from,
+        to,
+        strategy: request.strategy,
+        phase: Phase::Prepare,
+        watched_since: None,
+        reason: None,
+        started_at: jiff::Timestamp::now(),
+        started_by: pipelines::whoever(),
+        switched: std::collections::BTreeMap::new(),
+        candidate,
+    };
+    let findings = gate(cluster, &store, engine, &known, &rollout, at).await?;
+    Ok(Swap { store, name: name.clone(), known, rollout, findings })
+}
+
+/// The record of a pipeline that can be swapped.
+async fn running(store: &dyn MetaStore, name: &Segment) -> Result<PipelineRecord, NodeError> {
+    let unknown = || NodeError::UnknownPipeline { pipeline: name.to_string() };
+    let known = pipelines::read(store, name).await?.ok_or_else(unknown)?.record;
+    match known.desired {
+        Desired::Gone => return Err(unknown()),
+        Desired::ByItself => {
+            return Err(refused(format!(
+                "pipeline `{name}` runs by itself, started with `sluicegate run`: a swap takes a cluster, `sluicegate worker` and `sluicegate deploy`"
+            )));
+        }
+        Desired::Paused | Desired::StateKept => {
+            return Err(refused(format!(
+                "pipeline `{name}` does not run, so that there is nothing to swap while it does: change its file, and `sluicegate deploy` it"
+            )));
+        }
+        Desired::Running => {}
+    }
+    if let Some(other) = &known.rollout {
+        return Err(refused(format!(
+            "transform `{}` of pipeline `{name}` is being changed already, by {} since {}: `sluicegate plugin rollouts {name}` shows how far it is, `sluicegate plugin rollback {name} {}` calls it off",
+            other.transform, other.started_by, other.started_at, other.transform
+        )));
+    }
+    Ok(known)
+}
+
+/// As the pipeline file is to name the plugin, and its digest.
+async fn resolve(
+    cluster: &Cluster,
+    store: &Arc<dyn MetaStore>,
+    request: &Request,
+) -> Result<(String, Digest), NodeError> {
+    let registry = Registry::new(Arc::clone(store));
+    let failed = |reference: String| {
+        let transform = request.transform.clone();
+        move |source: RegistryError| NodeError::from(LoadError::Registry { transform, reference, source })
+    };
+    match &request.source {
+        Source::File(path) => {
+            let shown = path.display();
+            let bytes = tokio::fs::read(path).await;
+            let bytes = bytes.map_err(|error| refused(format!("cannot read the plugin {shown}: {error}")))?;
+            let (size, limit) = (bytes.len(), cluster.limits.plugin_size);
+            if size as u64 > limit {
+                return Err(refused(format!("{shown} has {size} bytes, more than the {limit} of `plugin-size`")));
+            }
+            let digest = registry.store_blob(&bytes).await.map_err(failed(shown.to_string()))?;
+            Ok((digest.to_string(), digest))
+        }
+        Source::Registry(reference @ RegistryReference::Digest(_)) => {
+            let digest = registry.resolve(reference).await.map_err(failed(reference.to_string()))?;
+            Ok((digest.to_string(), digest))
+        }
+        Source::Registry(reference) => {
+            let entry = registry.find(reference).await.map_err(failed(reference.to_string()))?;
+            Ok((format!("{}@{}", entry.name, entry.version), entry.record.digest))
+        }
+    }
+}
+
+/// Loads both versions, as nodes will, and compares them.
+async fn gate(
+    cluster: &Arc<Cluster>,
+    store: &Arc<dyn MetaStore>,
+    engine: Arc<Engine>,
+    known: &PipelineRecord,
+    rollout: &Rollout,
+    at: usize,
+) -> Result<Vec<Finding>, NodeError> {
+    let loader =
+        Loader { cluster: Arc::clone(cluster), kafka: kafka_settings(cluster), store: Arc::clone(store), engine };
+    let never = Arc::new(Control::default());
+    let plan = async |specification: &Specification, revision: u64| {
+        let record = PipelineRecord { specification: specification.clone(), revision, ..known.clone() };
+        let loaded = loader.load_recorded(&record, &never).await?.expect("nobody drains it");
+        loader.plan(loaded, revision, known.incarnation).await
+    };
+    let before = plan(&known.specification, known.revision).await?;
+    let after = Arc::new(plan(&rollout.candidate, rollout.revision).await?);
+    let findings = gate::compare(&before.transforms[at], &after.transforms[at]);
+    if let Some(finding) = findings.iter().find(|finding| finding.level == Level::Refused) {
+        return Err(refused(format!("{}: {}", finding.subject, finding.finding)));
+    }
+    match Candidate::new(&before, after) {
+        Some(_) => Ok(findings),
+        None => Err(refused(
+            "more differs than a swap can change while records flow: deploy the changed pipeline file instead",
+        )),
+    }
+}
+
+impl Swap {
+    /// Writes it down; the nodes of the cluster do the rest.
+    ///
+    /// # Errors
+    /// Somebody else has changed the pipeline since it was checked; those of the store.
+    pub async fn begin(&self) -> Result<PipelineRecord, NodeError> {
+        let begin = |known: Option<&PipelineRecord>| match known {
+            // A lost answer.
+            Some(known) if known.rollout.as_ref() == Some(&self.rollout) => Ok(None),
+            Some(known) if *known == self.known => {
+                let (rollout, rollouts) = (Some(self.rollout.clone()), known.rollouts + 1);
+                Ok(Some(PipelineRecord { rollout, rollouts, ..known.clone() }))
+            }
+            _ => Err(NodeError::ChangedMeanwhile { pipeline: self.name.to_string() }),
+        };
+        let record = pipelines::change(&*self.store, &self.name, begin).await?;
+        Ok(record.expect("it is there"))
+    }
+}
+
+/// How a rollback begins.
+pub enum Rollback {
+    /// The rollout that was under way is called off.
+    CalledOff(PipelineRecord),
+    /// What the last rollout has changed is to be changed back.
+    Back(Box<Swap>),
+}
+
+/// Takes a transform back to the version before its last rollout: plugin and configuration.
+///
+/// # Errors
+/// There is nothing to go back to, or it does not pass the gate; those of the store.
+pub async fn roll_back(
+    cluster: &Arc<Cluster>,
+    store: Arc<dyn MetaStore>,
+    name: &Segment,
+    transform: &str,
+    strategy: Strategy,
+) -> Result<Rollback, NodeError> {
+    let unknown = || NodeError::UnknownPipeline { pipeline: name.to_string() };
+    let known = pipelines::read(&*store, name).await?.ok_or_else(unknown)?.record;
+    if let Some(rollout) = known.rollout.as_ref().filter(|rollout| rollout.transform == transform) {
+        let off = rollout.called_off(format!("called off by {}", pipelines::whoever()));
+        let record = pipelines::move_rollout(&*store, name, rollout, &off).await?;
+        return Ok(Rollback::CalledOff(record.ok_or_else(unknown)?));
+    }
+    let ended = pipelines::rollouts(&*store, name).await?;
+    let is_it = |ended: &&Ended| ended.outcome == Outcome::Done && ended.rollout.transform == transform;
+    let nothing = || {
+        refused(format!(
+            "no rollout of transform `{transform}` of pipeline `{name}` is known: there is nothing to go back to"
+        ))
+    };
+    let last = ended.iter().rev().find(is_it).ok_or_else(nothing)?;
+    // The revision before has the plugin and the configuration that the transform had.
+    let revisions = pipelines::revisions(&*store, name).await?;
+    let before =
+        revisions.iter().find(|revision| revision.revision + 1 == last.rollout.revision).ok_or_else(nothing)?;
+    let pipeline = Pipeline::parse(Path::new("recorded"), &before.specification.file).map_err(NodeError::Config)?;
+    let config = pipeline.transforms.iter().find(|it| it.name == transform).map(|it| it.config.clone());
+    let from = &last.rollout.from;
+    let source = match from.reference.parse::<RegistryReference>() {
+        Ok(reference @ RegistryReference::Version { .. }) => Source::Registry(reference),
+        // A file that was on somebody's machine: the registry has its bytes.
+        _ => Source::Registry(format!("{}{}", crate::digest::PREFIX, from.plugin).parse().map_err(|_| nothing())?),
+    };
+    let request = Request { transform: transform.to_owned(), source, config, strategy };
+    Ok(Rollback::Back(Box::new(check(cluster, store, name, request).await?)))
+}
+
+fn refused(message: impl Into<String>) -> NodeError {
+    NodeError::Refused(message.into())
+}

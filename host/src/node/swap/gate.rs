@@ -1,0 +1,161 @@
+//! What two versions of a transform have in common and what not, for people who are about to swap them. Pure.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::manifest::{Manifest, Port, StoreDeclaration};
+use crate::worker::plan::TransformPlan;
+
+/// How a finding is meant.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// Worth a thought.
+    Warning,
+    /// It cannot be swapped.
+    Refused,
+}
+
+/// Something that was looked at.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Finding {
+    /// How it is meant.
+    pub level: Level,
+    /// What was looked at.
+    pub subject: String,
+    /// What was found.
+    pub finding: String,
+}
+
+/// Compares two versions that the pipeline takes, both open already.
+pub(super) fn compare(before: &TransformPlan, after: &TransformPlan) -> Vec<Finding> {
+    let mut findings = manifests(before.plugin.manifest(), after.plugin.manifest());
+    let config = match before.identity.config == after.identity.config {
+        true => "the same, and accepted",
+        false => "another one, and accepted",
+    };
+    findings.push(finding(Level::Ok, "configuration", config));
+    findings
+}
+
+fn manifests(before: &Manifest, after: &Manifest) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let version = |manifest: &Manifest| format!("{}@{}", manifest.name, manifest.version);
+    let same_name = before.name == after.name;
+    findings.push(finding(
+        if same_name { Level::Ok } else { Level::Warning },
+        "plugin",
+        format!("{} -> {}{}", version(before), version(after), if same_name { "" } else { ": another plugin" }),
+    ));
+    findings.push(finding(Level::Ok, "interface", after.interface.clone()));
+    findings.push(outputs(before, after));
+    findings.extend(stores(before, after));
+    let wants: Vec<&str> = after.wants.iter().map(String::as_str).collect();
+    let grants = if wants.is_empty() { "wants nothing".to_owned() } else { format!("{}: granted", wants.join(", ")) };
+    findings.push(finding(Level::Ok, "grants", grants));
+    findings
+}
+
+fn outputs(before: &Manifest, after: &Manifest) -> Finding {
+    let names = |ports: &[Port]| ports.iter().map(|port| port.name.clone()).collect::<BTreeSet<_>>();
+    let (old, new) = (names(&before.outputs), names(&after.outputs));
+    let list = |names: Vec<&String>| names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let fewer: Vec<&String> = old.difference(&new).collect();
+    let more: Vec<&String> = new.difference(&old).collect();
+    match (fewer.is_empty(), more.is_empty()) {
+        (true, true) => finding(Level::Ok, "outputs", "the same"),
+        (true, false) => finding(Level::Ok, "outputs", format!("new: {}, which need not be bound", list(more))),
+        (false, _) => finding(Level::Warning, "outputs", format!("gone: {}", list(fewer))),
+    }
+}
+
+fn stores(before: &Manifest, after: &Manifest) -> Vec<Finding> {
+    let store = |manifest: &Manifest, name: &str| manifest.stores.iter().find(|store| store.name == name).cloned();
+    let names: BTreeSet<&str> = before.stores.iter().chain(&after.stores).map(|store| store.name.as_str()).collect();
+    let of = |name: &str| {
+        let subject = format!("store `{name}`");
+        match (store(before, name), store(after, name)) {
+            (Some(old), Some(new)) if old.schema != new.schema => {
+                let (old, new) = (old.schema, new.schema);
+                let what = format!("schema {old} -> {new}: the entries that there are would be misread");
+                finding(Level::Refused, subject, what)
+            }
+            (Some(old), Some(new)) => match other_format(&old, &new) {
+                Some(formats) => {
+                    let what =
+                        format!("{formats} under schema {}: entries would be misread; raise the schema", new.schema);
+                    finding(Level::Refused, subject, what)
+                }
+                None => finding(Level::Ok, subject, format!("schema {}, found in place", new.schema)),
+            },
+            (None, _) => finding(Level::Refused, subject, "new: deploy the changed pipeline file instead"),
+            (_, None) => finding(Level::Refused, subject, "gone: deploy the changed pipeline file instead"),
+        }
+    };
+    let mut findings: Vec<Finding> = names.into_iter().map(of).collect();
+    if findings.is_empty() {
+        findings.push(finding(Level::Ok, "state", "none"));
+    } else if findings.iter().all(|finding| finding.level == Level::Ok) {
+        findings.push(finding(Level::Ok, "return", "loses nothing: both versions read the same state"));
+    }
+    findings
+}
+
+/// What says that the same schema is written in another way.
+fn other_format(old: &StoreDeclaration, new: &StoreDeclaration) -> Option<String> {
+    let formats = [("keys", &old.key_format, &new.key_format), ("values", &old.value_format, &new.value_format)];
+    let differs = |(_, old, new): &(_, &String, &String)| !old.is_empty() && !new.is_empty() && old != new;
+    formats.into_iter().find(differs).map(|(what, old, new)| format!("{what} are `{new}`, and were `{old}`,"))
+}
+
+fn finding(level: Level, subject: impl Into<String>, finding: impl Into<String>) -> Finding {
+    Finding { level, subject: subject.into(), finding: finding.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(text: &str) -> Manifest {
+        let base = serde_json::json!({ "name": "count", "version": "1.0.0", "interface": "0.1.0" });
+        let mut value = base;
+        let more: serde_json::Value = serde_json::from_str(text).unwrap();
+        value.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        serde_json::from_value(value).unwrap()
+    }
+
+    fn found(before: &str, after: &str) -> Vec<(Level, String)> {
+        let findings = manifests(&manifest(before), &manifest(after));
+        findings.into_iter().map(|it| (it.level, format!("{}: {}", it.subject, it.finding))).collect()
+    }
+
+    fn worst(before: &str, after: &str, word: &str) -> Level {
+        let found = found(before, after);
+        found.iter().find(|(_, text)| text.contains(word)).unwrap_or_else(|| panic!("no `{word}` in {found:?}")).0
+    }
+
+    #[test]
+    fn the_same_plugin_with_a_higher_version_is_all_right() {
+        let stores = r#"{ "stores": [{ "name": "counts", "schema": 1 }] }"#;
+        assert!(found(stores, stores).iter().all(|(level, _)| *level == Level::Ok));
+        assert_eq!(worst(stores, stores, "loses nothing"), Level::Ok);
+    }
+
+    #[test]
+    fn other_stores_are_refused_and_fewer_outputs_are_a_warning() {
+        let stores = |schema: u32| format!(r#"{{ "stores": [{{ "name": "counts", "schema": {schema} }}] }}"#);
+        assert_eq!(worst(&stores(1), &stores(2), "schema 1 -> 2"), Level::Refused);
+        let typed = |format: &str| {
+            format!(r#"{{ "stores": [{{ "name": "counts", "schema": 1, "value-format": "{format}" }}] }}"#)
+        };
+        assert_eq!(worst(&typed("postcard:u64"), &typed("json"), "raise the schema"), Level::Refused);
+        assert_eq!(worst("{}", &stores(1), "new"), Level::Refused);
+        assert_eq!(worst(&stores(1), "{}", "gone"), Level::Refused);
+        let outputs = r#"{ "outputs": [{ "name": "main" }, { "name": "late" }] }"#;
+        assert_eq!(worst(outputs, "{}", "gone: `late`"), Level::Warning);
+        assert_eq!(worst("{}", r#"{ "name": "other" }"#, "another plugin"), Level::Warning);
+    }
+}

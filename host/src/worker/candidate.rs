@@ -1,0 +1,68 @@
+//! The candidate of a rollout: a plan beside the one that a pipeline runs by, to which its tasks go over one by one.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::plan::Plan;
+use crate::candidate::TaskReport;
+
+/// Shared by the threads of a pipeline and whoever moves the rollout on.
+pub struct Candidate {
+    /// Differs from the plan in one transform.
+    pub plan: Arc<Plan>,
+    /// Index of that.
+    pub transform: usize,
+    /// By partition.
+    wanted: Vec<AtomicBool>,
+    reports: Mutex<BTreeMap<u32, TaskReport>>,
+}
+
+impl Candidate {
+    /// Wanted by no task yet; `None` when more differs from `base` than one transform.
+    #[must_use]
+    pub fn new(base: &Plan, plan: Arc<Plan>) -> Option<Self> {
+        let differ = |(one, other): (&_, &_)| !super::plan::TransformPlan::is_same(one, other);
+        let mut differing = base.transforms.iter().zip(&plan.transforms).enumerate().filter(|(_, pair)| differ(*pair));
+        let (transform, _) = differing.next()?;
+        let is_only = differing.next().is_none();
+        if !is_only || !base.may_become(&plan) || !base.has_sinks_of(&plan) || !base.has_stores_of(&plan) {
+            return None;
+        }
+        let wanted = (0..plan.partitions).map(|_| AtomicBool::new(false)).collect();
+        Some(Self { transform, wanted, reports: Mutex::default(), plan })
+    }
+
+    /// Which tasks are to run it.
+    pub fn want(&self, wants: impl Fn(u32) -> bool) {
+        for (partition, wanted) in (0..).zip(&self.wanted) {
+            wanted.store(wants(partition), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the task of this partition is to run it.
+    #[must_use]
+    pub fn is_wanted(&self, partition: u32) -> bool {
+        self.wanted.get(partition as usize).is_some_and(|wanted| wanted.load(Ordering::Relaxed))
+    }
+
+    /// What is told of the tasks that are here.
+    #[must_use]
+    pub fn reports(&self) -> BTreeMap<u32, TaskReport> {
+        self.lock().clone()
+    }
+
+    /// Tells of a task.
+    pub fn report(&self, partition: u32, report: TaskReport) {
+        self.lock().insert(partition, report);
+    }
+
+    /// A task is not here any more.
+    pub fn forget(&self, partition: u32) {
+        self.lock().remove(&partition);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, TaskReport>> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,262 @@
+//! Going over to the candidate of a rollout, and back: each task by itself, between two commits.
+//!
+//! The switch itself is only that an instance takes the place of another. What the task was until then is committed, with the version
+//! that made it in its manifest; what the candidate makes is in the next commit, under its own name. So a crash between the two
+//! finds a task that has not gone over. A task that fails with the candidate goes back to its last commit and to the version
+//! before: a candidate never stops a pipeline.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::{START_WAIT, Thread};
+use crate::candidate::{Counted, Switched, TaskReport};
+use crate::engine::{Instance, OpenError};
+use crate::kafka::clients::{ConsumerClient, Kafka};
+use crate::worker::candidate::Candidate;
+use crate::worker::careful::one_line;
+use crate::worker::failure::Failure;
+use crate::worker::plan::Plan;
+use crate::worker::task::Task;
+
+/// How a task fares in a rollout.
+#[derive(Default)]
+pub(super) struct Tally {
+    /// The transform that is counted.
+    transform: usize,
+    runs_candidate: bool,
+    report: TaskReport,
+}
+
+impl Tally {
+    fn of(transform: usize) -> Self {
+        Self { transform, ..Self::default() }
+    }
+
+    fn counted(&mut self, transform: usize) -> Option<&mut Counted> {
+        let now = if self.runs_candidate { &mut self.report.after } else { &mut self.report.before };
+        (self.transform == transform).then_some(now)
+    }
+
+    pub(super) fn processed(&mut self, transform: usize, records: usize, time: Duration) {
+        if let Some(counted) = self.counted(transform) {
+            counted.records += records as u64;
+            counted.busy_us += u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        }
+    }
+
+    pub(super) fn rejected(&mut self, transform: usize, records: usize) {
+        if let Some(counted) = self.counted(transform) {
+            counted.errors += records as u64;
+        }
+    }
+}
+
+type Opened = Result<Instance, OpenError>;
+
+/// Instances of the candidate, opened beside the thread for tasks that are to go over.
+pub(super) struct Spares {
+    opened: mpsc::UnboundedSender<(u32, u64, Opened)>,
+    inbox: mpsc::UnboundedReceiver<(u32, u64, Opened)>,
+    /// By partition; nothing while one is being opened.
+    spares: BTreeMap<u32, Option<Box<Instance>>>,
+}
+
+impl Spares {
+    pub(super) fn new() -> Self {
+        let (opened, inbox) = mpsc::unbounded_channel();
+        Self { opened, inbox, spares: BTreeMap::new() }
+    }
+}
+
+impl<K: Kafka> Thread<K> {
+    /// Takes in what is to be tried out, and opens it for the tasks that are to go over.
+    pub(super) fn follow_candidate(&mut self) {
+        if let Some(candidate) = self.equipment.plans.newer_candidate(&mut self.candidate_seen) {
+            self.spares = Spares::new();
+            let transform = candidate.as_ref().map_or(0, |candidate| candidate.transform);
+            self.slots.values_mut().for_each(|slot| slot.tally = Tally::of(transform));
+            self.restorer.try_out(candidate.clone());
+            self.candidate = candidate;
+        }
+        let Some(candidate) = self.candidate.clone() else { return };
+        while let Ok((partition, revision, opened)) = self.spares.inbox.try_recv() {
+            match opened {
+                _ if revision != candidate.plan.revision => {}
+                Ok(instance) => drop(self.spares.spares.insert(partition, Some(Box::new(instance)))),
+                Err(error) => {
+                    self.spares.spares.remove(&partition);
+                    self.note_refused(partition, &format!("it does not start: {error}"));
+                }
+            }
+        }
+        for task in self.tasks.iter().flatten() {
+            let refused = self.slots.get(&task.partition).is_none_or(|slot| slot.tally.report.refused.is_some());
+            let stays = refused || !candidate.is_wanted(task.partition) || Arc::ptr_eq(&task.plan, &candidate.plan);
+            if stays || self.spares.spares.contains_key(&task.partition) {
+                continue;
+            }
+            self.spares.spares.insert(task.partition, None);
+            let (runtime, opened) = (Arc::clone(&self.equipment.runtime), self.spares.opened.clone());
+            let (candidate, partition) = (Arc::clone(&candidate), task.partition);
+            let work = async move {
+                let now_ms = runtime.now_ms();
+                let (plan, at) = (Arc::clone(&candidate.plan), candidate.transform);
+                let open = move || plan.transforms[at].open(&plan.pipeline, partition, now_ms);
+                if let Some(instance) = runtime.blocking(Box::new(open)).await {
+                    // The thread may have gone.
+                    let _ = opened.send((partition, candidate.plan.revision, instance));
+                }
+            };
+            self.equipment.runtime.spawn(work.boxed());
+        }
+    }
+
+    /// Whether the thread is to come to rest because tasks can go over, or are to go back.
+    pub(super) fn is_switch_due(&self) -> bool {
+        let (mut opening, mut due) = (false, false);
+        for task in self.tasks.iter().flatten() {
+            match self.spares.spares.get(&task.partition) {
+                Some(None) => opening = true,
+                Some(Some(_)) => due = true,
+                None => due |= !self.may_run(task),
+            }
+        }
+        // All in one go.
+        due && !opening
+    }
+
+    /// Whether a task may go on with what it runs.
+    fn may_run(&self, task: &Task) -> bool {
+        let of = |candidate: &Arc<Candidate>| {
+            Arc::ptr_eq(&task.plan, &candidate.plan) && candidate.is_wanted(task.partition)
+        };
+        Arc::ptr_eq(&task.plan, &self.plan) || self.candidate.as_ref().is_some_and(of)
+    }
+
+    /// Lets tasks go over whose instances are open, and back those that are not to run the candidate any more. Everything is
+    /// committed.
+    pub(super) fn switch(&mut self) -> Result<(), Failure> {
+        let runtime = Arc::clone(&self.equipment.runtime);
+        let began = std::time::Instant::now();
+        let mut switched = Vec::new();
+        let stay: Vec<bool> =
+            self.tasks.iter().map(|task| task.as_ref().is_none_or(|task| self.may_run(task))).collect();
+        for (task, stays) in self.tasks.iter_mut().zip(stay) {
+            let Some(task) = task else { continue };
+            let Some(slot) = self.slots.get_mut(&task.partition) else { continue };
+            match (&self.candidate, self.spares.spares.remove(&task.partition)) {
+                (Some(candidate), Some(Some(instance))) if candidate.is_wanted(task.partition) => {
+                    task.instances[candidate.transform] = *instance;
+                    task.plan = Arc::clone(&candidate.plan);
+                    task.since[candidate.transform] = Some(task.offsets());
+                    switched.push(task.partition);
+                }
+                _ if stays => continue,
+                _ => {
+                    go_over(task, &self.plan, runtime.now_ms())?;
+                    slot.tally.runs_candidate = false;
+                    slot.tally.report.switched = None;
+                    info!(task = %self.plan.task(task.partition), "went back to the version before");
+                }
+            }
+            // The next commit says what the task runs, even if no record comes.
+            task.dirty = true;
+            slot.careful = None;
+            slot.replaying.clear();
+        }
+        let pause_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        for partition in switched {
+            let Some(task) = &self.tasks[partition as usize] else { continue };
+            let Some(slot) = self.slots.get_mut(&partition) else { continue };
+            let offsets = task.offsets();
+            info!(task = %self.plan.task(partition), ?offsets, pause_us, "went over to the candidate");
+            slot.tally.runs_candidate = true;
+            slot.tally.report.switched = Some(Switched { offsets, pause_us });
+        }
+        self.report_trial();
+        Ok(())
+    }
+
+    /// A task has come up: it may run the candidate already.
+    pub(super) fn came_up(&mut self, partition: u32) {
+        let (Some(candidate), Some(Some(task))) = (&self.candidate, self.tasks.get(partition as usize)) else { return };
+        let Some(slot) = self.slots.get_mut(&partition) else { return };
+        let refused = slot.tally.report.refused.take();
+        slot.tally = Tally::of(candidate.transform);
+        slot.tally.report.refused = refused;
+        if Arc::ptr_eq(&task.plan, &candidate.plan) {
+            slot.tally.runs_candidate = true;
+            let since = task.since[candidate.transform].clone().filter(|since| !since.is_empty());
+            let offsets = since.unwrap_or_else(|| task.offsets());
+            slot.tally.report.switched = Some(Switched { offsets, pause_us: 0 });
+        }
+        candidate.report(partition, slot.tally.report.clone());
+    }
+
+    /// Tells how the tasks fare.
+    pub(super) fn report_trial(&self) {
+        let Some(candidate) = &self.candidate else { return };
+        for task in self.tasks.iter().flatten() {
+            if let Some(slot) = self.slots.get(&task.partition) {
+                candidate.report(task.partition, slot.tally.report.clone());
+            }
+        }
+    }
+
+    /// Whether a task runs a candidate, so that what goes wrong is a reason to go back.
+    pub(super) fn is_on_trial(&self, partition: usize) -> bool {
+        let task = self.tasks.get(partition).and_then(Option::as_ref);
+        task.is_some_and(|task| !Arc::ptr_eq(&task.plan, &self.plan))
+    }
+
+    /// A task fails with the candidate: takes it back to its last commit and to the version before.
+    pub(super) fn refuse(&mut self, partition: usize, reason: &str) -> Result<(), Failure> {
+        let Some(task) = self.tasks.get_mut(partition).and_then(Option::as_mut) else { return Ok(()) };
+        let number = task.partition;
+        task.plan = Arc::clone(&self.plan);
+        // From where it goes on when it has gone back; and it does, whatever it has done.
+        let at = self.candidate.as_ref().map_or(0, |candidate| candidate.transform);
+        (task.since[at], task.dirty) = (None, true);
+        warn!(task = %self.plan.task(number), "the candidate fails, going back to the version before: {}", one_line(reason));
+        self.note_refused(number, reason);
+        if let Some(slot) = self.slots.get_mut(&number) {
+            slot.tally.runs_candidate = false;
+            slot.tally.report.switched = None;
+            slot.careful = None;
+            slot.replaying.clear();
+        }
+        self.report_trial();
+        if self.is_exactly_once() {
+            // The other tasks' outputs are in the same transaction, or are held back for the same.
+            self.committer.take_back(&self.tasks, reason);
+            return Ok(());
+        }
+        let positions = self.roll_back(number)?;
+        self.consumer.start(&positions, START_WAIT)?;
+        Ok(())
+    }
+
+    fn note_refused(&mut self, partition: u32, reason: &str) {
+        let Some(slot) = self.slots.get_mut(&partition) else { return };
+        slot.tally.report.refused.get_or_insert_with(|| one_line(reason));
+        if let Some(candidate) = &self.candidate {
+            candidate.report(partition, slot.tally.report.clone());
+        }
+    }
+}
+
+/// Lets a task work by `plan`, with new instances of what is another one there. Its stores are the same.
+pub(super) fn go_over(task: &mut Task, plan: &Arc<Plan>, now_ms: i64) -> Result<(), Failure> {
+    let (before, offsets) = (std::mem::replace(&mut task.plan, Arc::clone(plan)), task.offsets());
+    for (at, transform) in plan.transforms.iter().enumerate().filter(|(at, it)| !it.is_same(&before.transforms[*at])) {
+        let opened = transform.open(&plan.pipeline, task.partition, now_ms);
+        task.instances[at] = opened.map_err(|error| Failure::Open { transform: transform.name.clone(), error })?;
+        task.since[at] = Some(offsets.clone());
+    }
+    Ok(())
+}
