@@ -35,6 +35,8 @@ config = { how = "trap", on = "never" }
 topic = "out"
 [delivery]
 commit-interval = "50ms"
+[limits]
+time-per-batch = "300ms"
 "#;
 const PARTITIONS: i32 = 4;
 
@@ -140,9 +142,13 @@ fn a_transform_goes_over_while_records_flow_and_every_record_is_made_by_one_vers
         wait_for("records after it", || (cluster.deployment.read("in").len() > after + 300).then_some(()));
         said
     });
-    for line in
-        ["configuration: another one, and accepted", "plugin: value-length@", "begun: ", "done: transform `length`"]
-    {
+    for line in [
+        "configuration: another one, and accepted",
+        "plugin: value-length@",
+        "probation: 800ms",
+        "begun: ",
+        "done: transform `length`",
+    ] {
         assert!(said.contains(line), "{said}");
     }
     cluster.wait_until_done();
@@ -199,7 +205,7 @@ fn a_version_that_traps_goes_back_by_itself_and_the_pipeline_does_not_stop() {
         let cluster = Cluster::new(&pipeline);
         let output = under_load(&cluster.deployment, 100, || {
             wait_for("records", || (cluster.deployment.read("out").len() > 300).then_some(()));
-            let traps = json!({ "how": "trap", "on": "3" });
+            let traps = json!({ "how": "trap" });
             let output = cluster.configure("guest", "guest_misbehaves.wasm", &traps, &[]);
             let after = cluster.deployment.read("in").len();
             wait_for("records after it", || (cluster.deployment.read("in").len() > after + 300).then_some(()));
@@ -227,11 +233,11 @@ fn a_version_that_traps_goes_back_by_itself_and_the_pipeline_does_not_stop() {
 fn versions_that_are_no_good_never_stop_the_pipeline() {
     let cluster = Cluster::new(CHAIN);
     let bad = [
-        (json!({ "how": "reject", "on": "1" }), "rejects"),
-        (json!({ "how": "loop", "on": "2" }), "time"),
-        (json!({ "how": "leak", "on": "1", "number": 200 }), "fails"),
-        (json!({ "how": "fatal", "on": "2" }), "told to stop"),
-        (json!({ "how": "transient", "on": "2" }), "fails"),
+        (json!({ "how": "reject" }), "reject"),
+        (json!({ "how": "loop" }), "time"),
+        (json!({ "how": "leak", "number": 200 }), "fails"),
+        (json!({ "how": "fatal" }), "told to stop"),
+        (json!({ "how": "transient" }), "fails"),
     ];
     under_load(&cluster.deployment, 100, || {
         for (config, reason) in &bad {
@@ -292,6 +298,8 @@ fn what_does_not_pass_the_gate_is_refused_before_anything_is_touched() {
     let cluster = Cluster::new(CHAIN);
     let path = |name: &str| crate::node::plugin(name).to_str().unwrap().to_owned();
     let (length, count, stateful) = (path("value_length.wasm"), path("keyed_count.wasm"), path("guest_stateful.wasm"));
+    let empty = config(&cluster.deployment, "empty.json", &json!({}));
+    let scan = config(&cluster.deployment, "scan.json", &json!({ "how": "scan" }));
     let wrong = config(&cluster.deployment, "wrong.json", &json!({ "seperator": ";" }));
     let cases: [(&[&str], &str); 8] = [
         (&["orders", "length", &length], "there is no pipeline `orders`"),
@@ -299,8 +307,8 @@ fn what_does_not_pass_the_gate_is_refused_before_anything_is_touched() {
         (&["chain", "length", &length], "runs this already"),
         (&["chain", "length", "value-length@9"], "no plugin value-length@9 in the registry"),
         (&["chain", "length", &length, "--config", &wrong], "seperator"),
-        (&["chain", "length", &count], "new: deploy the changed pipeline file instead"),
-        (&["chain", "count", &stateful], "deploy the changed pipeline file instead"),
+        (&["chain", "length", &count, "--config", &empty], "new: deploy the changed pipeline file instead"),
+        (&["chain", "count", &stateful, "--config", &scan], "deploy the changed pipeline file instead"),
         (&["chain", "length", "nowhere.wasm"], "there is no file nowhere.wasm"),
     ];
     for (arguments, message) in cases {

@@ -4,6 +4,7 @@ mod gate;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -20,6 +21,9 @@ use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
 use crate::worker::candidate::Candidate;
 use crate::worker::control::Control;
+
+/// The probation lasts as long as one call may take, and for this.
+const SLACK: Duration = Duration::from_millis(500);
 
 /// Which plugin a transform is to run.
 #[derive(Clone, Debug)]
@@ -98,12 +102,15 @@ pub async fn check(
         plugins,
         partitions: known.specification.partitions,
     };
+    // A call that hangs is known as one when its time is over.
+    let call = after.transforms[at].limits.time_per_batch + SLACK;
+    let probation_ms = request.strategy.probation_ms.max(u64::try_from(call.as_millis()).unwrap_or(u64::MAX));
     let rollout = Rollout {
         revision: known.revision + 1,
         transform: request.transform,
         from,
         to,
-        strategy: request.strategy,
+        strategy: Strategy { probation_ms, ..request.strategy },
         phase: Phase::Prepare,
         watched_since: None,
         reason: None,
@@ -196,7 +203,8 @@ async fn gate(
     };
     let before = plan(&known.specification, known.revision).await?;
     let after = Arc::new(plan(&rollout.candidate, rollout.revision).await?);
-    let findings = gate::compare(&before.transforms[at], &after.transforms[at]);
+    let mut findings = gate::compare(&before.transforms[at], &after.transforms[at]);
+    findings.push(gate::strategy(&rollout.strategy));
     if let Some(finding) = findings.iter().find(|finding| finding.level == Level::Refused) {
         return Err(refused(format!("{}: {}", finding.subject, finding.finding)));
     }

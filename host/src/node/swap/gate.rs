@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use crate::cluster::rollout::Strategy;
 use crate::manifest::{Manifest, Port, StoreDeclaration};
 use crate::worker::plan::TransformPlan;
 
@@ -39,6 +40,16 @@ pub(super) fn compare(before: &TransformPlan, after: &TransformPlan) -> Vec<Find
     };
     findings.push(finding(Level::Ok, "configuration", config));
     findings
+}
+
+/// How it will be watched.
+pub(super) fn strategy(strategy: &Strategy) -> Finding {
+    let probation = humantime::format_duration(std::time::Duration::from_millis(strategy.probation_ms));
+    let errors = f64::from(strategy.max_errors_ppm) / 1e4;
+    let times = strategy.max_slowdown;
+    let canary = strategy.canary.map_or_else(String::new, |share| format!("; {share} of the tasks go first"));
+    let limits = format!("{probation}, at most {errors}% more errors and {times} times the time a record{canary}");
+    finding(Level::Ok, "probation", limits)
 }
 
 fn manifests(before: &Manifest, after: &Manifest) -> Vec<Finding> {
