@@ -28,6 +28,23 @@ fn plugin(name: &str) -> Arc<Plugin> {
     Arc::clone(plugins.entry(name.into()).or_insert_with(compile))
 }
 
+/// What may be tried out beside `base`: the last transform is another version, which in every second try that can
+/// goes wrong on every record.
+pub(crate) fn candidate(scenario: &Scenario, base: &Plan, number: u64) -> Plan {
+    let mut plan = plan(scenario, base.revision);
+    plan.revision = base.revision + 1;
+    for (transform, same) in plan.transforms.iter_mut().zip(&base.transforms) {
+        transform.identity = same.identity.clone();
+        transform.limits = same.limits.clone();
+    }
+    let last = plan.transforms.last_mut().expect("at least one");
+    last.identity.config = format!("{}+{number}", base.revision);
+    if scenario.second == Some(Second::Traps) && number % 2 == 1 {
+        last.config = r#"{"how": "trap"}"#.to_owned();
+    }
+    plan
+}
+
 /// Every second revision allows calls more time, and so transactions.
 pub(crate) fn plan(scenario: &Scenario, revision: u64) -> Plan {
     let transform = |name: &str, plugin: Arc<Plugin>, config: &str, last: bool| TransformPlan {

@@ -12,6 +12,7 @@ use sluicegate::kafka::TopicPartition;
 use sluicegate::meta::layout::{self, Segment};
 use sluicegate::metrics::Metrics;
 use sluicegate::worker::budget::Budget;
+use sluicegate::worker::candidate::Candidate;
 use sluicegate::worker::control::Control;
 use sluicegate::worker::gathering::Gathering;
 use sluicegate::worker::orphans::Orphans;
@@ -69,6 +70,8 @@ struct World {
     zookeeper: ZooKeeper,
     plan: Arc<Plan>,
     plans: Arc<Plans>,
+    /// How many candidates there were, and the one that there is.
+    tried: Arc<Mutex<(u64, Option<Arc<Candidate>>)>>,
     nodes: Arc<Mutex<Vec<Node>>>,
     inputs: Arc<Mutex<BTreeMap<TopicPartition, Vec<Input>>>>,
     last_pid: Arc<Mutex<u32>>,
@@ -95,6 +98,7 @@ pub(crate) fn run(scenario: Scenario, seed: u64, broken: Option<Break>, trace: T
         broker,
         zookeeper,
         plans: Arc::new(Plans::new(Arc::clone(&plan))),
+        tried: Arc::default(),
         plan,
         nodes: Arc::default(),
         inputs: Arc::default(),
@@ -243,12 +247,43 @@ impl World {
                 }
             }
             Fault::Stop => self.nodes()[at].control.drain(Duration::from_secs(86_400)),
-            Fault::Change => {
-                let plan = Arc::new(pipeline::plan(&self.scenario, self.plans.newest().revision + 1));
-                self.plans.change(plan);
-            }
+            Fault::Change => self.change(),
             _ => self.broker.group(|group| group.disturb()),
         }
+    }
+
+    /// Another plan, or another step of a rollout.
+    fn change(&self) {
+        let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
+        let (number, now) = &mut *tried;
+        let some: u64 = self.kernel.random(|rng| rng.random());
+        let wants = |partition: u32| some >> partition & 1 == 1;
+        let base = self.plans.newest();
+        *now = match now.take() {
+            None if some & 1 << 40 == 0 => {
+                self.plans.change(Arc::new(pipeline::plan(&self.scenario, base.revision + 1)));
+                None
+            }
+            None => {
+                *number += 1;
+                let plan = pipeline::candidate(&self.scenario, &base, *number);
+                let candidate = Arc::new(Candidate::new(&base, Arc::new(plan)).expect("one transform differs"));
+                candidate.want(wants);
+                Some(candidate)
+            }
+            Some(candidate) => match some >> 40 & 3 {
+                0 => None,
+                1 => {
+                    self.plans.change(Arc::clone(&candidate.plan));
+                    None
+                }
+                _ => {
+                    candidate.want(wants);
+                    Some(candidate)
+                }
+            },
+        };
+        self.plans.try_out(now.clone());
     }
 
     fn presence(&self, at: usize) -> String {

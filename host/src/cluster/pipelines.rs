@@ -248,13 +248,12 @@ pub async fn end_rollout(
         }))
     };
     let history = |record: &PipelineRecord| {
-        let number = record.rollouts;
-        let ended = Ended { number, rollout: ended.clone(), outcome, ended_at: record.changed_at };
-        vec![Write::Create { path: layout::rollout(name, number), data: encode(&ended), ephemeral: false }]
+        let path = layout::rollout(name, ended.number);
+        let ended = Ended { rollout: ended.clone(), outcome, ended_at: record.changed_at };
+        vec![Write::Create { path, data: encode(&ended), ephemeral: false }]
     };
     let record = change_and(store, name, end, history).await?;
-    let Some(number) = record.as_ref().map(|record| record.rollouts) else { return Ok(None) };
-    if let Some(old) = number.checked_sub(REVISIONS_MAX).filter(|old| *old > 0) {
+    if let Some(old) = ended.number.checked_sub(REVISIONS_MAX).filter(|old| *old > 0) {
         // Best effort, as for revisions.
         let _ = store.multi(vec![Write::Delete { path: layout::rollout(name, old), version: None }]).await;
     }

@@ -133,6 +133,8 @@ pub enum Phase {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Rollout {
+    /// Counts the rollouts of the pipeline, from 1.
+    pub number: u64,
     /// What the pipeline is to be.
     pub candidate: Specification,
     /// The revision that this would be.
@@ -166,8 +168,8 @@ pub struct Rollout {
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct NodeReport {
-    /// Which: the revision that it would be.
-    pub revision: u64,
+    /// Which.
+    pub number: u64,
     /// Whether the candidate is loaded.
     pub prepared: bool,
     /// Why it cannot be.
@@ -192,8 +194,6 @@ pub enum Outcome {
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Ended {
-    /// Counts the rollouts of the pipeline, from 1.
-    pub number: u64,
     /// As it was at its end.
     pub rollout: Rollout,
     /// How it ended.
@@ -239,11 +239,8 @@ impl Rollout {
     /// Decides. `placed` are the nodes that are to run the pipeline; `reports` what those say that do.
     #[must_use]
     pub fn next(&self, placed: &[&str], reports: &BTreeMap<&str, &NodeReport>, now: Timestamp) -> Next {
-        let reports: BTreeMap<&str, &NodeReport> = reports
-            .iter()
-            .filter(|(_, report)| report.revision == self.revision)
-            .map(|(node, it)| (*node, *it))
-            .collect();
+        let reports: BTreeMap<&str, &NodeReport> =
+            reports.iter().filter(|(_, report)| report.number == self.number).map(|(node, it)| (*node, *it)).collect();
         if self.phase == Phase::Return {
             let runs_it = |report: &&NodeReport| report.tasks.values().any(|task| task.switched.is_some());
             let all_said = placed.iter().all(|node| reports.contains_key(node));

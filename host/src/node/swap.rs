@@ -106,6 +106,7 @@ pub async fn check(
     let call = after.transforms[at].limits.time_per_batch + SLACK;
     let probation_ms = request.strategy.probation_ms.max(u64::try_from(call.as_millis()).unwrap_or(u64::MAX));
     let rollout = Rollout {
+        number: known.rollouts + 1,
         revision: known.revision + 1,
         transform: request.transform,
         from,
@@ -226,7 +227,7 @@ impl Swap {
             // A lost answer.
             Some(known) if known.rollout.as_ref() == Some(&self.rollout) => Ok(None),
             Some(known) if *known == self.known => {
-                let (rollout, rollouts) = (Some(self.rollout.clone()), known.rollouts + 1);
+                let (rollout, rollouts) = (Some(self.rollout.clone()), self.rollout.number);
                 Ok(Some(PipelineRecord { rollout, rollouts, ..known.clone() }))
             }
             _ => Err(NodeError::ChangedMeanwhile { pipeline: self.name.to_string() }),
@@ -239,7 +240,7 @@ impl Swap {
 /// How a rollback begins.
 pub enum Rollback {
     /// The rollout that was under way is called off.
-    CalledOff(PipelineRecord),
+    CalledOff(Box<Rollout>),
     /// What the last rollout has changed is to be changed back.
     Back(Box<Swap>),
 }
@@ -259,8 +260,8 @@ pub async fn roll_back(
     let known = pipelines::read(&*store, name).await?.ok_or_else(unknown)?.record;
     if let Some(rollout) = known.rollout.as_ref().filter(|rollout| rollout.transform == transform) {
         let off = rollout.called_off(format!("called off by {}", pipelines::whoever()));
-        let record = pipelines::move_rollout(&*store, name, rollout, &off).await?;
-        return Ok(Rollback::CalledOff(record.ok_or_else(unknown)?));
+        pipelines::move_rollout(&*store, name, rollout, &off).await?;
+        return Ok(Rollback::CalledOff(Box::new(off)));
     }
     let ended = pipelines::rollouts(&*store, name).await?;
     let is_it = |ended: &&Ended| ended.outcome == Outcome::Done && ended.rollout.transform == transform;

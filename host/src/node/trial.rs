@@ -32,7 +32,7 @@ impl Trial {
             *self = Self::default();
             return;
         };
-        if self.rollout.as_ref().is_none_or(|before| before.started_at != rollout.started_at) {
+        if self.rollout.as_ref().is_none_or(|before| before.number != rollout.number) {
             *self = Self::default();
             let (services, control) = (Arc::clone(services), Arc::clone(control));
             let candidate = PipelineRecord {
@@ -109,7 +109,7 @@ impl Trial {
     pub(super) fn report(&self) -> Option<NodeReport> {
         let rollout = self.rollout.as_ref()?;
         Some(NodeReport {
-            revision: rollout.revision,
+            number: rollout.number,
             prepared: self.candidate.is_some(),
             problem: self.problem.clone(),
             tasks: self.candidate.as_ref().map(|candidate| candidate.reports()).unwrap_or_default(),

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::cli::connection::{self, Connection};
 use crate::cli::{CommandError, table, wait};
-use crate::cluster::pipelines::{self, PipelineRecord};
+use crate::cluster::pipelines;
 use crate::cluster::presence;
 use crate::cluster::rollout::{Ended, Outcome, Rollout, Share, Strategy};
 use crate::config::ClusterArgs;
@@ -137,12 +137,12 @@ async fn go(
     }
     let mut ended = None;
     if !dry_run {
-        let number = swap.begin().await?.rollouts;
+        swap.begin().await?;
         if !json {
             writeln!(out, "begun: `sluicegate plugin rollouts {name}` shows how far it is")?;
         }
         if let Some(wait) = wait {
-            ended = Some(until_end(store, name, number, wait + probations(&swap.rollout)).await?);
+            ended = Some(until_end(store, name, swap.rollout.number, wait + probations(&swap.rollout)).await?);
         }
     }
     if json {
@@ -173,7 +173,7 @@ async fn until_end(store: &dyn MetaStore, name: &Segment, number: u64, wait: Dur
     let mut said = String::new();
     loop {
         let record = pipelines::read(store, name).await?.map(|known| known.record);
-        match record.and_then(|record| record.rollout.filter(|_| record.rollouts == number)) {
+        match record.and_then(|record| record.rollout.filter(|rollout| rollout.number == number)) {
             Some(rollout) => {
                 let now = shown::progress(&rollout, &presence::list(store, name).await?);
                 if now != said {
@@ -182,7 +182,8 @@ async fn until_end(store: &dyn MetaStore, name: &Segment, number: u64, wait: Dur
                 }
             }
             None => {
-                let ended = pipelines::rollouts(store, name).await?.into_iter().find(|ended| ended.number == number);
+                let ended =
+                    pipelines::rollouts(store, name).await?.into_iter().find(|ended| ended.rollout.number == number);
                 return ended.ok_or_else(|| {
                     CommandError::Failed(format!("what became of the rollout of pipeline `{name}` is not known"))
                 });
@@ -253,25 +254,25 @@ pub(super) async fn roll_back(args: RollbackArgs, out: &mut (impl Write + Send))
     let strategy = args.strategy.strategy();
     match swap::roll_back(&cluster, Arc::clone(&store), &name, &args.transform, strategy).await? {
         Rollback::Back(swap) => go(&*store, &name, &swap, false, args.wait, args.json, out).await,
-        Rollback::CalledOff(record) => called_off(&*store, &name, &record, args.wait, args.json, out).await,
+        Rollback::CalledOff(rollout) => called_off(&*store, &name, &rollout, args.wait, args.json, out).await,
     }
 }
 
 async fn called_off(
     store: &dyn MetaStore,
     name: &Segment,
-    record: &PipelineRecord,
+    rollout: &Rollout,
     wait: Option<Duration>,
     json: bool,
     out: &mut (impl Write + Send),
 ) -> Result<(), CommandError> {
     let ended = match wait {
-        Some(wait) => Some(until_end(store, name, record.rollouts, wait).await?),
+        Some(wait) => Some(until_end(store, name, rollout.number, wait).await?),
         None => None,
     };
     match (ended, json) {
         (Some(ended), true) => table::json(out, &ended)?,
-        (None, true) => table::json(out, &record.rollout)?,
+        (None, true) => table::json(out, rollout)?,
         (Some(_), false) => writeln!(out, "called off: pipeline `{name}` is back on what it ran before")?,
         (None, false) => writeln!(out, "called off: the tasks go back to what they ran before")?,
     }

@@ -13,6 +13,7 @@ fn version(plugin: &str) -> Version {
 fn rollout(canary: Option<&str>) -> Rollout {
     let text = String::new;
     Rollout {
+        number: 3,
         candidate: Specification {
             file: text(),
             canonical: text(),
@@ -42,10 +43,10 @@ fn rollout(canary: Option<&str>) -> Rollout {
 fn report(prepared: bool, tasks: &[(u32, bool)]) -> NodeReport {
     let task = |&(partition, switched): &(u32, bool)| {
         let offsets = BTreeMap::from([("in".to_owned(), i64::from(partition) * 10)]);
-        let switched = switched.then(|| Switched { offsets, pause_us: 7 });
+        let switched = switched.then_some(Switched { offsets, pause_us: 7 });
         (partition, TaskReport { switched, ..TaskReport::default() })
     };
-    NodeReport { revision: 8, prepared, problem: None, tasks: tasks.iter().map(task).collect() }
+    NodeReport { number: 3, prepared, problem: None, tasks: tasks.iter().map(task).collect() }
 }
 
 fn next(rollout: &Rollout, reports: &[(&str, NodeReport)], now: Timestamp) -> Next {
@@ -174,7 +175,7 @@ fn a_version_that_takes_many_times_as_long_is_called_off() {
 #[test]
 fn reports_of_another_rollout_say_nothing() {
     let rollout = rollout(None);
-    let stale = NodeReport { revision: 7, problem: Some("old".to_owned()), ..report(true, &[]) };
+    let stale = NodeReport { number: 2, problem: Some("old".to_owned()), ..report(true, &[]) };
     assert_eq!(next(&rollout, &[("x", stale)], at(1)), Next::Wait);
 }
 

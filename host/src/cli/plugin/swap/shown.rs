@@ -37,7 +37,7 @@ fn version(version: &Version) -> String {
 /// How far it is, in a line.
 pub(super) fn progress(rollout: &Rollout, nodes: &[(String, Presence)]) -> String {
     let reports = || nodes.iter().filter_map(|(_, presence)| presence.rollout.as_ref());
-    let reports = || reports().filter(|report| report.revision == rollout.revision);
+    let reports = || reports().filter(|report| report.number == rollout.number);
     let tasks = rollout.candidate.partitions;
     let run = reports().flat_map(|report| report.tasks.values()).filter(|task| task.switched.is_some()).count();
     let wanted = (0..tasks).filter(|task| rollout.wants(*task)).count();
@@ -86,7 +86,7 @@ pub(super) fn history(out: &mut impl Write, name: &Segment, ended: &[Ended]) -> 
             Outcome::Returned => "returned".to_owned(),
         };
         [
-            ended.number.to_string(),
+            rollout.number.to_string(),
             rollout.transform.clone(),
             version(&rollout.from),
             version(&rollout.to),
@@ -99,7 +99,7 @@ pub(super) fn history(out: &mut impl Write, name: &Segment, ended: &[Ended]) -> 
     table::print(out, ROLLOUTS, &ended.iter().map(row).collect::<Vec<_>>())?;
     for ended in ended {
         if let Some(reason) = &ended.rollout.reason {
-            writeln!(out, "\n{}: {reason}", ended.number)?;
+            writeln!(out, "\n{}: {reason}", ended.rollout.number)?;
         }
     }
     Ok(())
