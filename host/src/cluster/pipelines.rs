@@ -6,6 +6,7 @@
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 use utoipa::ToSchema;
 
 use super::contents::{decode, encode};
@@ -260,7 +261,7 @@ pub async fn end_rollout(
     Ok(record)
 }
 
-/// The rollouts that have ended and are kept, the oldest first.
+/// The rollouts that have ended and are kept, the oldest first, without those that cannot be read.
 ///
 /// # Errors
 /// Those of the store.
@@ -271,8 +272,10 @@ pub async fn rollouts(store: &dyn MetaStore, name: &Segment) -> Result<Vec<Ended
     let mut rollouts = Vec::with_capacity(numbers.len());
     for number in numbers {
         let path = layout::rollout(name, number);
-        if let Some(node) = store.get(&path).await? {
-            rollouts.push(decode(&path, &node.data)?);
+        match store.get(&path).await?.map(|node| decode(&path, &node.data)) {
+            Some(Ok(ended)) => rollouts.push(ended),
+            Some(Err(error)) => warn!("left out: {error}"),
+            None => {}
         }
     }
     Ok(rollouts)

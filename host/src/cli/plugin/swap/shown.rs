@@ -9,12 +9,12 @@ use crate::meta::layout::Segment;
 use crate::node::swap::{Finding, Level};
 
 const ROLLOUTS: [&str; 8] = ["ROLLOUT", "TRANSFORM", "FROM", "TO", "STARTED", "BY", "OUTCOME", "PAUSE"];
-/// Characters of a digest that are shown.
-const DIGEST_CHARACTERS: usize = 19;
+const DIGEST_CHARACTERS: usize = 12;
 
 /// What was looked at before anything is touched.
 pub(super) fn findings(out: &mut impl Write, rollout: &Rollout, findings: &[Finding]) -> io::Result<()> {
-    writeln!(out, "transform `{}`: {} -> {}", rollout.transform, version(&rollout.from), version(&rollout.to))?;
+    let [from, to] = versions(rollout);
+    writeln!(out, "transform `{}`: {from} -> {to}", rollout.transform)?;
     for Finding { level, subject, finding } in findings {
         let level = match level {
             Level::Ok => "ok",
@@ -26,12 +26,25 @@ pub(super) fn findings(out: &mut impl Write, rollout: &Rollout, findings: &[Find
     Ok(())
 }
 
-fn version(version: &Version) -> String {
-    let mut reference = version.reference.clone();
-    if reference.starts_with(crate::digest::PREFIX) {
-        reference.truncate(DIGEST_CHARACTERS);
+/// What a transform ran and is to run: where that is the same plugin, with its configurations.
+fn versions(rollout: &Rollout) -> [String; 2] {
+    let same = rollout.from.plugin == rollout.to.plugin;
+    [&rollout.from, &rollout.to].map(|version| match same {
+        true => format!("{} configuration {}", reference(version), short(&version.config)),
+        false => reference(version),
+    })
+}
+
+fn reference(version: &Version) -> String {
+    match version.reference.strip_prefix(crate::digest::PREFIX) {
+        Some(digest) => format!("{}{}", crate::digest::PREFIX, short(digest)),
+        None => version.reference.clone(),
     }
-    reference
+}
+
+/// Enough of a digest to tell it from others; `--json` has all of it.
+fn short(digest: &str) -> &str {
+    digest.get(..DIGEST_CHARACTERS).unwrap_or(digest)
 }
 
 /// How far it is, in a line.
@@ -41,14 +54,15 @@ pub(super) fn progress(rollout: &Rollout, nodes: &[(String, Presence)]) -> Strin
     let tasks = rollout.candidate.partitions;
     let run = reports().flat_map(|report| report.tasks.values()).filter(|task| task.switched.is_some()).count();
     let wanted = (0..tasks).filter(|task| rollout.wants(*task)).count();
+    let [_, to] = versions(rollout);
     match (rollout.phase, rollout.watched_since) {
         (Phase::Prepare, _) => {
             let prepared = reports().filter(|report| report.prepared).count();
-            format!("prepare: {prepared} of {} nodes have loaded {}", nodes.len(), version(&rollout.to))
+            format!("prepare: {prepared} of {} nodes have loaded {to}", nodes.len())
         }
-        (Phase::Canary, None) => format!("canary: {run} of {wanted} tasks run {}", version(&rollout.to)),
+        (Phase::Canary, None) => format!("canary: {run} of {wanted} tasks run {to}"),
         (Phase::Canary, Some(_)) => format!("canary: {run} of {tasks} tasks are watched"),
-        (Phase::Everywhere, None) => format!("switch: {run} of {tasks} tasks run {}", version(&rollout.to)),
+        (Phase::Everywhere, None) => format!("switch: {run} of {tasks} tasks run {to}"),
         (Phase::Everywhere, Some(_)) => format!("probation: {run} of {tasks} tasks are watched"),
         (Phase::Return, _) => {
             format!("return: {run} tasks are to go back; {}", rollout.reason.as_deref().unwrap_or_default())
@@ -60,7 +74,7 @@ pub(super) fn progress(rollout: &Rollout, nodes: &[(String, Presence)]) -> Strin
 pub(super) fn done(out: &mut impl Write, ended: &Ended) -> io::Result<()> {
     let rollout = &ended.rollout;
     let pause = pause(ended).map_or_else(String::new, |pause| format!(", the longest pause of a task {pause}"));
-    let (transform, to, revision) = (&rollout.transform, version(&rollout.to), rollout.revision);
+    let (transform, [_, to], revision) = (&rollout.transform, versions(rollout), rollout.revision);
     writeln!(
         out,
         "done: transform `{transform}` runs {to} in all {} tasks{pause}; revision {revision}",
@@ -85,11 +99,12 @@ pub(super) fn history(out: &mut impl Write, name: &Segment, ended: &[Ended]) -> 
             Outcome::Done => format!("done, revision {}", rollout.revision),
             Outcome::Returned => "returned".to_owned(),
         };
+        let [from, to] = versions(rollout);
         [
             rollout.number.to_string(),
             rollout.transform.clone(),
-            version(&rollout.from),
-            version(&rollout.to),
+            from,
+            to,
             table::time(rollout.started_at),
             rollout.started_by.clone(),
             outcome,
