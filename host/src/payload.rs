@@ -1,4 +1,5 @@
-//! Bytes as people read and write them: text where they are text, `{"base64": ".."}` otherwise.
+//! Bytes as people read and write them: text where they are text, `{"base64": ".."}` otherwise. Text that is JSON may be written as it
+//! is: `{"json": ..}`.
 
 use std::fmt;
 
@@ -52,11 +53,13 @@ impl<'de> Deserialize<'de> for Payload {
 
 struct PayloadVisitor;
 
+const FIELDS: [&str; 2] = ["base64", "json"];
+
 impl<'de> Visitor<'de> for PayloadVisitor {
     type Value = Payload;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("text, {\"base64\": \"..\"} or null")
+        f.write_str("text, {\"base64\": \"..\"}, {\"json\": ..} or null")
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Payload, E> {
@@ -64,17 +67,35 @@ impl<'de> Visitor<'de> for PayloadVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Payload, A::Error> {
-        match map.next_key::<String>()?.as_deref() {
-            Some("base64") => {}
-            Some(other) => return Err(A::Error::unknown_field(other, &["base64"])),
+        let bytes = match map.next_key::<String>()?.as_deref() {
+            Some("base64") => {
+                let text: String = map.next_value()?;
+                BASE64.decode(&text).map_err(|error| A::Error::custom(format!("`{text}` is no base64: {error}")))?
+            }
+            // Without spaces, keys sorted.
+            Some("json") => map.next_value::<serde_json::Value>()?.to_string().into_bytes(),
+            Some(other) => return Err(A::Error::unknown_field(other, &FIELDS)),
             None => return Err(A::Error::missing_field("base64")),
-        }
-        let text: String = map.next_value()?;
-        let bytes =
-            BASE64.decode(&text).map_err(|error| A::Error::custom(format!("`{text}` is no base64: {error}")))?;
+        };
         match map.next_key::<String>()? {
-            Some(other) => Err(A::Error::unknown_field(&other, &["base64"])),
+            Some(other) => Err(A::Error::unknown_field(&other, &FIELDS)),
             None => Ok(Payload(bytes)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_may_be_written_as_it_is() {
+        let read = |text: &str| serde_json::from_str::<Payload>(text).map(|Payload(bytes)| bytes);
+        assert_eq!(read(r#"{"json": {"b": [1, null], "a": "x"}}"#).unwrap(), br#"{"a":"x","b":[1,null]}"#);
+        assert_eq!(read(r#"{"base64": "/wA="}"#).unwrap(), [255, 0]);
+        assert_eq!(read(r#""text""#).unwrap(), b"text");
+        for wrong in [r#"{"yaml": 1}"#, r#"{"json": 1, "base64": ""}"#, "{}", "[1]"] {
+            assert!(read(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -37,6 +37,7 @@ const RECORD_SHOWN_MAX: usize = 1000;
 A record is a line of JSON; each field may be left out, and bytes that are no text are base64:
   {\"key\": \"ada\", \"value\": \"hello\", \"headers\": [[\"lang\", \"en\"]], \"timestamp\": 1700000000000}
   {\"input\": \"main\", \"key\": null, \"value\": {\"base64\": \"/wA=\"}}
+  {\"key\": \"ada\", \"value\": {\"json\": {\"born\": 1815}}}
 What comes out are such lines, with \"output\" or \"rejected\"; --expect takes a file of them, and
 does not compare a field that no line of it has.
 

@@ -334,4 +334,6 @@ impl Rollout {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

@@ -97,7 +97,7 @@ mod tests {
         assert!(error.starts_with("in.jsonl:2:") && error.contains("`!` is no base64"), "{error}");
         assert!(error.ends_with("\n  {\"base64\": \"!\"}"), "{error}");
         let error = read::<Payload>("in.jsonl", b"7").unwrap_err().to_string();
-        assert!(error.contains("expected text, {\"base64\": \"..\"} or null"), "{error}");
+        assert!(error.contains("expected text, {\"base64\": \"..\"}, {\"json\": ..} or null"), "{error}");
         let error = read::<Payload>("in.jsonl", b"\"a\"\n\xff\n").unwrap_err().to_string();
         assert!(error.starts_with("in.jsonl:2:1: the line is not UTF-8"), "{error}");
     }

@@ -2,7 +2,7 @@ use super::*;
 
 const TASKS: u32 = 4;
 
-fn at(seconds: i64) -> Timestamp {
+pub(super) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + seconds).unwrap()
 }
 
@@ -10,7 +10,7 @@ fn version(plugin: &str) -> Version {
     Version { reference: format!("{plugin}@1.0.0"), plugin: plugin.to_owned(), config: "c".to_owned() }
 }
 
-fn rollout(canary: Option<&str>) -> Rollout {
+pub(super) fn rollout(canary: Option<&str>) -> Rollout {
     let text = String::new;
     Rollout {
         number: 3,

@@ -1,0 +1,218 @@
+//! Rollouts over a model of a cluster: nodes die and come, tasks move, leaders act on what they saw long ago, answers are lost. In
+//! whatever order that happens, a rollout ends when it is over, and what runs then is what the record says.
+
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, IteratorRandom};
+use rand::{Rng, SeedableRng};
+
+use super::tests::{at, rollout};
+use super::*;
+
+const TASKS: usize = 4;
+const NAMES: [&str; 3] = ["a", "b", "c"];
+/// Steps with everything that can go wrong, and then steps in which a rollout has to come to its end.
+const STORM: usize = 300;
+const CALM: usize = 2000;
+
+#[derive(Clone, Default)]
+struct Task {
+    runs_candidate: bool,
+    refused: bool,
+}
+
+#[derive(Default)]
+struct Node {
+    /// The record as it was read last.
+    seen: Option<Rollout>,
+    loaded: bool,
+    tasks: BTreeMap<u32, Task>,
+}
+
+/// What a leader has read; it may act on it much later.
+#[derive(Clone)]
+struct Sight {
+    rollout: Rollout,
+    placed: Vec<&'static str>,
+    reports: BTreeMap<&'static str, NodeReport>,
+}
+
+struct World {
+    random: StdRng,
+    /// Whether the candidate fails on some records.
+    is_bad: bool,
+    seconds: i64,
+    record: Option<Rollout>,
+    outcome: Option<Outcome>,
+    nodes: BTreeMap<&'static str, Node>,
+    reports: BTreeMap<&'static str, NodeReport>,
+    /// Whether the head of each task names the candidate.
+    heads: [bool; TASKS],
+    sights: Vec<Sight>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut random = StdRng::seed_from_u64(seed);
+        let canary = ["1", "50%"].choose(&mut random).filter(|_| seed.is_multiple_of(2)).copied();
+        let mut record = rollout(canary);
+        record.strategy.probation_ms = 5000;
+        Self {
+            is_bad: random.random_bool(0.5),
+            random,
+            seconds: 0,
+            record: Some(record),
+            outcome: None,
+            nodes: BTreeMap::new(),
+            reports: BTreeMap::new(),
+            heads: [false; TASKS],
+            sights: Vec::new(),
+        }
+    }
+
+    fn some_node(&mut self) -> Option<&'static str> {
+        self.nodes.keys().copied().choose(&mut self.random)
+    }
+
+    /// Anything that can happen on a node, or to it.
+    fn node_step(&mut self, is_stormy: bool) {
+        let Some(name) = self.some_node() else { return self.comes() };
+        match self.random.random_range(0..if is_stormy { 7 } else { 5 }) {
+            0 => self.reads(name),
+            1 => drop(self.nodes.get_mut(name).map(|node| node.loaded = node.seen.is_some())),
+            2 => self.works(name),
+            3 => self.publishes(name),
+            4 => self.assigns(),
+            5 => {
+                self.nodes.remove(name);
+                self.reports.remove(name);
+            }
+            _ => self.comes(),
+        }
+    }
+
+    fn comes(&mut self) {
+        let name = NAMES.choose(&mut self.random).copied().unwrap_or("a");
+        self.nodes.entry(name).or_default();
+    }
+
+    fn reads(&mut self, name: &str) {
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        let number = |rollout: &Option<Rollout>| rollout.as_ref().map(|rollout| rollout.number);
+        if number(&node.seen) != number(&self.record) {
+            node.loaded = false;
+        }
+        node.seen.clone_from(&self.record);
+    }
+
+    fn works(&mut self, name: &str) {
+        let Some(node) = self.nodes.get_mut(name) else { return };
+        let wants = |partition: u32| node.loaded && node.seen.as_ref().is_some_and(|rollout| rollout.wants(partition));
+        for (partition, task) in &mut node.tasks {
+            if !wants(*partition) {
+                task.runs_candidate = false;
+            } else if !task.refused {
+                task.runs_candidate = true;
+            }
+            if task.runs_candidate && self.is_bad && self.random.random_bool(0.1) {
+                *task = Task { runs_candidate: false, refused: true };
+            }
+            // A commit, or not yet.
+            if self.random.random_bool(0.5) {
+                self.heads[*partition as usize] = task.runs_candidate;
+            }
+        }
+    }
+
+    fn publishes(&mut self, name: &'static str) {
+        let Some(node) = self.nodes.get(name) else { return };
+        let Some(rollout) = &node.seen else { return drop(self.reports.remove(name)) };
+        let report = |task: &Task| TaskReport {
+            switched: task.runs_candidate.then(Switched::default),
+            refused: task.refused.then(|| "it traps".to_owned()),
+            ..TaskReport::default()
+        };
+        let tasks = match node.loaded {
+            true => node.tasks.iter().map(|(partition, task)| (*partition, report(task))).collect(),
+            false => BTreeMap::new(),
+        };
+        let report = NodeReport { number: rollout.number, prepared: node.loaded, problem: None, tasks };
+        self.reports.insert(name, report);
+    }
+
+    /// Tasks that nobody has come up where chance wants them, with the version that their heads name.
+    fn assigns(&mut self) {
+        for partition in 0..TASKS {
+            let number = u32::try_from(partition).unwrap_or_default();
+            if self.nodes.values().any(|node| node.tasks.contains_key(&number)) {
+                continue;
+            }
+            let Some(name) = self.some_node() else { return };
+            let Some(node) = self.nodes.get_mut(name) else { return };
+            let runs_candidate = node.loaded && self.heads[partition];
+            node.tasks.insert(number, Task { runs_candidate, refused: false });
+        }
+    }
+
+    /// A leader looks, or one that has looked some time ago acts.
+    fn leader_step(&mut self, is_stormy: bool) {
+        let Some(rollout) = self.record.clone() else { return };
+        self.sights.push(Sight {
+            rollout,
+            placed: self.nodes.keys().copied().collect(),
+            reports: self.reports.clone(),
+        });
+        let at_hand = self.sights.len() - 1;
+        let chosen = if is_stormy { self.random.random_range(at_hand.saturating_sub(5)..=at_hand) } else { at_hand };
+        let sight = self.sights[chosen].clone();
+        let reports = sight.reports.iter().map(|(node, report)| (*node, report)).collect();
+        let next = sight.rollout.next(&sight.placed, &reports, at(self.seconds));
+        // The record is changed under its version.
+        if self.record.as_ref() != Some(&sight.rollout) {
+            return;
+        }
+        match next {
+            Next::Wait => {}
+            Next::Go(next) => self.record = Some(*next),
+            Next::End(ended, outcome) => {
+                let refused = sight.reports.values().flat_map(|it| it.tasks.values()).any(|it| it.refused.is_some());
+                assert!(outcome == Outcome::Returned || !refused, "done, though a task had refused it: {ended:?}");
+                assert!(outcome == Outcome::Done || ended.reason.is_some(), "somebody has to know why");
+                (self.record, self.outcome) = (None, Some(outcome));
+            }
+        }
+    }
+
+    fn step(&mut self, is_stormy: bool) {
+        self.seconds += i64::from(self.random.random_bool(0.3));
+        match self.random.random_bool(0.2) {
+            true => self.leader_step(is_stormy),
+            false => self.node_step(is_stormy),
+        }
+    }
+}
+
+#[test]
+fn a_rollout_comes_to_its_end_whatever_happens_meanwhile() {
+    let (mut done, mut returned) = (0, 0);
+    for seed in 0..500 {
+        let mut world = World::new(seed);
+        (0..STORM).for_each(|_| world.step(true));
+        let mut left = CALM;
+        while world.record.is_some() {
+            left = left.checked_sub(1).unwrap_or_else(|| panic!("seed {seed} does not end: {:?}", world.record));
+            world.step(false);
+        }
+        match world.outcome {
+            Some(Outcome::Done) => done += 1,
+            _ => returned += 1,
+        }
+        // Those that are left hear of it.
+        for name in NAMES {
+            world.reads(name);
+            world.works(name);
+        }
+        let runs = world.nodes.values().flat_map(|node| node.tasks.values()).any(|task| task.runs_candidate);
+        assert!(!runs, "seed {seed}: beside what the record says nothing runs");
+    }
+    assert!(done > 50 && returned > 50, "{done} done, {returned} returned");
+}
