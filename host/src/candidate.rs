@@ -11,7 +11,8 @@ use utoipa::ToSchema;
 pub struct Switched {
     /// The first offset of each source topic that the candidate processed, or is to process.
     pub offsets: BTreeMap<String, i64>,
-    /// How long the task took no records between two commits because of it, in microseconds. 0 for one that came up with it.
+    /// How long it took to exchange the instances of the thread's tasks, between two commits, in microseconds. 0 for one that came
+    /// up with it.
     pub pause_us: u64,
 }
 

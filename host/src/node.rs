@@ -198,7 +198,7 @@ struct Services {
 impl Services {
     /// The plan of what is recorded; `None` when `control` drains before everything is there.
     async fn plan(&self, record: &PipelineRecord, control: &Arc<Control>) -> Result<Option<Plan>, NodeError> {
-        match self.loader.load_recorded(record, control).await? {
+        match self.loader.load_recorded(record, None, control).await? {
             Some(loaded) => self.loader.plan(loaded, record.revision, record.incarnation).await.map(Some),
             None => Ok(None),
         }

@@ -111,7 +111,12 @@ async fn round(
     let mut look = LOOK;
     for pipeline in &known {
         if let Some(rollout) = &pipeline.record.rollout {
-            roll_out(watching, store, pipeline, rollout).await?;
+            match roll_out(watching, store, pipeline, rollout).await {
+                Err(error) if error.is_outage() => return Err(error),
+                // It keeps the others from nothing.
+                Err(error) => warn!(pipeline = %pipeline.name, "the rollout cannot be moved on: {error}"),
+                Ok(()) => {}
+            }
             look = look.min(ROLLOUT_LOOK);
         }
         if delete_left_over(store, groups, pipeline).await? == Left::Something {
@@ -134,7 +139,7 @@ async fn roll_out(
         let path = layout::pipeline_node(name, &segment);
         let Some(found) = watching.get(&path).await? else { continue };
         let presence: Presence = decode(&path, &found.data)?;
-        reports.extend(presence.rollout.map(|report| (node.as_str(), report)));
+        reports.extend(said(presence, rollout).map(|report| (node.as_str(), report)));
     }
     let path = layout::placement(name);
     let placement: Placement = match watching.get(&path).await? {
@@ -156,6 +161,19 @@ async fn roll_out(
         }
     }
     Ok(())
+}
+
+/// What a node says of a rollout. One that has no threads runs nothing, whatever it said before; one where the pipeline fails
+/// cannot run the candidate.
+fn said(presence: Presence, rollout: &Rollout) -> Option<NodeReport> {
+    let fails = matches!(presence.activity, Activity::Failed | Activity::Retrying);
+    if !fails && presence.threads > 0 {
+        return presence.rollout;
+    }
+    let why = presence.problem.unwrap_or_default();
+    let problem = fails.then(|| format!("the pipeline fails there: {why}"));
+    let prepared = presence.rollout.is_some_and(|report| report.number == rollout.number && report.prepared);
+    Some(NodeReport { number: rollout.number, prepared, problem, tasks: BTreeMap::new() })
 }
 
 /// The nodes that take threads.
@@ -274,6 +292,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::candidate::{Switched, TaskReport};
     use crate::cluster::membership::NodeRecord;
     use crate::cluster::pipelines::Specification;
     use crate::meta::local::LocalStore;
@@ -407,5 +426,24 @@ mod tests {
         assert_eq!(weight(&[running(0, 2)]), 50);
         assert_eq!(weight(&[running(900, 1), running(100, 3)]), 500);
         assert_eq!(weight(&[running(2000, 1)]), 1000);
+    }
+
+    #[test]
+    fn a_node_that_fails_or_has_no_threads_runs_nothing_whatever_it_said_before() {
+        let rollout = super::super::rollout::tests::rollout(None);
+        let tasks = BTreeMap::from([(0, TaskReport { switched: Some(Switched::default()), ..TaskReport::default() })]);
+        let report = NodeReport { number: rollout.number, prepared: true, problem: None, tasks };
+        let presence = |activity, threads| Presence {
+            activity,
+            threads,
+            problem: Some("it traps".to_owned()),
+            rollout: Some(report.clone()),
+            ..Presence::starting(false)
+        };
+        assert_eq!(said(presence(Activity::Running, 2), &rollout), Some(report.clone()));
+        let failed = said(presence(Activity::Retrying, 0), &rollout).unwrap();
+        assert!(failed.tasks.is_empty() && failed.problem.unwrap().contains("it traps"));
+        let starting = said(presence(Activity::Starting, 0), &rollout).unwrap();
+        assert!(starting.tasks.is_empty() && starting.problem.is_none() && starting.prepared);
     }
 }

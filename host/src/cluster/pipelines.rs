@@ -225,6 +225,26 @@ pub async fn move_rollout(
     change(store, name, moved).await
 }
 
+/// Calls a rollout off, however far it has got. What it is then; `None` when it has ended.
+///
+/// # Errors
+/// Those of the store.
+pub async fn call_off(
+    store: &dyn MetaStore,
+    name: &Segment,
+    number: u64,
+    reason: &str,
+) -> Result<Option<Rollout>, MetaError> {
+    let off = |known: Option<&PipelineRecord>| {
+        Ok::<_, MetaError>(known.and_then(|known| {
+            let rollout = known.rollout.as_ref().filter(|rollout| rollout.number == number)?;
+            Some(PipelineRecord { rollout: Some(rollout.called_off(reason)), ..known.clone() })
+        }))
+    };
+    let record = change(store, name, off).await?;
+    Ok(record.and_then(|record| record.rollout).filter(|rollout| rollout.number == number))
+}
+
 /// Ends a rollout, unless somebody else has moved it meanwhile: the candidate is the pipeline's next revision, or is not, and
 /// what became of it is kept.
 ///
@@ -250,7 +270,10 @@ pub async fn end_rollout(
     };
     let history = |record: &PipelineRecord| {
         let path = layout::rollout(name, ended.number);
-        let ended = Ended { rollout: ended.clone(), outcome, ended_at: record.changed_at };
+        let mut rollout = ended.clone();
+        // It has the file; and a request has its bounds.
+        rollout.candidate.canonical.clear();
+        let ended = Ended { rollout, outcome, ended_at: record.changed_at };
         vec![Write::Create { path, data: encode(&ended), ephemeral: false }]
     };
     let record = change_and(store, name, end, history).await?;

@@ -18,6 +18,8 @@ use crate::candidate::{Counted, Switched, TaskReport};
 
 /// Nodes that have not loaded the candidate by then call the rollout off.
 pub const PREPARE_MAX: Duration = Duration::from_secs(300);
+/// So many records of a million may be rejected where nobody knows how many the version before did.
+const UNKNOWN_PPM: f64 = 100_000.0;
 /// With fewer records a rate says nothing, unless there are more failures already than so many records may have.
 const RECORDS_MIN: u64 = 1000;
 
@@ -229,6 +231,12 @@ impl Rollout {
         self.strategy.canary.map_or(tasks, |canary| canary.of(tasks))
     }
 
+    /// Whether this is the same rollout, however far.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.number == other.number && self.started_at == other.started_at
+    }
+
     /// Calls it off: nobody is to run the candidate. One that is being called off already keeps its reason.
     #[must_use]
     pub fn called_off(&self, reason: impl Into<String>) -> Self {
@@ -278,7 +286,12 @@ impl Rollout {
 
     fn too_many_errors(&self, before: Counted, after: Counted) -> Option<String> {
         let rate = |counted: Counted| counted.errors as f64 * 1e6 / counted.records.max(1) as f64;
-        let allowed = rate(before) + f64::from(self.strategy.max_errors_ppm);
+        let limit = f64::from(self.strategy.max_errors_ppm);
+        let allowed = match before.records >= RECORDS_MIN {
+            true => rate(before) + limit,
+            // What the version before would have done is not known.
+            false => limit.max(UNKNOWN_PPM),
+        };
         let enough = after.records >= RECORDS_MIN || after.errors as f64 > allowed * RECORDS_MIN as f64 / 1e6;
         (after.errors > 0 && enough && rate(after) > allowed).then(|| {
             format!(
@@ -322,6 +335,8 @@ impl Rollout {
         };
         let all_run = (0..self.candidate.partitions).filter(|partition| self.wants(*partition)).all(runs);
         match self.watched_since {
+            // Time in which it does not run says nothing.
+            Some(_) if !all_run => known.watched_since = None,
             None if all_run => known.watched_since = Some(now),
             Some(since) if all_run && now.duration_since(since) >= self.strategy.probation() => match self.phase {
                 Phase::Canary => (known.phase, known.watched_since) = (Phase::Everywhere, None),
@@ -336,4 +351,4 @@ impl Rollout {
 #[cfg(test)]
 mod model;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -23,7 +23,7 @@ use crate::worker::control::Control;
 use crate::worker::plan::Plan;
 
 /// How long topics that are not there yet are waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Members of a group that were killed are in it for its session time-out.
 const MEMBERS_WAIT: Duration = Duration::from_secs(15);
 /// Pause between two looks at such a group.

@@ -179,9 +179,13 @@ impl Hosted {
         // Tasks come up with the version that made their state, which may be the candidate.
         let mut trial = Trial::default();
         trial.follow(&self.services, &now.record, control);
-        if now.record.rollout.is_some() {
-            let loaded = trial.loaded().await;
-            trial.take(loaded, &plan);
+        if trial.has_begun() {
+            let mut changes = self.wanted.clone();
+            tokio::select! {
+                loaded = trial.loaded() => drop(trial.take(loaded, &plan)),
+                // It comes up with the version before, and hears of the change below.
+                _ = changes.changed() => {}
+            }
         }
         let mut crew = Crew::start(&self.services, plan, trial.candidate(), now.threads, Arc::clone(control))?;
         self.note_failed(false);
@@ -217,9 +221,11 @@ impl Hosted {
                             crew.drain();
                         }
                         Some(wanted) => {
-                            if wanted.record.revision != now.record.revision
-                                && !trial.becomes_plan(&mut crew, &wanted.record)
-                            {
+                            if trial.becomes_plan(&mut crew, &wanted.record) {
+                                // What may still be on its way is older.
+                                loading = None;
+                                self.publish(|presence| presence.problem = None);
+                            } else if wanted.record.revision != now.record.revision {
                                 loading = Some(self.load_beside(&wanted.record, control, Duration::ZERO));
                             }
                             if wanted.threads != now.threads {
@@ -232,7 +238,8 @@ impl Hosted {
                         }
                     }
                 }
-                loaded = trial.loaded() => {
+                // Beside the plan that it is to differ from.
+                loaded = trial.loaded(), if loading.is_none() => {
                     crew.try_out(trial.take(loaded, &crew.plan()));
                     self.publish(|presence| presence.rollout = trial.report());
                 }
@@ -320,6 +327,7 @@ impl Hosted {
             presence.activity = if pause.is_some() { Activity::Retrying } else { Activity::Failed };
             (presence.threads, presence.assigned, presence.running, presence.busy) = (0, 0, 0, 0);
             presence.problem = Some(error.to_string());
+            presence.rollout = None;
             presence.last_error = Some(Incident::now(error.to_string()));
         });
         let again = async {

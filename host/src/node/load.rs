@@ -139,6 +139,7 @@ impl Loader {
     pub(super) async fn load_recorded(
         &self,
         record: &PipelineRecord,
+        patience: Option<Duration>,
         control: &Arc<Control>,
     ) -> Result<Option<Loaded>, NodeError> {
         let origin = format!("revision {} of the pipeline", record.revision);
@@ -147,7 +148,7 @@ impl Loader {
         for (transform, hex) in pipeline.transforms.iter_mut().zip(&record.specification.plugins) {
             transform.plugin = PluginReference::Digest(of_record(hex)?);
         }
-        self.load(pipeline, None, control).await
+        self.load(pipeline, patience, control).await
     }
 
     async fn plugin(&self, pipeline: &Pipeline, at: usize) -> Result<Arc<Plugin>, NodeError> {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub use self::gate::{Finding, Level};
+use super::deploy::PATIENCE;
 use super::load::{Loader, kafka_settings};
 use super::{LoadError, NodeError};
 use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
@@ -105,8 +106,10 @@ pub async fn check(
     // A call that hangs is known as one when its time is over.
     let call = after.transforms[at].limits.time_per_batch + SLACK;
     let probation_ms = request.strategy.probation_ms.max(u64::try_from(call.as_millis()).unwrap_or(u64::MAX));
+    // The record may have been written by somebody who does not count them.
+    let last = pipelines::rollouts(&*store, name).await?.last().map_or(0, |ended| ended.rollout.number);
     let rollout = Rollout {
-        number: known.rollouts + 1,
+        number: known.rollouts.max(last) + 1,
         revision: known.revision + 1,
         transform: request.transform,
         from,
@@ -199,7 +202,7 @@ async fn gate(
     let never = Arc::new(Control::default());
     let plan = async |specification: &Specification, revision: u64| {
         let record = PipelineRecord { specification: specification.clone(), revision, ..known.clone() };
-        let loaded = loader.load_recorded(&record, &never).await?.expect("nobody drains it");
+        let loaded = loader.load_recorded(&record, Some(PATIENCE), &never).await?.expect("nobody drains it");
         loader.plan(loaded, revision, known.incarnation).await
     };
     let before = plan(&known.specification, known.revision).await?;
@@ -225,7 +228,7 @@ impl Swap {
     pub async fn begin(&self) -> Result<PipelineRecord, NodeError> {
         let begin = |known: Option<&PipelineRecord>| match known {
             // A lost answer.
-            Some(known) if known.rollout.as_ref() == Some(&self.rollout) => Ok(None),
+            Some(known) if known.rollout.as_ref().is_some_and(|it| it.is_same(&self.rollout)) => Ok(None),
             Some(known) if *known == self.known => {
                 let (rollout, rollouts) = (Some(self.rollout.clone()), self.rollout.number);
                 Ok(Some(PipelineRecord { rollout, rollouts, ..known.clone() }))
@@ -259,9 +262,10 @@ pub async fn roll_back(
     let unknown = || NodeError::UnknownPipeline { pipeline: name.to_string() };
     let known = pipelines::read(&*store, name).await?.ok_or_else(unknown)?.record;
     if let Some(rollout) = known.rollout.as_ref().filter(|rollout| rollout.transform == transform) {
-        let off = rollout.called_off(format!("called off by {}", pipelines::whoever()));
-        pipelines::move_rollout(&*store, name, rollout, &off).await?;
-        return Ok(Rollback::CalledOff(Box::new(off)));
+        let reason = format!("called off by {}", pipelines::whoever());
+        let off = pipelines::call_off(&*store, name, rollout.number, &reason).await?;
+        let ended = || refused(format!("the rollout has just ended: `sluicegate plugin rollouts {name}` shows how"));
+        return off.map(|off| Rollback::CalledOff(Box::new(off))).ok_or_else(ended);
     }
     let ended = pipelines::rollouts(&*store, name).await?;
     let is_it = |ended: &&Ended| ended.outcome == Outcome::Done && ended.rollout.transform == transform;

@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::crew::Crew;
 use super::{NodeError, Services};
 use crate::cluster::pipelines::PipelineRecord;
-use crate::cluster::rollout::{NodeReport, Rollout};
+use crate::cluster::rollout::{NodeReport, Phase, Rollout};
 use crate::worker::candidate::Candidate;
 use crate::worker::control::Control;
 use crate::worker::plan::Plan;
@@ -98,6 +98,11 @@ impl Trial {
     /// What tasks may go over to.
     pub(super) fn candidate(&self) -> Option<Arc<Candidate>> {
         self.candidate.clone()
+    }
+
+    /// Whether there is a rollout, and some tasks may run the candidate already.
+    pub(super) fn has_begun(&self) -> bool {
+        self.rollout.as_ref().is_some_and(|rollout| !matches!(rollout.phase, Phase::Prepare | Phase::Return))
     }
 
     /// Whether there is a rollout.

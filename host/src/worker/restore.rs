@@ -403,7 +403,7 @@ impl<K: Kafka> Bringing<K> {
     /// Opens the instances; the last step. A plugin that says it failed is opened again a few times.
     async fn open(
         &self,
-        plan: Arc<Plan>,
+        mut plan: Arc<Plan>,
         state: TaskState,
         durable: Option<Durable>,
         offsets: Vec<i64>,
@@ -414,6 +414,15 @@ impl<K: Kafka> Bringing<K> {
             // Guests run on a thread that may block.
             match self.means.runtime.blocking(Box::new(move || task::instantiate(&its_plan, partition, now_ms))).await {
                 Some(Ok(instances)) => return Ok(Task::new(partition, plan, instances, state, durable, offsets)),
+                // A candidate does not keep a task from coming up.
+                Some(Err((at, error))) if !Arc::ptr_eq(&plan, &self.means.plan) => {
+                    let transform = &plan.transforms[at].name;
+                    warn!(
+                        partition,
+                        transform, "the candidate does not start, coming up with the version before: {error}"
+                    );
+                    plan = Arc::clone(&self.means.plan);
+                }
                 Some(Err((at, error))) => {
                     let transform = plan.transforms[at].name.clone();
                     if !error.is_transient() || attempt == OPEN_ATTEMPTS {

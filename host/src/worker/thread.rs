@@ -221,6 +221,9 @@ impl<K: Kafka> Thread<K> {
         control.tasks(self.counted, (0, 0));
         self.counters.tasks(self.counted, (0, 0));
         self.counters.forget(&self.tasks);
+        if let Some(candidate) = &self.candidate {
+            self.slots.keys().for_each(|partition| candidate.forget(*partition));
+        }
         // Instances and attempts end before the consumer does.
         self.slots.clear();
         self.tasks.clear();
@@ -305,6 +308,7 @@ impl<K: Kafka> Thread<K> {
         if let Some(candidate) = &self.candidate {
             candidate.forget(partition);
         }
+        self.spares.forget(partition);
         if let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::take) {
             self.counters.forget_task(&task);
         }

@@ -270,8 +270,8 @@ async fn called_off(
         Some(wait) => Some(until_end(store, name, rollout.number, wait).await?),
         None => None,
     };
-    match (ended, json) {
-        (Some(ended), true) => table::json(out, &ended)?,
+    match (&ended, json) {
+        (Some(ended), true) => table::json(out, ended)?,
         (None, true) => table::json(out, rollout)?,
         (Some(_), false) => writeln!(out, "called off: pipeline `{name}` is back on what it ran before")?,
         (None, false) => writeln!(out, "called off: the tasks go back to what they ran before")?,

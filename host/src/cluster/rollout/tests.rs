@@ -10,7 +10,7 @@ fn version(plugin: &str) -> Version {
     Version { reference: format!("{plugin}@1.0.0"), plugin: plugin.to_owned(), config: "c".to_owned() }
 }
 
-pub(super) fn rollout(canary: Option<&str>) -> Rollout {
+pub(in crate::cluster) fn rollout(canary: Option<&str>) -> Rollout {
     let text = String::new;
     Rollout {
         number: 3,
@@ -79,7 +79,7 @@ fn tasks_go_over_when_every_node_has_loaded_it_and_the_end_comes_after_the_proba
     assert_eq!(watched.watched_since, Some(at(4)));
     assert_eq!(next(&watched, &all, at(63)), Next::Wait);
     // A node is gone, and its tasks are not up again yet: nobody says that it is done.
-    assert_eq!(next(&watched, &all[..1], at(70)), Next::Wait);
+    assert_eq!(go(next(&watched, &all[..1], at(70))).watched_since, None);
     let Next::End(ended, Outcome::Done) = next(&watched, &all, at(64)) else { panic!("it has passed") };
     assert_eq!(ended.switched[&3].offsets["in"], 30);
 }
@@ -156,13 +156,16 @@ fn verdict(before: Counted, after: Counted) -> Option<String> {
 #[test]
 fn more_errors_than_the_version_before_and_the_limit_allow_call_it_off() {
     // The limit is 0.1 %.
-    assert_eq!(verdict(counted(0, 0, 0), counted(100_000, 90, 0)), None);
-    assert!(verdict(counted(0, 0, 0), counted(100_000, 110, 0)).unwrap().contains("110 of 100000"));
+    assert_eq!(verdict(counted(5000, 0, 0), counted(100_000, 90, 0)), None);
+    assert!(verdict(counted(5000, 0, 0), counted(100_000, 110, 0)).unwrap().contains("110 of 100000"));
     // The version before had as many.
     assert_eq!(verdict(counted(100_000, 500, 0), counted(100_000, 590, 0)), None);
     // One of few says nothing; two of few are more than a thousand may have.
-    assert_eq!(verdict(counted(0, 0, 0), counted(10, 1, 0)), None);
-    assert!(verdict(counted(0, 0, 0), counted(10, 2, 0)).is_some());
+    assert_eq!(verdict(counted(5000, 0, 0), counted(10, 1, 0)), None);
+    assert!(verdict(counted(5000, 0, 0), counted(10, 2, 0)).is_some());
+    // Nobody knows what the version before would have done.
+    assert_eq!(verdict(counted(20, 0, 0), counted(5000, 50, 0)), None);
+    assert!(verdict(counted(20, 0, 0), counted(5000, 600, 0)).is_some());
 }
 
 #[test]

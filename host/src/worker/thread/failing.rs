@@ -17,7 +17,14 @@ impl<K: Kafka> Thread<K> {
         if self.is_on_trial(partition)
             && let Some(reason) = self.fault(&error)
         {
-            return self.refuse(partition, &reason);
+            self.refuse(partition, &reason)?;
+            // At-least-once, a producer does not forget what was refused.
+            return match error {
+                CarefulError::Back(trouble) if trouble.is_refusal() && !self.is_exactly_once() => {
+                    self.all_go_back(&trouble.reason)
+                }
+                _ => Ok(()),
+            };
         }
         match error {
             CarefulError::Chain(ChainError::Destination(failure)) => self.not_delivered(*failure),
@@ -50,7 +57,7 @@ impl<K: Kafka> Thread<K> {
                 refused.first().map(|(_, reason)| reason.clone())
             }
             CarefulError::Chain(ChainError::Destination(failure)) => match **failure {
-                Failure::Rejected { .. } | Failure::Failed { .. } => Some(failure.to_string()),
+                Failure::Rejected { .. } | Failure::Failed { .. } | Failure::Send { .. } => Some(failure.to_string()),
                 _ => None,
             },
             CarefulError::Back(trouble) => Some(trouble.reason.clone()),
@@ -156,7 +163,13 @@ impl<K: Kafka> Thread<K> {
     /// Kafka has refused output because of what it is; whose, is not known.
     pub(super) fn all_go_carefully(&mut self) {
         let now = self.equipment.runtime.now();
-        for slot in self.slots.values_mut() {
+        // A candidate is suspected first: its task goes on with the version before.
+        for partition in (0..self.tasks.len()).filter(|at| self.is_on_trial(*at)).collect::<Vec<_>>() {
+            if let Ok(partition) = u32::try_from(partition) {
+                self.note_refused(partition, "kafka refuses output that may be of this version");
+            }
+        }
+        for slot in self.slots.values_mut().filter(|slot| !slot.tally.is_refused()) {
             let careful = slot.careful.get_or_insert_with(|| Careful::new(now));
             careful.failed(now);
             careful.must_acknowledge();

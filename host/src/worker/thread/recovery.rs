@@ -96,7 +96,18 @@ impl<K: Kafka> Thread<K> {
         let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::as_mut) else { return Ok(Vec::new()) };
         let partitions: Vec<TopicPartition> = task.partitions().collect();
         self.consumer.halt(&partitions)?;
-        let instances = instantiate(&task.plan, partition, self.equipment.runtime.now_ms())?;
+        let now_ms = self.equipment.runtime.now_ms();
+        let instances = match instantiate(&task.plan, partition, now_ms) {
+            // What cannot be opened again is refused like what fails.
+            Err(failure) if !Arc::ptr_eq(&task.plan, &self.plan) => {
+                task.plan = Arc::clone(&self.plan);
+                task.since.iter_mut().for_each(|since| *since = None);
+                self.note_refused(partition, &failure.to_string());
+                instantiate(&self.plan, partition, now_ms)?
+            }
+            opened => opened?,
+        };
+        let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::as_mut) else { return Ok(Vec::new()) };
         task.roll_back(instances);
         let patience = self.slots.get(&partition).and_then(|slot| slot.patience.as_ref());
         let starts = patience.is_none_or(|patience| patience.resumed);

@@ -49,6 +49,10 @@ impl Tally {
         }
     }
 
+    pub(super) fn is_refused(&self) -> bool {
+        self.report.refused.is_some()
+    }
+
     pub(super) fn rejected(&mut self, transform: usize, records: usize) {
         if let Some(counted) = self.counted(transform) {
             counted.errors += records as u64;
@@ -71,6 +75,11 @@ impl Spares {
         let (opened, inbox) = mpsc::unbounded_channel();
         Self { opened, inbox, spares: BTreeMap::new() }
     }
+
+    /// The task is not here any more.
+    pub(super) fn forget(&mut self, partition: u32) {
+        self.spares.remove(&partition);
+    }
 }
 
 impl<K: Kafka> Thread<K> {
@@ -86,7 +95,8 @@ impl<K: Kafka> Thread<K> {
         let Some(candidate) = self.candidate.clone() else { return };
         while let Ok((partition, revision, opened)) = self.spares.inbox.try_recv() {
             match opened {
-                _ if revision != candidate.plan.revision => {}
+                // It was for a task that has gone since.
+                _ if revision != candidate.plan.revision || !self.spares.spares.contains_key(&partition) => {}
                 Ok(instance) => drop(self.spares.spares.insert(partition, Some(Box::new(instance)))),
                 Err(error) => {
                     self.spares.spares.remove(&partition);
@@ -95,7 +105,7 @@ impl<K: Kafka> Thread<K> {
             }
         }
         for task in self.tasks.iter().flatten() {
-            let refused = self.slots.get(&task.partition).is_none_or(|slot| slot.tally.report.refused.is_some());
+            let refused = self.slots.get(&task.partition).is_none_or(|slot| slot.tally.is_refused());
             let stays = refused || !candidate.is_wanted(task.partition) || Arc::ptr_eq(&task.plan, &candidate.plan);
             if stays || self.spares.spares.contains_key(&task.partition) {
                 continue;
@@ -135,7 +145,8 @@ impl<K: Kafka> Thread<K> {
         let of = |candidate: &Arc<Candidate>| {
             Arc::ptr_eq(&task.plan, &candidate.plan) && candidate.is_wanted(task.partition)
         };
-        Arc::ptr_eq(&task.plan, &self.plan) || self.candidate.as_ref().is_some_and(of)
+        let refused = self.slots.get(&task.partition).is_some_and(|slot| slot.tally.is_refused());
+        Arc::ptr_eq(&task.plan, &self.plan) || (!refused && self.candidate.as_ref().is_some_and(of))
     }
 
     /// Lets tasks go over whose instances are open, and back those that are not to run the candidate any more. Everything is
@@ -241,7 +252,7 @@ impl<K: Kafka> Thread<K> {
         Ok(())
     }
 
-    fn note_refused(&mut self, partition: u32, reason: &str) {
+    pub(super) fn note_refused(&mut self, partition: u32, reason: &str) {
         let Some(slot) = self.slots.get_mut(&partition) else { return };
         slot.tally.report.refused.get_or_insert_with(|| one_line(reason));
         if let Some(candidate) = &self.candidate {
