@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 
 use clap::ValueEnum;
 use serde_json::json;
-use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, filter_fn};
+use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, dynamic_filter_fn};
 use tracing_subscriber::layer::{Filter, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -89,7 +89,9 @@ pub(super) fn start(filter: &str, format: LogFormat, endpoint: Option<&str>) -> 
 /// evaluated anywhere, and plugins and librdkafka are not asked for more.
 fn events_of<S>(filter: EnvFilter) -> impl Filter<S> {
     let hint = filter.max_level_hint().unwrap_or(LevelFilter::TRACE);
-    filter.and(filter_fn(|metadata| metadata.is_event()).with_max_level_hint(hint))
+    // Asked anew for each event: somebody who asks what is enabled, and then logs nothing, as rdkafka does, leaves an answer behind
+    // that would be taken for that of the next event.
+    filter.and(dynamic_filter_fn(|metadata, _| metadata.is_event()).with_max_level_hint(hint))
 }
 
 /// Where processes that run for long send what they do.

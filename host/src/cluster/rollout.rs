@@ -325,7 +325,10 @@ impl Rollout {
     fn after_switch(&self, reports: &BTreeMap<&str, &NodeReport>, now: Timestamp) -> Next {
         let mut known = self.clone();
         for (partition, task) in reports.values().flat_map(|report| &report.tasks) {
-            if let Some(switched) = &task.switched {
+            let Some(switched) = &task.switched else { continue };
+            // One that came up with the candidate knows nothing of a pause.
+            let is_known = known.switched.get(partition).is_some_and(|before| before.offsets == switched.offsets);
+            if !is_known {
                 known.switched.insert(*partition, switched.clone());
             }
         }

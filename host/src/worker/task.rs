@@ -87,11 +87,12 @@ impl Task {
         identities.map(|(identity, it)| TransformIdentity { since: since(it), ..identity }).collect()
     }
 
-    /// Takes what `manifest` knows of the code that the task runs.
+    /// Takes what `manifest`, from which the task goes on, knows of the code that it runs. What it does not know begins here.
     pub fn remember(&mut self, manifest: &Manifest) {
+        let offsets = self.offsets();
         for (transform, since) in self.plan.transforms.iter().zip(&mut self.since) {
             let written = manifest.transforms.iter().find(|written| written.is_same_version(&transform.identity));
-            *since = Some(written.map(|written| written.since.clone()).unwrap_or_default());
+            *since = Some(written.map_or_else(|| offsets.clone(), |written| written.since.clone()));
         }
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tracing::{debug, warn};
 
+use super::switching::leave;
 use super::{ABORT_WAIT, COMMIT_WAIT, Equipment, Patience, START_WAIT, Thread};
 use crate::config::Guarantee;
 use crate::engine::Instance;
@@ -100,8 +101,7 @@ impl<K: Kafka> Thread<K> {
         let instances = match instantiate(&task.plan, partition, now_ms) {
             // What cannot be opened again is refused like what fails.
             Err(failure) if !Arc::ptr_eq(&task.plan, &self.plan) => {
-                task.plan = Arc::clone(&self.plan);
-                task.since.iter_mut().for_each(|since| *since = None);
+                leave(task, &self.plan);
                 self.note_refused(partition, &failure.to_string());
                 instantiate(&self.plan, partition, now_ms)?
             }

@@ -229,10 +229,8 @@ impl<K: Kafka> Thread<K> {
     pub(super) fn refuse(&mut self, partition: usize, reason: &str) -> Result<(), Failure> {
         let Some(task) = self.tasks.get_mut(partition).and_then(Option::as_mut) else { return Ok(()) };
         let number = task.partition;
-        task.plan = Arc::clone(&self.plan);
-        // From where it goes on when it has gone back; and it does, whatever it has done.
-        let at = self.candidate.as_ref().map_or(0, |candidate| candidate.transform);
-        (task.since[at], task.dirty) = (None, true);
+        leave(task, &self.plan);
+        task.dirty = true;
         warn!(task = %self.plan.task(number), "the candidate fails, going back to the version before: {}", one_line(reason));
         self.note_refused(number, reason);
         if let Some(slot) = self.slots.get_mut(&number) {
@@ -257,6 +255,17 @@ impl<K: Kafka> Thread<K> {
         slot.tally.report.refused.get_or_insert_with(|| one_line(reason));
         if let Some(candidate) = &self.candidate {
             candidate.report(partition, slot.tally.report.clone());
+        }
+    }
+}
+
+/// Lets a task work by `plan` when it has gone back, which it does whatever it has done: what is another version there begins
+/// where it goes on then.
+pub(super) fn leave(task: &mut Task, plan: &Arc<Plan>) {
+    let before = std::mem::replace(&mut task.plan, Arc::clone(plan));
+    for (since, (one, other)) in task.since.iter_mut().zip(before.transforms.iter().zip(&plan.transforms)) {
+        if !one.is_same(other) {
+            *since = None;
         }
     }
 }
