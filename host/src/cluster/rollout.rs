@@ -18,6 +18,9 @@ use crate::candidate::{Counted, Switched, TaskReport};
 
 /// Nodes that have not loaded the candidate by then call the rollout off.
 pub const PREPARE_MAX: Duration = Duration::from_secs(300);
+/// A record that takes less than so many microseconds is never too slow: below that, the sizes of batches and what else the machine
+/// does weigh more than the plugin.
+const TIME_FLOOR_US: f64 = 25.0;
 /// So many records of a million may be rejected where nobody knows how many the version before did.
 const UNKNOWN_PPM: f64 = 100_000.0;
 /// With fewer records a rate says nothing, unless there are more failures already than so many records may have.
@@ -304,7 +307,7 @@ impl Rollout {
     fn too_slow(&self, before: Counted, after: Counted) -> Option<String> {
         let each = |counted: Counted| counted.busy_us as f64 / counted.records.max(1) as f64;
         let enough = before.records.min(after.records) >= RECORDS_MIN;
-        (enough && each(after) > each(before) * f64::from(self.strategy.max_slowdown))
+        (enough && each(after) > (each(before) * f64::from(self.strategy.max_slowdown)).max(TIME_FLOOR_US))
             .then(|| format!("it takes {:.1} us a record, the version before {:.1}", each(after), each(before)))
     }
 
