@@ -26,7 +26,7 @@ topic = "out"
 commit-interval = "100ms"
 [limits]
 memory = "16MiB"
-time-per-batch = "400ms"
+time-per-batch = "200ms"
 [errors]
 {more}
 "#
