@@ -5,24 +5,13 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::commands::done;
+use crate::commands::{FROM_REGISTRY, done};
 use crate::deployment::Deployment;
 use crate::node::Node;
 use crate::records::Record;
 use crate::shared::wait_for;
 
 const TOKEN: &str = "a-token-of-the-tests";
-
-const LENGTH: &str = r#"
-name = "length"
-[[source]]
-topic = "in"
-[[transform]]
-name = "length"
-plugin = "value-length@0.1.0"
-[[sink]]
-topic = "out"
-"#;
 
 struct Client {
     base: String,
@@ -59,7 +48,7 @@ impl Client {
 
 #[test]
 fn a_pipeline_is_deployed_changed_paused_and_taken_off_over_http() {
-    let deployment = Deployment::new(LENGTH);
+    let deployment = Deployment::new(FROM_REGISTRY);
     fs::write(deployment.path("token"), TOKEN).unwrap();
     let cluster = fs::read_to_string(deployment.path("sluicegate.toml")).unwrap();
     let cluster = cluster.replace("[http]\n", "[http]\ntoken-file = \"token\"\n");

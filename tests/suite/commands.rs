@@ -14,7 +14,7 @@ use crate::restarts::COUNT;
 use crate::shared::wait_for;
 
 /// A pipeline whose plugin comes from the registry.
-const FROM_REGISTRY: &str = r#"
+pub(crate) const FROM_REGISTRY: &str = r#"
 name = "length"
 [[source]]
 topic = "in"

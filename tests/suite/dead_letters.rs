@@ -8,27 +8,15 @@ use serde_json::Value;
 use crate::commands::{done, fails};
 use crate::deployment::Deployment;
 use crate::records::Record;
-use crate::restarts::{at_least_once, records};
+use crate::restarts::{at_least_once, count_then, records};
 use crate::state::State;
 
-/// Counts by key, and behind it goes wrong as HOW says on counts that begin with 3.
-const COUNTS: &str = r#"
-name = "count"
-[[source]]
-topic = "in"
-[[transform]]
-name = "count"
-plugin = "keyed_count.wasm"
-[[transform]]
-name = "guest"
-plugin = "guest_misbehaves.wasm"
-config = { how = "HOW", on = "3" }
-[[sink]]
-topic = "out"
-[errors]
-dead-letter-topic = "dead"
-give-up-after = 1000
-"#;
+const LETTERS: &str = "[errors]\ndead-letter-topic = \"dead\"\ngive-up-after = 1000\n";
+
+/// Counts by key, and behind it goes wrong as `how` says on counts that begin with 3.
+fn counts(how: &str, more: &str) -> String {
+    count_then(&format!("how = \"{how}\", on = \"3\""), more)
+}
 
 /// Without state.
 const WORDS: &str = r#"
@@ -78,16 +66,16 @@ fn after_a_fix_dead_letters_go_through_where_they_failed_and_count_nothing_twice
     for exactly in [true, false] {
         let guarantee = |pipeline: String| match exactly {
             true => pipeline,
-            false => at_least_once(&format!("{pipeline}\n[delivery]\n")),
+            false => at_least_once(&pipeline),
         };
-        let deployment = Deployment::new(&guarantee(with(COUNTS, "trap")));
+        let deployment = Deployment::new(&guarantee(counts("trap", LETTERS)));
         deployment.produce("in", records(120, 30));
         deployment.run_through();
         let open = list(&deployment, &[]);
         assert_eq!(open.len(), 30);
         assert!(open.iter().all(|letter| letter["value"] == "3" && letter["transform"] == "guest"));
 
-        deployment.change(&guarantee(with(COUNTS, "chatter")));
+        deployment.change(&guarantee(counts("chatter", LETTERS)));
         let node = deployment.start_ready();
         let said = done(&deployment, &["dlq", "replay", "count", "--all", "--wait"]);
         assert_eq!(said, "30 dead letters are ordered to be processed again\n30 of them went through\n");
@@ -175,13 +163,12 @@ fn several_replays_whose_output_the_broker_refuses_come_to_an_end_and_nobody_els
 
 #[test]
 fn a_pipeline_that_was_killed_goes_on_without_its_topic_for_dead_letters() {
-    let deployment = Deployment::new(&with(COUNTS, "trap"));
+    let deployment = Deployment::new(&counts("trap", LETTERS));
     deployment.produce("in", records(90, 30));
     let mut node = deployment.start();
     deployment.wait_until_done(&mut node);
     node.kill();
-    let (plain, _) = COUNTS.split_once("[errors]").unwrap();
-    deployment.change(&with(plain, "chatter"));
+    deployment.change(&counts("chatter", ""));
     deployment.produce("in", records(30, 30));
     deployment.run_through();
     assert!(State::of(&deployment).counts().values().all(|count| *count == 4));
@@ -276,10 +263,10 @@ fn two_replays_at_once_order_each_letter_once() {
 
 #[test]
 fn orders_are_followed_once_when_processes_are_killed_meanwhile() {
-    let deployment = Deployment::new(&with(COUNTS, "trap"));
+    let deployment = Deployment::new(&counts("trap", LETTERS));
     deployment.produce("in", records(900, 300));
     deployment.run_through();
-    deployment.change(&with(COUNTS, "chatter"));
+    deployment.change(&counts("chatter", LETTERS));
     let mut node = deployment.start_ready();
     done(&deployment, &["dlq", "replay", "count", "--all"]);
     for wait in [0, 30, 120] {
@@ -296,13 +283,12 @@ fn orders_are_followed_once_when_processes_are_killed_meanwhile() {
 
 #[test]
 fn a_pipeline_that_gets_a_topic_for_dead_letters_later_goes_on_from_its_state() {
-    let (plain, _) = COUNTS.split_once("[errors]").unwrap();
-    let plain = with(plain, "chatter");
+    let plain = counts("chatter", "");
     let deployment = Deployment::new(&plain);
     crate::shared::create_topic(&deployment.servers.kafka, &deployment.topic("dead"), 3);
     deployment.produce("in", records(60, 30));
     deployment.run_through();
-    deployment.change(&with(COUNTS, "trap"));
+    deployment.change(&counts("trap", LETTERS));
     deployment.produce("in", records(30, 30));
     deployment.run_through();
     assert_eq!(list(&deployment, &[]).len(), 30);

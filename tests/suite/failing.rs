@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::deployment::{Deployment, Servers};
 use crate::records::Record;
-use crate::restarts::{at_least_once, killed_often, records};
+use crate::restarts::{at_least_once, count_then, killed_often, records};
 use crate::shared::{alter_topic, wait_for};
 use crate::state::State;
 
@@ -36,24 +36,9 @@ time-per-batch = "200ms"
 const LETTERS: &str = "dead-letter-topic = \"dead\"";
 
 /// Counts, and behind it fails where key and count end in 3.
-const COUNTS_AND_FAILS: &str = r#"
-name = "count"
-[[source]]
-topic = "in"
-[[transform]]
-name = "count"
-plugin = "keyed_count.wasm"
-[[transform]]
-name = "guest"
-plugin = "guest_misbehaves.wasm"
-config = { how = "trap-on-threes" }
-[[sink]]
-topic = "out"
-[delivery]
-commit-interval = "50ms"
-[errors]
-dead-letter-topic = "dead"
-"#;
+fn counts_and_fails() -> String {
+    count_then("how = \"trap-on-threes\"", &format!("[errors]\n{LETTERS}\n"))
+}
 
 fn headers(record: &Record) -> BTreeMap<String, String> {
     let text = |value: &Option<Vec<u8>>| String::from_utf8_lossy(value.as_deref().unwrap_or(b"null")).into_owned();
@@ -198,7 +183,7 @@ fn a_dead_letter_that_is_refused_stops_the_pipeline() {
 
 #[test]
 fn what_a_transform_further_down_fails_on_is_kept_as_that_transform_saw_it() {
-    let deployment = Deployment::new(COUNTS_AND_FAILS);
+    let deployment = Deployment::new(&counts_and_fails());
     deployment.produce("in", records(600, 60));
     deployment.run_through();
     assert!(State::of(&deployment).counts().values().all(|count| *count == 10));
@@ -257,7 +242,7 @@ fn check_counts(deployment: &Deployment, exactly: bool) {
 
 #[test]
 fn nothing_is_lost_or_repeated_when_processes_are_killed_while_they_look_for_failing_records() {
-    let deployment = killed_often(COUNTS_AND_FAILS, 6);
+    let deployment = killed_often(&counts_and_fails(), 6);
     let ends = deployment.read("in").len();
     wait_for("what was open to end", || {
         (deployment.read("out").len() + deployment.read("dead").len() >= ends).then_some(())
@@ -267,7 +252,7 @@ fn nothing_is_lost_or_repeated_when_processes_are_killed_while_they_look_for_fai
 
 #[test]
 fn nothing_is_lost_at_least_once_when_processes_are_killed_while_they_look_for_failing_records() {
-    check_counts(&killed_often(&at_least_once(COUNTS_AND_FAILS), 4), false);
+    check_counts(&killed_often(&at_least_once(&counts_and_fails()), 4), false);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use crate::deployment::Deployment;
 use crate::records::Record;
-use crate::restarts::{check_exact, records};
+use crate::restarts::{check_exact, count_then, records};
 use crate::state::State;
 
 /// Goes wrong as `how` says on records whose value begins with `bad`.
@@ -27,21 +27,10 @@ fn misbehaves(how: &str) -> Deployment {
     ))
 }
 
-/// Counts, and then goes wrong on `bad` values: keyed-count puts numbers there, so it stands behind.
-const GOES_WRONG_THEN_COUNTS: &str = r#"
-name = "chain"
-[[source]]
-topic = "in"
-[[transform]]
-name = "count"
-plugin = "keyed_count.wasm"
-[[transform]]
-name = "guest"
-plugin = "guest_misbehaves.wasm"
-config = { how = "HOW", on = "11" }
-[[sink]]
-topic = "out"
-"#;
+/// Counts, and then goes wrong on eleventh records: keyed-count puts numbers there, so it stands behind.
+fn goes_wrong_behind_counts(how: &str) -> String {
+    count_then(&format!("how = \"{how}\", on = \"11\""), "")
+}
 
 #[test]
 fn a_guest_that_goes_wrong_stops_its_pipeline_with_where_and_why() {
@@ -94,7 +83,7 @@ fn a_plugin_that_does_not_open_is_bad_input() {
 
 #[test]
 fn a_failed_batch_leaves_no_state_behind() {
-    let deployment = Deployment::new(&GOES_WRONG_THEN_COUNTS.replace("HOW", "trap"));
+    let deployment = Deployment::new(&goes_wrong_behind_counts("trap"));
     // Ten of each of 30 keys, committed; then an eleventh of one of them.
     deployment.produce("in", records(300, 30));
     deployment.run_through();
@@ -108,7 +97,7 @@ fn a_failed_batch_leaves_no_state_behind() {
     assert_eq!(after.heads().into_iter().map(|head| head.committed).collect::<Vec<_>>(), offsets);
 
     // A plugin that can do with it goes on from there, and counts the record once.
-    deployment.change(&GOES_WRONG_THEN_COUNTS.replace("HOW", "chatter"));
+    deployment.change(&goes_wrong_behind_counts("chatter"));
     deployment.run_through();
     assert_eq!(State::of(&deployment).counts()["key-3"], 11);
     check_exact(&deployment);
@@ -155,7 +144,7 @@ fn records_that_are_skipped_are_counted_and_logged() {
 
 #[test]
 fn a_plugin_that_asks_for_patience_is_waited_for_and_loses_nothing() {
-    let deployment = Deployment::new(&GOES_WRONG_THEN_COUNTS.replace("HOW", "transient"));
+    let deployment = Deployment::new(&goes_wrong_behind_counts("transient"));
     deployment.produce("in", records(300, 30));
     deployment.run_through();
     deployment.produce("in", [Record::of("key-3", "x"), Record::of("key-3", "x")]);
@@ -165,7 +154,7 @@ fn a_plugin_that_asks_for_patience_is_waited_for_and_loses_nothing() {
     // It waits, and still stops when it is told to; nothing of the tries stays.
     node.stop();
     assert_eq!(State::of(&deployment).counts()["key-3"], 10);
-    deployment.change(&GOES_WRONG_THEN_COUNTS.replace("HOW", "chatter"));
+    deployment.change(&goes_wrong_behind_counts("chatter"));
     deployment.run_through();
     check_exact(&deployment);
 }

@@ -29,6 +29,14 @@ topic = "out"
 commit-interval = "50ms"
 "#;
 
+/// The same, and behind it a guest that goes wrong as `config` says, with these lines more.
+pub(crate) fn count_then(config: &str, more: &str) -> String {
+    let guest = format!(
+        "[[transform]]\nname = \"guest\"\nplugin = \"guest_misbehaves.wasm\"\nconfig = {{ {config} }}\n[[sink]]"
+    );
+    COUNT.replace("[[sink]]", &guest) + more
+}
+
 /// `count` records over `keys` keys.
 pub(crate) fn records(count: usize, keys: usize) -> impl Iterator<Item = Record> {
     (0..count).map(move |number| Record::of(format!("key-{}", number % keys), "x"))

@@ -100,13 +100,13 @@ pub(super) struct TelemetryArgs {
     /// Send traces and logs to this OpenTelemetry collector, by OTLP over HTTP
     #[cfg(feature = "otlp")]
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_parser = endpoint)]
-    otlp_endpoint: Option<Endpoint>,
+    otlp_endpoint: Option<String>,
 }
 
 impl TelemetryArgs {
     pub(super) fn endpoint(&self) -> Option<&str> {
         #[cfg(feature = "otlp")]
-        return self.otlp_endpoint.as_ref().map(|endpoint| endpoint.0.as_str()).filter(|endpoint| !endpoint.is_empty());
+        return self.otlp_endpoint.as_deref().filter(|endpoint| !endpoint.is_empty());
         #[cfg(not(feature = "otlp"))]
         None
     }
@@ -114,15 +114,11 @@ impl TelemetryArgs {
 
 /// An address of a collector; empty for none, as variables of OpenTelemetry may be.
 #[cfg(feature = "otlp")]
-#[derive(Clone, Debug)]
-struct Endpoint(String);
-
-#[cfg(feature = "otlp")]
-fn endpoint(text: &str) -> Result<Endpoint, String> {
+fn endpoint(text: &str) -> Result<String, String> {
     let is_address = |rest: &str| !rest.trim_end_matches('/').is_empty() && text.parse::<axum::http::Uri>().is_ok();
     match text.strip_prefix("http://") {
-        Some(rest) if is_address(rest) => Ok(Endpoint(text.to_owned())),
-        None if text.is_empty() => Ok(Endpoint(String::new())),
+        Some(rest) if is_address(rest) => Ok(text.to_owned()),
+        None if text.is_empty() => Ok(String::new()),
         None if text.starts_with("https://") => {
             Err("TLS to collectors is not spoken: name one on this machine, like http://localhost:4318".to_owned())
         }

@@ -289,11 +289,8 @@ pub async fn end_rollout(
 /// # Errors
 /// Those of the store.
 pub async fn rollouts(store: &dyn MetaStore, name: &Segment) -> Result<Vec<Ended>, MetaError> {
-    let names = store.children(&layout::rollouts(name)).await?;
-    let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
-    numbers.sort_unstable();
-    let mut rollouts = Vec::with_capacity(numbers.len());
-    for number in numbers {
+    let mut rollouts = Vec::new();
+    for number in numbers(store, &layout::rollouts(name)).await? {
         let path = layout::rollout(name, number);
         match store.get(&path).await?.map(|node| decode(&path, &node.data)) {
             Some(Ok(ended)) => rollouts.push(ended),
@@ -326,17 +323,22 @@ async fn forget_old_revisions(store: &dyn MetaStore, name: &Segment, now: u64) {
 /// # Errors
 /// Those of the store.
 pub async fn revisions(store: &dyn MetaStore, name: &Segment) -> Result<Vec<Revision>, MetaError> {
-    let names = store.children(&layout::revisions(name)).await?;
-    let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
-    numbers.sort_unstable();
-    let mut revisions = Vec::with_capacity(numbers.len());
-    for number in numbers {
+    let mut revisions = Vec::new();
+    for number in numbers(store, &layout::revisions(name)).await? {
         let path = layout::revision(name, number);
         if let Some(node) = store.get(&path).await? {
             revisions.push(decode(&path, &node.data)?);
         }
     }
     Ok(revisions)
+}
+
+/// The children that are numbers, the lowest first.
+async fn numbers(store: &dyn MetaStore, parent: &str) -> Result<Vec<u64>, MetaError> {
+    let names = store.children(parent).await?;
+    let mut numbers: Vec<u64> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 /// All pipelines, by name.

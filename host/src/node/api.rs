@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path as InPath, Query, State};
+use axum::http::header;
 use axum::routing::{any, get};
 use axum::{Json, Router, body::Bytes, middleware};
 use serde::{Deserialize, Serialize};
@@ -89,8 +90,8 @@ type Answer<T> = Result<Json<T>, Problem>;
 pub(super) fn router(api: Api) -> Router {
     let token = Token::new(api.cluster.http_token.as_ref());
     let (routes, document) = described(token);
-    let document = Arc::new(document);
-    let describe = get(move || async move { Json(Arc::unwrap_or_clone(document)) });
+    let document = Bytes::from(serde_json::to_vec(&document).expect("a description has string keys only"));
+    let describe = get(move || async move { ([(header::CONTENT_TYPE, "application/json")], document) });
     let fallback =
         || async { Problem::new(Code::NotFound, "there is nothing at this address; see /api/v1/openapi.json") };
     let wrong_method =

@@ -15,7 +15,7 @@ use crate::cluster::leader::{self, Left};
 use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
 use crate::cluster::presence;
 use crate::config::{Cluster, Difference, Pipeline, differences};
-use crate::engine::{Engine, EngineOptions};
+use crate::engine::Engine;
 use crate::meta::layout::Segment;
 use crate::meta::{MetaError, MetaStore};
 use crate::worker::compatible;
@@ -78,12 +78,10 @@ pub async fn check(
     discard_state: bool,
 ) -> Result<Deployable, NodeError> {
     let name = Segment::new(pipeline.name.as_str())?;
-    let engine = match engine {
-        Some(engine) => engine,
-        None => Arc::new(Engine::new(EngineOptions { cache_dir: Some(cluster.cache_path.clone()) })?),
+    let loader = match engine {
+        Some(engine) => Loader::new(cluster, &store, engine),
+        None => Loader::of_command(cluster, &store)?,
     };
-    let kafka = kafka_settings(cluster);
-    let loader = Loader { cluster: Arc::clone(cluster), kafka, store: Arc::clone(&store), engine };
     let never = Arc::new(Control::default());
     let loaded = loader.load(pipeline, Some(PATIENCE), &never).await?;
     let loaded: Loaded = loaded.expect("nobody drains it");

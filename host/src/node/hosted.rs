@@ -221,7 +221,7 @@ impl Hosted {
                             crew.drain();
                         }
                         Some(wanted) => {
-                            if trial.becomes_plan(&mut crew, &wanted.record) {
+                            if trial.becomes_plan(&crew, &wanted.record) {
                                 // What may still be on its way is older.
                                 loading = None;
                                 self.publish(|presence| presence.problem = None);

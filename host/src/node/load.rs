@@ -17,7 +17,7 @@ use crate::cluster::registry::{Registry, RegistryError, RegistryReference};
 use crate::cluster::rollout::{Outcome, Rollout};
 use crate::config::{Bound, Cluster, KafkaProperties, OnError, Pipeline, PluginReference, Start};
 use crate::digest::{self, Digest};
-use crate::engine::{Engine, OpenError, Plugin};
+use crate::engine::{Engine, EngineError, EngineOptions, OpenError, Plugin};
 use crate::kafka::settings::KafkaSettings;
 use crate::kafka::topics::{TopicsError, wait_for_topics};
 use crate::meta::layout;
@@ -88,6 +88,32 @@ pub(super) struct Loaded {
 }
 
 impl Loader {
+    /// For a command: with an engine of its own.
+    ///
+    /// # Errors
+    /// WebAssembly does not work here.
+    pub(super) fn of_command(cluster: &Arc<Cluster>, store: &Arc<dyn MetaStore>) -> Result<Self, EngineError> {
+        let engine = Arc::new(Engine::new(EngineOptions { cache_dir: Some(cluster.cache_path.clone()) })?);
+        Ok(Self::new(cluster, store, engine))
+    }
+
+    pub(super) fn new(cluster: &Arc<Cluster>, store: &Arc<dyn MetaStore>, engine: Arc<Engine>) -> Self {
+        let kafka = kafka_settings(cluster);
+        Self { cluster: Arc::clone(cluster), kafka, store: Arc::clone(store), engine }
+    }
+
+    /// Whether a plugin is small enough.
+    ///
+    /// # Errors
+    /// That it is not, in words.
+    pub(super) fn has_room_for(&self, bytes: &[u8]) -> Result<(), String> {
+        let limit = self.cluster.limits.plugin_size;
+        match bytes.len() as u64 > limit {
+            true => Err(format!("the plugin has {} bytes, more than the {limit} that are allowed", bytes.len())),
+            false => Ok(()),
+        }
+    }
+
     /// Fetches and compiles the plugins, checks that everything fits, and waits for the topics, for `patience` at most, if that is
     /// given. `None` when `control` drains before everything is there.
     ///
@@ -180,11 +206,9 @@ impl Loader {
                 registry.fetch(&resolved).await.map_err(failed)?
             }
         };
-        let limit = self.cluster.limits.plugin_size;
-        if bytes.len() as u64 > limit {
-            let message = format!("the plugin has {} bytes, more than the {limit} that are allowed", bytes.len());
-            return Err(wrong(&message, "make it smaller, or raise `plugin-size` under [limits] of the cluster file"));
-        }
+        self.has_room_for(&bytes).map_err(|message| {
+            wrong(&message, "make it smaller, or raise `plugin-size` under [limits] of the cluster file")
+        })?;
         let (engine, plugin) = (Arc::clone(&self.engine), bytes.clone());
         let loaded = tokio::task::spawn_blocking(move || engine.load(&plugin)).await;
         let loaded = loaded.map_err(|error| wrong(&format!("the plugin could not be compiled: {error}"), ""))?;
@@ -223,7 +247,7 @@ impl Loaded {
     }
 }
 
-fn of_record(hex: &str) -> Result<Digest, MetaError> {
+pub(super) fn of_record(hex: &str) -> Result<Digest, MetaError> {
     format!("{}{hex}", digest::PREFIX).parse().map_err(|error| MetaError::Failed {
         path: layout::PIPELINES.to_owned(),
         reason: format!("the record of a pipeline is damaged: {error}"),

@@ -2,6 +2,7 @@
 
 mod gate;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +11,13 @@ use serde_json::Value;
 
 pub use self::gate::{Finding, Level};
 use super::deploy::PATIENCE;
-use super::load::{Loader, kafka_settings};
+use super::load::{Loader, of_record};
 use super::{LoadError, NodeError};
 use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
 use crate::cluster::registry::{Registry, RegistryError, RegistryReference};
 use crate::cluster::rollout::{Ended, Outcome, Phase, Rollout, Strategy, Version};
 use crate::config::{Cluster, Pipeline, with_transform};
 use crate::digest::Digest;
-use crate::engine::{Engine, EngineOptions};
 use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
 use crate::worker::candidate::Candidate;
@@ -78,8 +78,8 @@ pub async fn check(
         let (transform, names) = (&request.transform, names.join(", "));
         return Err(refused(format!("pipeline `{name}` has no transform `{transform}`; it has {names}")));
     };
-    let engine = Arc::new(Engine::new(EngineOptions { cache_dir: Some(cluster.cache_path.clone()) })?);
-    let (reference, digest) = resolve(cluster, &store, &request).await?;
+    let loader = Loader::of_command(cluster, &store)?;
+    let (reference, digest) = resolve(&loader, &request).await?;
     let text = with_transform(file, at, &reference, request.config.as_ref())
         .ok_or_else(|| refused("the configuration has a null, which a pipeline file cannot have: leave the key out"))?;
     let origin = format!("pipeline `{name}` with {reference}");
@@ -120,10 +120,10 @@ pub async fn check(
         reason: None,
         started_at: jiff::Timestamp::now(),
         started_by: pipelines::whoever(),
-        switched: std::collections::BTreeMap::new(),
+        switched: BTreeMap::new(),
         candidate,
     };
-    let findings = gate(cluster, &store, engine, &known, &rollout, at).await?;
+    let findings = gate(&loader, &known, &rollout, at).await?;
     Ok(Swap { store, name: name.clone(), known, rollout, findings })
 }
 
@@ -155,12 +155,8 @@ async fn running(store: &dyn MetaStore, name: &Segment) -> Result<PipelineRecord
 }
 
 /// As the pipeline file is to name the plugin, and its digest.
-async fn resolve(
-    cluster: &Cluster,
-    store: &Arc<dyn MetaStore>,
-    request: &Request,
-) -> Result<(String, Digest), NodeError> {
-    let registry = Registry::new(Arc::clone(store));
+async fn resolve(loader: &Loader, request: &Request) -> Result<(String, Digest), NodeError> {
+    let registry = Registry::new(Arc::clone(&loader.store));
     let failed = |reference: String| {
         let transform = request.transform.clone();
         move |source: RegistryError| NodeError::from(LoadError::Registry { transform, reference, source })
@@ -170,10 +166,7 @@ async fn resolve(
             let shown = path.display();
             let bytes = tokio::fs::read(path).await;
             let bytes = bytes.map_err(|error| refused(format!("cannot read the plugin {shown}: {error}")))?;
-            let (size, limit) = (bytes.len(), cluster.limits.plugin_size);
-            if size as u64 > limit {
-                return Err(refused(format!("{shown} has {size} bytes, more than the {limit} of `plugin-size`")));
-            }
+            loader.has_room_for(&bytes).map_err(|message| refused(format!("{shown}: {message}")))?;
             let digest = registry.store_blob(&bytes).await.map_err(failed(shown.to_string()))?;
             Ok((digest.to_string(), digest))
         }
@@ -190,15 +183,11 @@ async fn resolve(
 
 /// Loads both versions, as nodes will, and compares them.
 async fn gate(
-    cluster: &Arc<Cluster>,
-    store: &Arc<dyn MetaStore>,
-    engine: Arc<Engine>,
+    loader: &Loader,
     known: &PipelineRecord,
     rollout: &Rollout,
     at: usize,
 ) -> Result<Vec<Finding>, NodeError> {
-    let loader =
-        Loader { cluster: Arc::clone(cluster), kafka: kafka_settings(cluster), store: Arc::clone(store), engine };
     let never = Arc::new(Control::default());
     let plan = async |specification: &Specification, revision: u64| {
         let record = PipelineRecord { specification: specification.clone(), revision, ..known.clone() };
@@ -285,7 +274,7 @@ pub async fn roll_back(
     let source = match from.reference.parse::<RegistryReference>() {
         Ok(reference @ RegistryReference::Version { .. }) => Source::Registry(reference),
         // A file that was on somebody's machine: the registry has its bytes.
-        _ => Source::Registry(format!("{}{}", crate::digest::PREFIX, from.plugin).parse().map_err(|_| nothing())?),
+        _ => Source::Registry(RegistryReference::Digest(of_record(&from.plugin)?)),
     };
     let request = Request { transform: transform.to_owned(), source, config, strategy };
     Ok(Rollback::Back(Box::new(check(cluster, store, name, request).await?)))

@@ -82,7 +82,7 @@ impl Trial {
     }
 
     /// The rollout has ended well, and what `record` wants is the candidate: lets the threads work by it, if it is loaded.
-    pub(super) fn becomes_plan(&self, crew: &mut Crew, record: &PipelineRecord) -> bool {
+    pub(super) fn becomes_plan(&self, crew: &Crew, record: &PipelineRecord) -> bool {
         let Some(candidate) = self.candidate.as_ref().filter(|candidate| {
             let rollout = self.rollout.as_ref();
             let is_it = rollout.is_some_and(|rollout| rollout.candidate == record.specification);

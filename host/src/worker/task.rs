@@ -190,8 +190,12 @@ impl Task {
         self.inbox.iter_mut().for_each(Batch::clear);
         // One that has gone back to another version says so in its next commit.
         self.dirty = self.since.contains(&None);
-        let offsets = self.offsets();
-        self.since.iter_mut().filter(|since| since.is_none()).for_each(|since| *since = Some(offsets.clone()));
+        if self.dirty {
+            let offsets = self.offsets();
+            for since in self.since.iter_mut().filter(|since| since.is_none()) {
+                *since = Some(offsets.clone());
+            }
+        }
     }
 
     /// The partitions it reads.

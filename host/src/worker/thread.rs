@@ -378,11 +378,7 @@ impl<K: Kafka> Thread<K> {
         } else {
             self.outbox.change(plan)?;
         }
-        // What was known is about other plugins.
-        for slot in self.slots.values_mut() {
-            slot.careful = None;
-            slot.replaying.clear();
-        }
+        self.slots.values_mut().for_each(Slot::begins_anew);
         for number in self.slots.keys().copied().collect::<Vec<_>>() {
             let running = self.tasks.get_mut(number as usize).and_then(Option::as_mut);
             if let Some(task) = running.filter(|_| keeps_stores) {

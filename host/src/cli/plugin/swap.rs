@@ -25,9 +25,9 @@ use crate::node::swap::{self, Finding, Request, Rollback, Source, Swap};
 /// How often is looked how far the nodes are.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// How carefully.
+/// How carefully, and what is said of it.
 #[derive(Args, Clone, Debug)]
-struct StrategyArgs {
+struct HowArgs {
     /// Let so many tasks, or such a share of them, go first, and the others when the probation of these has passed
     #[arg(long, value_name = "1|25%")]
     canary: Option<Share>,
@@ -40,9 +40,15 @@ struct StrategyArgs {
     /// Go back when the new version takes more than so many times as long for a record
     #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..), default_value = "5")]
     max_slowdown: u32,
+    /// Wait for the end, for so long at most beyond the probation, and say how it goes
+    #[arg(long, value_name = "TIME", value_parser = wait::parse, num_args = 0..=1, default_missing_value = "60s")]
+    wait: Option<Duration>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
-impl StrategyArgs {
+impl HowArgs {
     fn strategy(&self) -> Strategy {
         Strategy {
             canary: self.canary,
@@ -87,14 +93,8 @@ pub(in crate::cli) struct SwapArgs {
     /// Check everything and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Wait for the end, for so long at most beyond the probation, and say how it goes
-    #[arg(long, value_name = "TIME", value_parser = wait::parse, num_args = 0..=1, default_missing_value = "60s")]
-    wait: Option<Duration>,
     #[command(flatten)]
-    strategy: StrategyArgs,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    how: HowArgs,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -117,9 +117,9 @@ pub(super) async fn run(args: SwapArgs, out: &mut (impl Write + Send)) -> Result
     let config = args.config.as_deref().map(config).transpose()?;
     let Connection { cluster, store } = Connection::open(&args.cluster).await?;
     connection::kafka(&cluster)?;
-    let request = Request { transform: args.transform, source, config, strategy: args.strategy.strategy() };
+    let request = Request { transform: args.transform, source, config, strategy: args.how.strategy() };
     let swap = swap::check(&cluster, Arc::clone(&store), &name, request).await?;
-    go(&*store, &name, &swap, args.dry_run, args.wait, args.json, out).await
+    go(&*store, &name, &swap, args.dry_run, &args.how, out).await
 }
 
 /// Shows what was found, begins, and waits.
@@ -128,8 +128,7 @@ async fn go(
     name: &Segment,
     swap: &Swap,
     dry_run: bool,
-    wait: Option<Duration>,
-    json: bool,
+    &HowArgs { wait, json, .. }: &HowArgs,
     out: &mut (impl Write + Send),
 ) -> Result<(), CommandError> {
     if !json {
@@ -235,14 +234,8 @@ pub(in crate::cli) struct RollbackArgs {
     pipeline: String,
     /// Name of the transform
     transform: String,
-    /// Wait for the end, for so long at most beyond the probation, and say how it goes
-    #[arg(long, value_name = "TIME", value_parser = wait::parse, num_args = 0..=1, default_missing_value = "60s")]
-    wait: Option<Duration>,
     #[command(flatten)]
-    strategy: StrategyArgs,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    how: HowArgs,
     #[command(flatten)]
     cluster: ClusterArgs,
 }
@@ -251,10 +244,10 @@ pub(super) async fn roll_back(args: RollbackArgs, out: &mut (impl Write + Send))
     let name = connection::name(&args.pipeline)?;
     let Connection { cluster, store } = Connection::open(&args.cluster).await?;
     connection::kafka(&cluster)?;
-    let strategy = args.strategy.strategy();
+    let strategy = args.how.strategy();
     match swap::roll_back(&cluster, Arc::clone(&store), &name, &args.transform, strategy).await? {
-        Rollback::Back(swap) => go(&*store, &name, &swap, false, args.wait, args.json, out).await,
-        Rollback::CalledOff(rollout) => called_off(&*store, &name, &rollout, args.wait, args.json, out).await,
+        Rollback::Back(swap) => go(&*store, &name, &swap, false, &args.how, out).await,
+        Rollback::CalledOff(rollout) => called_off(&*store, &name, &rollout, &args.how, out).await,
     }
 }
 
@@ -262,8 +255,7 @@ async fn called_off(
     store: &dyn MetaStore,
     name: &Segment,
     rollout: &Rollout,
-    wait: Option<Duration>,
-    json: bool,
+    &HowArgs { wait, json, .. }: &HowArgs,
     out: &mut (impl Write + Send),
 ) -> Result<(), CommandError> {
     let ended = match wait {

@@ -1,5 +1,7 @@
 //! Going on with a task whose plugin failed, or whose output Kafka refuses.
 
+use std::sync::Arc;
+
 use tracing::{debug, warn};
 
 use super::{START_WAIT, Thread};
@@ -50,8 +52,7 @@ impl<K: Kafka> Thread<K> {
         match error {
             CarefulError::Chain(ChainError::Call { transform, batch, error }) => {
                 self.counters.call_failed(*transform);
-                let name = &self.plan.transforms[*transform].name;
-                Some(format!("transform `{name}` fails on the batch of {}: {error}", task::span(&self.plan, batch)))
+                Some(self.failure_of(*transform, batch, error))
             }
             CarefulError::Chain(ChainError::Refused { refused, .. }) => {
                 refused.first().map(|(_, reason)| reason.clone())
@@ -66,6 +67,11 @@ impl<K: Kafka> Thread<K> {
         }
     }
 
+    fn failure_of(&self, transform: usize, batch: &Batch, error: &CallError) -> String {
+        let (name, span) = (&self.plan.transforms[transform].name, task::span(&self.plan, batch));
+        format!("transform `{name}` fails on the batch of {span}: {error}")
+    }
+
     fn call_failed(
         &mut self,
         partition: usize,
@@ -78,7 +84,7 @@ impl<K: Kafka> Thread<K> {
         match error.remedy() {
             Remedy::Halve => {
                 self.counters.call_failed(transform);
-                let reason = format!("transform `{name}` fails on the batch of {span}: {error}");
+                let reason = self.failure_of(transform, batch, &error);
                 self.go_carefully(partition, &reason, |careful| careful.suspect(transform, batch))
             }
             Remedy::Wait => {
@@ -164,12 +170,12 @@ impl<K: Kafka> Thread<K> {
     pub(super) fn all_go_carefully(&mut self) {
         let now = self.equipment.runtime.now();
         // A candidate is suspected first: its task goes on with the version before.
-        for partition in (0..self.tasks.len()).filter(|at| self.is_on_trial(*at)).collect::<Vec<_>>() {
-            if let Ok(partition) = u32::try_from(partition) {
-                self.note_refused(partition, "kafka refuses output that may be of this version");
-            }
+        let on_trial = self.tasks.iter().flatten().filter(|task| !Arc::ptr_eq(&task.plan, &self.plan));
+        let on_trial: Vec<u32> = on_trial.map(|task| task.partition).collect();
+        for partition in &on_trial {
+            self.note_refused(*partition, "kafka refuses output that may be of this version");
         }
-        for slot in self.slots.values_mut().filter(|slot| !slot.tally.is_refused()) {
+        for (_, slot) in self.slots.iter_mut().filter(|(partition, _)| !on_trial.contains(partition)) {
             let careful = slot.careful.get_or_insert_with(|| Careful::new(now));
             careful.failed(now);
             careful.must_acknowledge();

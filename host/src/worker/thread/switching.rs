@@ -13,7 +13,7 @@ use futures::FutureExt;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::{START_WAIT, Thread};
+use super::{START_WAIT, Slot, Thread};
 use crate::candidate::{Counted, Switched, TaskReport};
 use crate::engine::{Instance, OpenError};
 use crate::kafka::clients::{ConsumerClient, Kafka};
@@ -28,7 +28,6 @@ use crate::worker::task::Task;
 pub(super) struct Tally {
     /// The transform that is counted.
     transform: usize,
-    runs_candidate: bool,
     report: TaskReport,
 }
 
@@ -38,8 +37,8 @@ impl Tally {
     }
 
     fn counted(&mut self, transform: usize) -> Option<&mut Counted> {
-        let now = if self.runs_candidate { &mut self.report.after } else { &mut self.report.before };
-        (self.transform == transform).then_some(now)
+        let TaskReport { switched, before, after, .. } = &mut self.report;
+        (self.transform == transform).then_some(if switched.is_some() { after } else { before })
     }
 
     pub(super) fn processed(&mut self, transform: usize, records: usize, time: Duration) {
@@ -60,12 +59,21 @@ impl Tally {
     }
 }
 
+impl Slot {
+    /// The task runs another version: what was known is about the one before.
+    pub(super) fn begins_anew(&mut self) {
+        self.tally.report.switched = None;
+        self.careful = None;
+        self.replaying.clear();
+    }
+}
+
 type Opened = Result<Instance, OpenError>;
 
 /// Instances of the candidate, opened beside the thread for tasks that are to go over.
 pub(super) struct Spares {
-    opened: mpsc::UnboundedSender<(u32, u64, Opened)>,
-    inbox: mpsc::UnboundedReceiver<(u32, u64, Opened)>,
+    opened: mpsc::UnboundedSender<(u32, Opened)>,
+    inbox: mpsc::UnboundedReceiver<(u32, Opened)>,
     /// By partition; nothing while one is being opened.
     spares: BTreeMap<u32, Option<Box<Instance>>>,
 }
@@ -80,6 +88,17 @@ impl Spares {
     pub(super) fn forget(&mut self, partition: u32) {
         self.spares.remove(&partition);
     }
+
+    /// Whether some are open, and none is on its way: tasks go over in one go.
+    fn are_open(&self) -> bool {
+        !self.spares.is_empty() && self.spares.values().all(Option::is_some)
+    }
+
+    fn take(&mut self, partition: u32) -> Option<Box<Instance>> {
+        let instance = self.spares.get_mut(&partition)?.take()?;
+        self.spares.remove(&partition);
+        Some(instance)
+    }
 }
 
 impl<K: Kafka> Thread<K> {
@@ -93,10 +112,10 @@ impl<K: Kafka> Thread<K> {
             self.candidate = candidate;
         }
         let Some(candidate) = self.candidate.clone() else { return };
-        while let Ok((partition, revision, opened)) = self.spares.inbox.try_recv() {
+        while let Ok((partition, opened)) = self.spares.inbox.try_recv() {
             match opened {
                 // It was for a task that has gone since.
-                _ if revision != candidate.plan.revision || !self.spares.spares.contains_key(&partition) => {}
+                _ if !self.spares.spares.contains_key(&partition) => {}
                 Ok(instance) => drop(self.spares.spares.insert(partition, Some(Box::new(instance)))),
                 Err(error) => {
                     self.spares.spares.remove(&partition);
@@ -119,7 +138,7 @@ impl<K: Kafka> Thread<K> {
                 let open = move || plan.transforms[at].open(&plan.pipeline, partition, now_ms);
                 if let Some(instance) = runtime.blocking(Box::new(open)).await {
                     // The thread may have gone.
-                    let _ = opened.send((partition, candidate.plan.revision, instance));
+                    let _ = opened.send((partition, instance));
                 }
             };
             self.equipment.runtime.spawn(work.boxed());
@@ -128,25 +147,16 @@ impl<K: Kafka> Thread<K> {
 
     /// Whether the thread is to come to rest because tasks can go over, or are to go back.
     pub(super) fn is_switch_due(&self) -> bool {
-        let (mut opening, mut due) = (false, false);
-        for task in self.tasks.iter().flatten() {
-            match self.spares.spares.get(&task.partition) {
-                Some(None) => opening = true,
-                Some(Some(_)) => due = true,
-                None => due |= !self.may_run(task),
-            }
-        }
-        // All in one go.
-        due && !opening
+        self.spares.are_open() || self.tasks.iter().flatten().any(|task| !self.may_run(task))
     }
 
     /// Whether a task may go on with what it runs.
     fn may_run(&self, task: &Task) -> bool {
+        let is_refused = || self.slots.get(&task.partition).is_some_and(|slot| slot.tally.is_refused());
         let of = |candidate: &Arc<Candidate>| {
-            Arc::ptr_eq(&task.plan, &candidate.plan) && candidate.is_wanted(task.partition)
+            Arc::ptr_eq(&task.plan, &candidate.plan) && candidate.is_wanted(task.partition) && !is_refused()
         };
-        let refused = self.slots.get(&task.partition).is_some_and(|slot| slot.tally.is_refused());
-        Arc::ptr_eq(&task.plan, &self.plan) || (!refused && self.candidate.as_ref().is_some_and(of))
+        Arc::ptr_eq(&task.plan, &self.plan) || self.candidate.as_ref().is_some_and(of)
     }
 
     /// Lets tasks go over whose instances are open, and back those that are not to run the candidate any more. Everything is
@@ -160,8 +170,8 @@ impl<K: Kafka> Thread<K> {
         for (task, stays) in self.tasks.iter_mut().zip(stay) {
             let Some(task) = task else { continue };
             let Some(slot) = self.slots.get_mut(&task.partition) else { continue };
-            match (&self.candidate, self.spares.spares.remove(&task.partition)) {
-                (Some(candidate), Some(Some(instance))) if candidate.is_wanted(task.partition) => {
+            match (&self.candidate, self.spares.take(task.partition)) {
+                (Some(candidate), Some(instance)) if candidate.is_wanted(task.partition) => {
                     task.instances[candidate.transform] = *instance;
                     task.plan = Arc::clone(&candidate.plan);
                     task.since[candidate.transform] = Some(task.offsets());
@@ -170,15 +180,12 @@ impl<K: Kafka> Thread<K> {
                 _ if stays => continue,
                 _ => {
                     go_over(task, &self.plan, runtime.now_ms())?;
-                    slot.tally.runs_candidate = false;
-                    slot.tally.report.switched = None;
                     info!(task = %self.plan.task(task.partition), "went back to the version before");
                 }
             }
             // The next commit says what the task runs, even if no record comes.
             task.dirty = true;
-            slot.careful = None;
-            slot.replaying.clear();
+            slot.begins_anew();
         }
         let pause_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         for partition in switched {
@@ -186,7 +193,6 @@ impl<K: Kafka> Thread<K> {
             let Some(slot) = self.slots.get_mut(&partition) else { continue };
             let offsets = task.offsets();
             info!(task = %self.plan.task(partition), ?offsets, pause_us, "went over to the candidate");
-            slot.tally.runs_candidate = true;
             slot.tally.report.switched = Some(Switched { offsets, pause_us });
         }
         self.report_trial();
@@ -201,7 +207,6 @@ impl<K: Kafka> Thread<K> {
         slot.tally = Tally::of(candidate.transform);
         slot.tally.report.refused = refused;
         if Arc::ptr_eq(&task.plan, &candidate.plan) {
-            slot.tally.runs_candidate = true;
             let since = task.since[candidate.transform].clone().filter(|since| !since.is_empty());
             let offsets = since.unwrap_or_else(|| task.offsets());
             slot.tally.report.switched = Some(Switched { offsets, pause_us: 0 });
@@ -234,10 +239,7 @@ impl<K: Kafka> Thread<K> {
         warn!(task = %self.plan.task(number), "the candidate fails, going back to the version before: {}", one_line(reason));
         self.note_refused(number, reason);
         if let Some(slot) = self.slots.get_mut(&number) {
-            slot.tally.runs_candidate = false;
-            slot.tally.report.switched = None;
-            slot.careful = None;
-            slot.replaying.clear();
+            slot.begins_anew();
         }
         self.report_trial();
         if self.is_exactly_once() {
