@@ -154,7 +154,7 @@ pub struct Rollout {
     pub strategy: Strategy,
     /// How far it is.
     pub phase: Phase,
-    /// When all tasks that are to run the candidate did so for the first time in this phase.
+    /// Since when all tasks that are to run the candidate have done so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watched_since: Option<Timestamp>,
     /// Why it is called off.
@@ -164,7 +164,7 @@ pub struct Rollout {
     pub started_at: Timestamp,
     /// Who began it: user and host.
     pub started_by: String,
-    /// What is known of the tasks that have gone over, by partition.
+    /// What was known of the tasks that had gone over, by partition, when the phase, or what is watched, changed last.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub switched: BTreeMap<u32, Switched>,
 }
@@ -312,13 +312,13 @@ impl Rollout {
     }
 
     fn after_prepare(&self, placed: &[&str], reports: &BTreeMap<&str, &NodeReport>, now: Timestamp) -> Next {
-        let is_prepared = |node: &&&str| reports.get(**node).is_some_and(|report| report.prepared);
-        if !placed.is_empty() && placed.iter().all(|node| is_prepared(&node)) {
+        let is_prepared = |node: &str| reports.get(node).is_some_and(|report| report.prepared);
+        let missing: Vec<&str> = placed.iter().copied().filter(|node| !is_prepared(node)).collect();
+        if !placed.is_empty() && missing.is_empty() {
             let phase = if self.first_tasks() < self.candidate.partitions { Phase::Canary } else { Phase::Everywhere };
             return Next::Go(Box::new(Self { phase, ..self.clone() }));
         }
         if now.duration_since(self.started_at) > SignedDuration::try_from(PREPARE_MAX).unwrap_or(SignedDuration::MAX) {
-            let missing: Vec<&str> = placed.iter().filter(|node| !is_prepared(node)).copied().collect();
             let whom = if missing.is_empty() { "no node runs the pipeline".to_owned() } else { missing.join(", ") };
             return Next::Go(Box::new(self.called_off(format!("not loaded after {PREPARE_MAX:?}: {whom}"))));
         }
@@ -350,7 +350,9 @@ impl Rollout {
             },
             _ => {}
         }
-        if known == *self { Next::Wait } else { Next::Go(Box::new(known)) }
+        // What is only known better is not worth a write, of which every node hears: nodes tell it again, and so do heads.
+        let is_further = (known.phase, known.watched_since) != (self.phase, self.watched_since);
+        if is_further { Next::Go(Box::new(known)) } else { Next::Wait }
     }
 }
 

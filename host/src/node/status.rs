@@ -13,7 +13,6 @@ use utoipa::ToSchema;
 
 pub use self::rates::{Rates, Sample};
 use super::NodeError;
-use super::deploy;
 use super::group::{Group, Progress};
 use crate::checkpoint::head::Head;
 use crate::checkpoint::store::{StateError, TaskStore};
@@ -133,8 +132,9 @@ pub async fn pipelines(
     let mut statuses = Vec::new();
     match only {
         Some(name) => {
-            let (record, _) = deploy::known(cluster, &**store, name).await?;
-            statuses.push(pipeline(cluster, store, name, record, has_worker, true).await?);
+            let unknown = || NodeError::UnknownPipeline { pipeline: name.to_string() };
+            let known = pipelines::read(&**store, name).await?.ok_or_else(unknown)?;
+            statuses.push(pipeline(cluster, store, name, known.record, has_worker, true).await?);
         }
         None => {
             for (name, record) in pipelines::list(&**store).await? {
