@@ -40,7 +40,7 @@
 //! ```
 //!
 //! The modules in reading order: [`record`] and [`payload`] (what comes in and goes out), [`failure`], [`key`] and the
-//! state types, [`testing`] (plain `cargo test`), `runtime` (what drives a plugin), `host` (the calls it can make).
+//! state types, [`migration`] (state of another version), [`testing`] (plain `cargo test`), `runtime` (what drives a plugin), `host` (the calls it can make).
 
 // The attribute names this crate from outside; its own tests use it too.
 extern crate self as sluicegate_sdk;
@@ -58,6 +58,10 @@ pub mod key;
 mod logging;
 #[doc(hidden)]
 pub mod manifest;
+#[cfg(target_family = "wasm")]
+#[doc(hidden)]
+pub mod migrating;
+pub mod migration;
 mod output;
 pub mod payload;
 pub mod record;
@@ -68,6 +72,7 @@ pub mod testing;
 
 pub use failure::{Failure, FailureKind, Outcome, Unfit, fatal, reject, transient};
 pub use key::Key;
+pub use migration::{Migrate, Step};
 pub use output::{Output, Outputs};
 pub use payload::{Json, Payload};
 pub use record::Record;
@@ -90,7 +95,8 @@ pub fn task() -> u32 {
 /// What a plugin's file begins with: `use sluicegate_sdk::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        Json, Map, Outcome, Output, Outputs, Record, Transform, Unfit, Value, Want, fatal, reject, transform, transient,
+        Json, Map, Migrate, Outcome, Output, Outputs, Record, Step, Transform, Unfit, Value, Want, fatal, reject,
+        transform, transient,
     };
     pub use log::{debug, error, info, trace, warn};
     pub use serde::{Deserialize, Serialize};

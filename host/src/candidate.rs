@@ -47,6 +47,9 @@ pub struct TaskReport {
     /// How it went over; absent while it runs the version before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switched: Option<Switched>,
+    /// Whether all of its state that has to be converted first is, so that it can go over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ready: bool,
     /// Why it does not run the candidate, though it should.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,

@@ -19,6 +19,7 @@ mod inspect;
 mod instance;
 mod interface;
 mod limits;
+mod migrator;
 mod pack;
 mod plugin;
 mod precompiled;
@@ -48,6 +49,7 @@ pub use self::inspect::{Inspection, LoadError, PLUGIN_BYTES_MAX, inspect};
 pub use self::instance::Instance;
 use self::instance::TICK;
 pub use self::limits::Limits;
+pub use self::migrator::{Conversion, MigrateError, Migrator};
 pub use self::pack::{PackError, pack};
 pub use self::plugin::{InstanceOptions, OpenError, Plugin};
 /// How important a message is, as `tracing` has it.

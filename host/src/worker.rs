@@ -33,6 +33,7 @@ mod counters;
 pub mod dead_letter;
 pub mod failure;
 pub mod gathering;
+pub mod migration;
 pub mod orphans;
 pub mod outbox;
 pub mod permit;

@@ -145,7 +145,7 @@ async fn begin(meta: &Arc<dyn MetaStore>, partition: u32) -> Result<Task> {
     let genesis = protocol::genesis(1, [(TOPIC.into(), 0)].into(), [(TOPIC.into(), 1)].into(), Vec::new());
     store.genesis(&genesis).await?;
     let claim = store.claim("bench", tokio::time::sleep).await?;
-    let mut state = TaskState::new([("work", vec!["entries".to_owned()])]);
+    let mut state = TaskState::new([vec![StoreName::of("work", "entries", 1)]]);
     let ledger = store.restore(claim.head(), &claim.head().committed, &mut state).await?;
     Ok(Task { claim, ledger, state, commits: 0 })
 }

@@ -9,6 +9,7 @@ use syn::{Attribute, ExprArray, Lit, LitBool, LitInt, LitStr, Meta, Result};
 pub(crate) struct Arguments {
     pub(crate) inputs: Vec<String>,
     pub(crate) wants: Vec<String>,
+    pub(crate) migrates: bool,
 }
 
 impl Parse for Arguments {
@@ -19,8 +20,10 @@ impl Parse for Arguments {
                 arguments.inputs = strings(&meta)?;
             } else if meta.path.is_ident("wants") {
                 arguments.wants = strings(&meta)?;
+            } else if meta.path.is_ident("migrates") {
+                arguments.migrates = true;
             } else {
-                return Err(meta.error("expected `inputs` or `wants`"));
+                return Err(meta.error("expected `inputs`, `wants` or `migrates`"));
             }
             Ok(())
         });

@@ -24,6 +24,7 @@ pub(crate) fn expand(
     let plugin = plugin(r#type, declarations, calls)?;
     let parts = manifest::parts(arguments, declarations);
     let exports = exports(r#type);
+    let migration = if arguments.migrates { migration(r#type) } else { TokenStream::new() };
     Ok(quote! {
         #[allow(unsafe_code, reason = "the exports of a component are raw functions")]
         const _: () = {
@@ -34,6 +35,7 @@ pub(crate) fn expand(
 
             #plugin
             #exports
+            #migration
 
             // Outside a component nothing opens a plugin but its tests.
             const _: fn(&str) -> ::std::result::Result<#r#type, ::sluicegate_sdk::Unfit> = <#r#type as sdk::Plugin>::open;
@@ -143,6 +145,38 @@ fn exports(r#type: &Ident) -> TokenStream {
             }
 
             ::sluicegate_sdk::bindings::export!(Component with_types_in ::sluicegate_sdk::bindings);
+        };
+    }
+}
+
+/// The export of a plugin that converts state.
+fn migration(r#type: &Ident) -> TokenStream {
+    quote! {
+        // Also where nothing is exported: whoever says that it migrates has to say how.
+        const _: fn(&str, u32, u32) -> ::std::option::Option<::sluicegate_sdk::Step> =
+            <#r#type as ::sluicegate_sdk::Migrate>::step;
+
+        #[cfg(target_family = "wasm")]
+        const _: () = {
+            use ::sluicegate_sdk::bindings::sluicegate::transform::types::Column;
+            use ::sluicegate_sdk::migrating::{self, bindings};
+            use bindings::exports::sluicegate::transform::migration;
+
+            struct Migration;
+
+            impl migration::Guest for Migration {
+                fn migrate(
+                    store: ::std::string::String,
+                    from_version: u32,
+                    to_version: u32,
+                    keys: Column,
+                    values: Column,
+                ) -> ::std::result::Result<Column, migration::Stuck> {
+                    migrating::migrate::<#r#type>(&store, from_version, to_version, &keys, &values)
+                }
+            }
+
+            bindings::export!(Migration with_types_in bindings);
         };
     }
 }

@@ -24,6 +24,7 @@ use syn::{Item, parse_macro_input};
 /// attribute is made by `Default` and lasts as long as the instance, which the host may replace after any commit.
 ///
 /// - `#[transform(inputs = ["orders", "payments"], wants = ["clocks"])]`: several inputs; grants it cannot work without.
+/// - `#[transform(migrates)]`, on a struct: it implements `Migrate`, which converts the state of other schema versions.
 /// - `#[output(name = "late", optional, description = "..")]`: another name than the field's; need not be bound. On a field of
 ///   type `Outputs`: the outputs that the pipeline binds, whatever their names.
 /// - `#[store(schema = 1, name = "..", entries = 131072, dirty = 131072, prefetch = false, description = "..")]`: the version

@@ -81,6 +81,9 @@ pub struct TransformIdentity {
     /// Schema version of each store.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub stores: BTreeMap<String, u32>,
+    /// Schema version of copies of stores that are kept beside, entry for entry, so that the version before can go on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub copies: BTreeMap<String, u32>,
     /// The first offset of each source topic that this code and configuration processed, if the task went over to them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub since: BTreeMap<String, i64>,

@@ -205,9 +205,10 @@ mod tests {
     use super::*;
     use crate::checkpoint::chunk;
     use crate::ids::ClaimGeneration;
+    use crate::state::StoreName;
 
     fn task_state() -> TaskState {
-        TaskState::new([("count", vec!["counts".to_owned()]), ("join", vec!["left".to_owned()])])
+        TaskState::new([vec![StoreName::of("count", "counts", 1)], vec![StoreName::of("join", "left", 1)]])
     }
 
     /// Chunks as the metadata store would hold them.
@@ -275,7 +276,7 @@ mod tests {
         let (mut disk, mut ledger, mut state) = (Disk::default(), Ledger::default(), task_state());
         state.store_mut(1).put(b"k", Some(b"kept"));
         disk.commit(&mut ledger, &mut state);
-        let (mut ledger, mut fewer) = (Ledger::default(), TaskState::new([("count", vec!["counts".to_owned()])]));
+        let (mut ledger, mut fewer) = (Ledger::default(), TaskState::new([vec![StoreName::of("count", "counts", 1)]]));
         for name in &disk.row {
             ledger.restore(&mut fewer, *name, &chunk::decode(&disk.chunks[name]).unwrap()).unwrap();
         }

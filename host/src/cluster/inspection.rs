@@ -118,6 +118,7 @@ mod tests {
     use crate::meta::Write;
     use crate::meta::layout::TaskPath;
     use crate::meta::local::LocalStore;
+    use crate::state::StoreName;
 
     /// A group that has committed with this metadata.
     struct Kafka(&'static str);
@@ -149,7 +150,7 @@ mod tests {
         let store = TaskStore::new(Arc::clone(&meta), task());
         store.genesis(&protocol::tests::genesis()).await.unwrap();
         let mut claim = store.claim("node-1", tokio::time::sleep).await.unwrap();
-        let mut state = TaskState::new([("count", vec!["counts".to_owned()])]);
+        let mut state = TaskState::new([vec![StoreName::of("count", "counts", 1)]]);
         state.store_mut(0).put(b"ada", Some(b"5"));
         let mut pending = vec![claim.commit(Decider::Head, &Ledger::default(), &mut state, |epoch, chunks| Manifest {
             id: ManifestId { epoch, nonce: 7 },

@@ -18,6 +18,8 @@ use crate::candidate::{Counted, Switched, TaskReport};
 
 /// Nodes that have not loaded the candidate by then call the rollout off.
 pub const PREPARE_MAX: Duration = Duration::from_secs(300);
+/// Tasks whose state is not converted by then call it off.
+pub const CONVERT_MAX: Duration = Duration::from_secs(3600);
 /// A record that takes less than so many microseconds is never too slow: below that, the sizes of batches and what else the machine
 /// does weigh more than the plugin.
 const TIME_FLOOR_US: f64 = 25.0;
@@ -152,6 +154,9 @@ pub struct Rollout {
     pub to: Version,
     /// How carefully.
     pub strategy: Strategy,
+    /// Whether state has to be converted first, beside the version that runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub converts: bool,
     /// How far it is.
     pub phase: Phase,
     /// Since when all tasks that are to run the candidate have done so.
@@ -314,13 +319,25 @@ impl Rollout {
     fn after_prepare(&self, placed: &[&str], reports: &BTreeMap<&str, &NodeReport>, now: Timestamp) -> Next {
         let is_prepared = |node: &str| reports.get(node).is_some_and(|report| report.prepared);
         let missing: Vec<&str> = placed.iter().copied().filter(|node| !is_prepared(node)).collect();
-        if !placed.is_empty() && missing.is_empty() {
+        let can_go = |task: &TaskReport| task.ready || task.switched.is_some();
+        let is_ready = |partition: u32| reports.values().any(|report| report.tasks.get(&partition).is_some_and(can_go));
+        let unready = (0..self.candidate.partitions).filter(|partition| self.converts && !is_ready(*partition)).count();
+        if !placed.is_empty() && missing.is_empty() && unready == 0 {
             let phase = if self.first_tasks() < self.candidate.partitions { Phase::Canary } else { Phase::Everywhere };
             return Next::Go(Box::new(Self { phase, ..self.clone() }));
         }
-        if now.duration_since(self.started_at) > SignedDuration::try_from(PREPARE_MAX).unwrap_or(SignedDuration::MAX) {
-            let whom = if missing.is_empty() { "no node runs the pipeline".to_owned() } else { missing.join(", ") };
-            return Next::Go(Box::new(self.called_off(format!("not loaded after {PREPARE_MAX:?}: {whom}"))));
+        let is_over = |limit: Duration| {
+            now.duration_since(self.started_at) > SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX)
+        };
+        if is_over(PREPARE_MAX) && (placed.is_empty() || !missing.is_empty()) {
+            let whom = if placed.is_empty() { "no node runs the pipeline".to_owned() } else { missing.join(", ") };
+            let limit = humantime::format_duration(PREPARE_MAX);
+            return Next::Go(Box::new(self.called_off(format!("not loaded after {limit}: {whom}"))));
+        }
+        if is_over(CONVERT_MAX) {
+            let limit = humantime::format_duration(CONVERT_MAX);
+            let reason = format!("the state of {unready} tasks is not converted after {limit}");
+            return Next::Go(Box::new(self.called_off(reason)));
         }
         Next::Wait
     }

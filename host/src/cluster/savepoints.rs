@@ -410,7 +410,7 @@ mod tests {
     use crate::checkpoint::resolve::GroupOffset;
     use crate::checkpoint::store::{Claim, settle};
     use crate::meta::local::LocalStore;
-    use crate::state::TaskState;
+    use crate::state::{StoreName, TaskState};
 
     /// A group that has what the heads say, or what it is told.
     #[derive(Default)]
@@ -484,7 +484,7 @@ mod tests {
     }
 
     fn stores() -> TaskState {
-        TaskState::new([("count", vec!["counts".to_owned()])])
+        TaskState::new([vec![StoreName::of("count", "counts", 1)]])
     }
 
     async fn commit(

@@ -132,8 +132,8 @@ pub enum Misuse {
         function: &'static str,
     },
     /// State read or written where there is none.
-    #[error("`{function}` may not be called in `open`: it must not depend on what stores hold")]
-    StateInOpen {
+    #[error("`{function}` may be called in `process` and `flush` only: nothing else may depend on what stores hold")]
+    StateOutside {
         /// Which function.
         function: &'static str,
     },
@@ -209,7 +209,7 @@ impl Misuse {
             | Self::EntryLimit { .. }
             | Self::StateLimit { .. } => true,
             Self::OutsideProcess { .. }
-            | Self::StateInOpen { .. }
+            | Self::StateOutside { .. }
             | Self::UnknownOutlet { .. }
             | Self::UndeclaredStore { .. } => false,
         }

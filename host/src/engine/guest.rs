@@ -26,6 +26,7 @@ pub(super) enum Phase {
     Open,
     Process,
     Flush,
+    Migrate,
 }
 
 /// Milliseconds since 1970 as the guest sees them: set by the host before a call, still during it.

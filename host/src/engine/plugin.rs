@@ -13,7 +13,7 @@ use super::grants::Grants;
 use super::guest::{Clock, Guest, Phase};
 use super::inspect::{Inspection, LoadError};
 use super::instance::{Exports, Instance, begin, log_level, outlets, scene};
-use super::interface::PROCESSOR;
+use super::interface::{MIGRATION, PROCESSOR};
 use super::limits::{HANDLES_MAX, Limiter, Limits};
 use super::voice::{Speaker, Voice};
 use super::wasi;
@@ -28,6 +28,7 @@ pub struct Plugin {
     open: ComponentExportIndex,
     process: ComponentExportIndex,
     flush: ComponentExportIndex,
+    migrate: Option<ComponentExportIndex>,
 }
 
 /// What an instance is made for.
@@ -107,13 +108,16 @@ impl Plugin {
             let processor = component.get_export_index(None, PROCESSOR)?;
             component.get_export_index(Some(&processor), name)
         };
+        let migrate = component
+            .get_export_index(None, MIGRATION)
+            .and_then(|migration| component.get_export_index(Some(&migration), "migrate"));
         let (Some(open), Some(process), Some(flush)) = (export("open"), export("process"), export("flush")) else {
             return Err(LoadError::NoProcessor);
         };
         let instance =
             linker.instantiate_pre(component).map_err(|error| LoadError::Types { reason: format!("{error:#}") })?;
         let stores = inspection.manifest.stores.iter().map(|store| store.name.clone()).collect();
-        Ok(Self { digest, inspection, stores, instance, open, process, flush })
+        Ok(Self { digest, inspection, stores, instance, open, process, flush, migrate })
     }
 
     /// SHA-256 of its bytes, in lower-case hexadecimal.
@@ -145,11 +149,7 @@ impl Plugin {
         }
         let config = options.config.clone();
         let now_ms = options.now_ms;
-        let mut store = wasmtime::Store::new(self.instance.engine(), self.guest(options));
-        store.limiter(|guest| &mut guest.limiter);
-        store.set_max_component_handles(HANDLES_MAX);
-        // What a guest hands over in one call cannot be larger than its memory, but for lists that overlap.
-        store.set_hostcall_fuel(usize::try_from(store.data().limits.memory_bytes).unwrap_or(usize::MAX));
+        let mut store = self.store(options);
         begin(&mut store, Phase::Open, now_ms);
         match self.open(&mut store, &config) {
             Ok(Ok(exports)) => Ok(Instance { store, exports, dead: false }),
@@ -159,8 +159,29 @@ impl Plugin {
         }
     }
 
+    pub(super) fn migrate(&self) -> Option<ComponentExportIndex> {
+        self.migrate
+    }
+
+    /// What an instance lives in.
+    pub(super) fn store(&self, options: InstanceOptions) -> wasmtime::Store<Guest> {
+        let mut store = wasmtime::Store::new(self.instance.engine(), self.guest(options));
+        store.limiter(|guest| &mut guest.limiter);
+        store.set_max_component_handles(HANDLES_MAX);
+        // What a guest hands over in one call cannot be larger than its memory, but for lists that overlap.
+        store.set_hostcall_fuel(usize::try_from(store.data().limits.memory_bytes).unwrap_or(usize::MAX));
+        store
+    }
+
+    pub(super) fn instantiate_in(
+        &self,
+        store: &mut wasmtime::Store<Guest>,
+    ) -> wasmtime::Result<wasmtime::component::Instance> {
+        self.instance.instantiate(store)
+    }
+
     fn open(&self, store: &mut wasmtime::Store<Guest>, config: &str) -> wasmtime::Result<Result<Exports, Unfit>> {
-        let instance = self.instance.instantiate(&mut *store)?;
+        let instance = self.instantiate_in(store)?;
         let open: TypedFunc<(&str,), (Result<(), Unfit>,)> = instance.get_typed_func(&mut *store, self.open)?;
         let exports = Exports {
             process: instance.get_typed_func(&mut *store, self.process)?,

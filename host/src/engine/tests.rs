@@ -337,7 +337,7 @@ fn what_belongs_to_process_is_refused_elsewhere() {
     let open = "(call $get (call $store (i32.const 24) (i32.const 6))
         (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 640))";
     let error = Script { open, ..Script::default() }.open().unwrap_err();
-    assert!(matches!(error, OpenError::Call(CallError::Misuse(Misuse::StateInOpen { .. }))), "{error}");
+    assert!(matches!(error, OpenError::Call(CallError::Misuse(Misuse::StateOutside { .. }))), "{error}");
 }
 
 #[test]

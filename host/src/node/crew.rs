@@ -42,12 +42,11 @@ impl Crew {
     /// A thread cannot be started.
     pub(super) fn start(
         services: &Services,
-        plan: Plan,
+        plan: Arc<Plan>,
         candidate: Option<Arc<Candidate>>,
         threads: usize,
         control: Arc<Control>,
     ) -> Result<Self, NodeError> {
-        let plan = Arc::new(plan);
         let meta = Arc::clone(&services.store) as Arc<dyn MetaStore>;
         let kafka = services.kafka.clone();
         let runtime: Arc<dyn Runtime> = Arc::new(Handle::current());

@@ -127,7 +127,8 @@ async fn goes_on(store: &Arc<dyn MetaStore>, plan: &Plan) -> Result<(), NodeErro
             let reason = "it has kept state, and would not any more; its offsets are with its state".to_owned();
             return Err(NodeError::Incompatible { reason });
         }
-        compatible::offsets(plan, &task, &head, &head.committed)
+        compatible::offsets(plan, &head, &head.committed)
+            .and_then(|_| compatible::conversions(plan, &task, &head.committed))
             .map_err(|failure| NodeError::Incompatible { reason: failure.to_string() })?;
     }
     Ok(())

@@ -170,9 +170,9 @@ impl Hosted {
             presence.incarnation = now.record.incarnation;
         });
         let plan = match plan {
-            Some(plan) => plan,
+            Some(plan) => Arc::new(plan),
             None => match self.load(now, control).await? {
-                Some(plan) => plan,
+                Some(plan) => Arc::new(plan),
                 None => return Ok(()),
             },
         };

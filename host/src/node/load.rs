@@ -346,6 +346,7 @@ fn assemble(
                 plugin: plugin.digest().to_owned(),
                 config: pipeline.config_hash(at).unwrap_or_default(),
                 stores: plugin.manifest().stores.iter().map(|store| (store.name.clone(), store.schema)).collect(),
+                copies: BTreeMap::new(),
                 since: BTreeMap::new(),
             },
             plugin,

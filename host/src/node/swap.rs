@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use self::gate::Ways;
 pub use self::gate::{Finding, Level};
 use super::deploy::PATIENCE;
 use super::load::{Loader, of_record};
@@ -20,8 +21,10 @@ use crate::config::{Cluster, Pipeline, with_transform};
 use crate::digest::Digest;
 use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
+use crate::record::Column;
 use crate::worker::candidate::Candidate;
 use crate::worker::control::Control;
+use crate::worker::migration::Route;
 
 /// The probation lasts as long as one call may take, and for this.
 const SLACK: Duration = Duration::from_millis(500);
@@ -115,6 +118,7 @@ pub async fn check(
         from,
         to,
         strategy: Strategy { probation_ms, ..request.strategy },
+        converts: false,
         phase: Phase::Prepare,
         watched_since: None,
         reason: None,
@@ -123,7 +127,8 @@ pub async fn check(
         switched: BTreeMap::new(),
         candidate,
     };
-    let findings = gate(&loader, &known, &rollout, at).await?;
+    let (findings, converts) = gate(&loader, &known, &rollout, at).await?;
+    let rollout = Rollout { converts, ..rollout };
     Ok(Swap { store, name: name.clone(), known, rollout, findings })
 }
 
@@ -181,32 +186,53 @@ async fn resolve(loader: &Loader, request: &Request) -> Result<(String, Digest),
     }
 }
 
-/// Loads both versions, as nodes will, and compares them.
+/// Loads both versions, as nodes will, and compares them. Also whether state has to be converted.
 async fn gate(
     loader: &Loader,
     known: &PipelineRecord,
     rollout: &Rollout,
     at: usize,
-) -> Result<Vec<Finding>, NodeError> {
+) -> Result<(Vec<Finding>, bool), NodeError> {
     let never = Arc::new(Control::default());
     let plan = async |specification: &Specification, revision: u64| {
         let record = PipelineRecord { specification: specification.clone(), revision, ..known.clone() };
         let loaded = loader.load_recorded(&record, Some(PATIENCE), &never).await?.expect("nobody drains it");
         loader.plan(loaded, revision, known.incarnation).await
     };
-    let before = plan(&known.specification, known.revision).await?;
+    let before = Arc::new(plan(&known.specification, known.revision).await?);
     let after = Arc::new(plan(&rollout.candidate, rollout.revision).await?);
-    let mut findings = gate::compare(&before.transforms[at], &after.transforms[at]);
+    let candidate = Candidate::new(&before, Arc::clone(&after)).map(Arc::new);
+    let ways = match &candidate {
+        Some(candidate) => ways(Arc::clone(candidate)).await,
+        None => Ways::new(),
+    };
+    let mut findings = gate::compare(&before.transforms[at], &after.transforms[at], &ways);
     findings.push(gate::strategy(&rollout.strategy));
     if let Some(finding) = findings.iter().find(|finding| finding.level == Level::Refused) {
         return Err(refused(format!("{}: {}", finding.subject, finding.finding)));
     }
-    match Candidate::new(&before, after) {
-        Some(_) => Ok(findings),
+    match candidate {
+        Some(candidate) => Ok((findings, !candidate.routes.is_empty())),
         None => Err(refused(
             "more differs than a swap can change while records flow: deploy the changed pipeline file instead",
         )),
     }
+}
+
+/// Asks which ways of converting state the versions know, there and back, with no entries.
+async fn ways(candidate: Arc<Candidate>) -> Ways {
+    let now_ms = jiff::Timestamp::now().as_millisecond();
+    let ask = move || {
+        let mut converter = candidate.converter(0, now_ms);
+        let mut knows = |route: &Route| {
+            let converter = converter.as_mut().map_err(|error| error.clone())?;
+            let converted = converter.convert(route, Column::default(), Column::default(), now_ms);
+            converted.map(drop).map_err(|error| error.to_string())
+        };
+        let converting = candidate.routes.iter().filter(|route| route.source.is_some());
+        converting.map(|route| (route.conversion.store.clone(), (knows(route), knows(&route.back())))).collect()
+    };
+    tokio::task::spawn_blocking(ask).await.unwrap_or_default()
 }
 
 impl Swap {

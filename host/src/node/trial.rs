@@ -49,6 +49,9 @@ impl Trial {
     fn want(&self) {
         if let (Some(candidate), Some(rollout)) = (&self.candidate, &self.rollout) {
             candidate.want(|partition| rollout.wants(partition));
+            if rollout.phase == Phase::Return {
+                candidate.call_off();
+            }
         }
     }
 
@@ -61,7 +64,7 @@ impl Trial {
     }
 
     /// Takes in what was loaded beside `base`.
-    pub(super) fn take(&mut self, loaded: Loaded, base: &Plan) -> Option<Arc<Candidate>> {
+    pub(super) fn take(&mut self, loaded: Loaded, base: &Arc<Plan>) -> Option<Arc<Candidate>> {
         self.loading = None;
         let plan = match loaded {
             Ok(Some(plan)) => Arc::new(plan),
@@ -76,7 +79,7 @@ impl Trial {
         self.candidate = Candidate::new(base, plan).map(Arc::new);
         match self.candidate {
             Some(_) => self.want(),
-            None => self.problem = Some("more differs than one transform, or its stores or outputs do".to_owned()),
+            None => self.problem = Some("more differs than one transform, or its outputs do".to_owned()),
         }
         self.candidate.clone()
     }

@@ -158,6 +158,18 @@ impl Store {
         !self.undo.is_empty()
     }
 
+    /// Slots of the entries whose changes [`Store::roll_back`] would take back; some more than once.
+    pub fn unsettled(&self) -> impl Iterator<Item = Slot> {
+        let marked = self.before_mark.iter().flatten();
+        self.sealed.iter().chain(marked).chain(&self.undo).map(|undo| undo.slot)
+    }
+
+    /// Every slot is below this.
+    #[must_use]
+    pub fn slots(&self) -> Slot {
+        Slot::try_from(self.slots.len()).unwrap_or(Slot::MAX)
+    }
+
     /// Whether this entry changed since [`Store::seal`].
     #[must_use]
     pub fn is_changed(&self, slot: Slot) -> bool {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::migration::{self, Converter, Route};
 use super::plan::Plan;
 use crate::candidate::TaskReport;
 
@@ -13,6 +14,10 @@ pub struct Candidate {
     pub plan: Arc<Plan>,
     /// Index of that.
     pub transform: usize,
+    /// What state has to be copied first.
+    pub routes: Arc<[Route]>,
+    before: Arc<Plan>,
+    called_off: AtomicBool,
     /// By partition.
     wanted: Vec<AtomicBool>,
     reports: Mutex<BTreeMap<u32, TaskReport>>,
@@ -21,16 +26,38 @@ pub struct Candidate {
 impl Candidate {
     /// Wanted by no task yet; `None` when more differs from `base` than one transform.
     #[must_use]
-    pub fn new(base: &Plan, plan: Arc<Plan>) -> Option<Self> {
+    pub fn new(base: &Arc<Plan>, plan: Arc<Plan>) -> Option<Self> {
         let differ = |(one, other): (&_, &_)| !super::plan::TransformPlan::is_same(one, other);
         let mut differing = base.transforms.iter().zip(&plan.transforms).enumerate().filter(|(_, pair)| differ(*pair));
         let (transform, _) = differing.next()?;
         let is_only = differing.next().is_none();
-        if !is_only || !base.may_become(&plan) || !base.has_sinks_of(&plan) || !base.has_stores_of(&plan) {
+        if !is_only || !base.may_become(&plan) || !base.has_sinks_of(&plan) {
             return None;
         }
         let wanted = (0..plan.partitions).map(|_| AtomicBool::new(false)).collect();
-        Some(Self { transform, wanted, reports: Mutex::default(), plan })
+        let routes = migration::routes(&base.transforms[transform], &plan.transforms[transform]).into();
+        let (before, called_off) = (Arc::clone(base), AtomicBool::new(false));
+        Some(Self { transform, routes, before, called_off, wanted, reports: Mutex::default(), plan })
+    }
+
+    /// Opens what converts the state of a task. Runs guests: on a thread that may block.
+    ///
+    /// # Errors
+    /// It cannot be opened, in words.
+    pub fn converter(&self, partition: u32, now_ms: i64) -> Result<Converter, String> {
+        let versions = (&self.before.transforms[self.transform], &self.plan.transforms[self.transform]);
+        Converter::open(versions, &self.routes, (&self.plan.pipeline, partition), now_ms)
+    }
+
+    /// No task is to go over to it any more.
+    pub fn call_off(&self) {
+        self.called_off.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether [`Candidate::call_off`] was called.
+    #[must_use]
+    pub fn is_called_off(&self) -> bool {
+        self.called_off.load(Ordering::Relaxed)
     }
 
     /// Which tasks are to run it.

@@ -171,7 +171,8 @@ pub enum Failure {
     },
     /// A store has state of another schema version than the plugin declares.
     #[error(
-        "task {task}: store `{store}` of transform `{transform}` holds state of schema version {found}, and plugin {plugin} declares version {declared}: state is not converted. Run the plugin that wrote it, give the store another name, or begin anew with `sluicegate deploy --discard-state`"
+        "task {task}: store `{store}` of transform `{transform}` holds state of schema version {found}, and plugin {plugin} declares version {declared}{}. Run the plugin that wrote it, give the store another name, or begin anew with `sluicegate deploy --discard-state`",
+        .problem.as_ref().map_or_else(|| " and does not convert it".to_owned(), |problem| format!(", and could not convert it: {problem}"))
     )]
     Schema {
         /// Which task.
@@ -186,6 +187,8 @@ pub enum Failure {
         plugin: String,
         /// The version that the plugin declares.
         declared: u32,
+        /// What went wrong when it was converted; nothing where the plugin cannot.
+        problem: Option<String>,
     },
     /// The state was made without this topic: nothing says where to begin with it.
     #[error(

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::checkpoint::head::TransformIdentity;
 use crate::config::{Guarantee, Start};
-use crate::engine::{Grants, Instance, InstanceOptions, Limits, OpenError, Plugin};
+use crate::engine::{Grants, Instance, InstanceOptions, Limits, Migrator, OpenError, Plugin};
 use crate::ids::TaskId;
 use crate::kafka::producer::{DeliveryFailure, Transactions};
-use crate::state::TaskState;
+use crate::state::{StoreName, TaskState};
 
 /// Shortest time-out of transactions: brokers that move a partition leader take seconds.
 const TRANSACTION_TIMEOUT_MIN: Duration = Duration::from_secs(15);
@@ -140,14 +140,7 @@ impl Plan {
     /// Whether tasks of this plan have the stores that `next` wants, so that their state stays where it is.
     #[must_use]
     pub fn has_stores_of(&self, next: &Self) -> bool {
-        let stores = |plan: &Self| {
-            let of = |transform: &TransformPlan| (transform.name.clone(), transform.identity.stores.clone());
-            let declared = |transform: &TransformPlan| {
-                transform.plugin.manifest().stores.iter().map(|store| store.name.clone()).collect::<Vec<_>>()
-            };
-            plan.transforms.iter().map(|transform| (of(transform), declared(transform))).collect::<Vec<_>>()
-        };
-        stores(self) == stores(next)
+        self.stores().eq(next.stores())
     }
 
     /// Whether `next` has the same sinks, so that what its transforms put out goes the same ways.
@@ -188,10 +181,15 @@ impl Plan {
     /// Empty stores for a task.
     #[must_use]
     pub fn empty_state(&self) -> TaskState {
-        TaskState::new(self.transforms.iter().map(|transform| {
-            let stores = transform.plugin.manifest().stores.iter().map(|store| store.name.clone()).collect();
-            (transform.name.as_str(), stores)
-        }))
+        TaskState::new(self.stores())
+    }
+
+    /// The stores that each transform declares.
+    pub fn stores(&self) -> impl Iterator<Item = Vec<StoreName>> {
+        self.transforms.iter().map(|transform| {
+            let stores = transform.plugin.manifest().stores.iter();
+            stores.map(|store| StoreName::of(&transform.name, &store.name, store.schema)).collect()
+        })
     }
 
     /// What manifests say of the code.
@@ -227,6 +225,14 @@ impl TransformPlan {
     /// It does not start.
     pub fn open(&self, pipeline: &str, task: u32, now_ms: i64) -> Result<Instance, OpenError> {
         self.plugin.instantiate(self.instance_options(pipeline, task, now_ms))
+    }
+
+    /// What converts state for a task of `pipeline`, if the plugin can.
+    ///
+    /// # Errors
+    /// It cannot be instantiated.
+    pub fn migrator(&self, pipeline: &str, task: u32, now_ms: i64) -> Result<Option<Migrator>, OpenError> {
+        self.plugin.migrator(self.instance_options(pipeline, task, now_ms))
     }
 
     /// How to make an instance for a task of `pipeline`.

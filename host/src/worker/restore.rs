@@ -18,6 +18,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use super::candidate::Candidate;
 use super::compatible;
 use super::failure::Failure;
+use super::migration::{self, Converter, Migration, Mirror, Route};
 use super::orphans::Orphans;
 use super::plan::Plan;
 use super::runtime::Runtime;
@@ -28,6 +29,7 @@ use crate::checkpoint::protocol;
 use crate::checkpoint::resolve::{self, GroupOffset, GroupOffsets, StatelessStart};
 use crate::checkpoint::store::{Claim, StateError, TaskStore};
 use crate::config::{Guarantee, Start};
+use crate::engine::OpenError;
 use crate::ids::TaskId;
 use crate::kafka::TopicPartition;
 use crate::kafka::clients::{ConsumerClient, Kafka, OffsetsClient};
@@ -241,8 +243,9 @@ impl<K: Kafka> Bringing<K> {
         let manifest = resolve::resolve(claim.head(), kafka)
             .map_err(|disagreement| Failure::Disagreement { task: self.id.clone(), disagreement })?;
         let plan = self.plan_of(manifest);
-        let known = compatible::offsets(&plan, &self.id, claim.head(), manifest)?;
-        let is_new = known.contains(&None);
+        let known = compatible::offsets(&plan, claim.head(), manifest)?;
+        let mut dirty = known.contains(&None);
+        let conversions = compatible::conversions(&plan, &self.id, manifest)?;
         let offsets = self.offsets(known).await?;
         let (state, ledger) = self
             .through_outages(|| async {
@@ -251,9 +254,45 @@ impl<K: Kafka> Bringing<K> {
                 Ok((state, ledger))
             })
             .await?;
+        let state = match conversions.is_empty() {
+            true => state,
+            false => {
+                dirty = true;
+                self.convert(&plan, conversions, state).await?
+            }
+        };
         let (keys, bytes, took) = (state.len(), state.bytes(), self.means.runtime.since(began));
         info!(task = %self.id, epoch = %manifest.id.epoch, keys, bytes, ?offsets, ?took, "restored");
-        Ok(Restored { manifest: manifest.clone(), plan, offsets, is_new, state, ledger })
+        Ok(Restored { manifest: manifest.clone(), plan, offsets, dirty, state, ledger })
+    }
+
+    /// Makes state that the plan's plugins read of what an earlier version has left.
+    async fn convert(
+        &self,
+        plan: &Arc<Plan>,
+        conversions: Vec<(usize, Vec<Route>)>,
+        mut state: TaskState,
+    ) -> Result<TaskState, Failure> {
+        let (plan, id, now_ms) = (Arc::clone(plan), self.id.clone(), self.means.runtime.now_ms());
+        let convert = move || {
+            for (at, routes) in conversions {
+                let (transform, routes): (_, Arc<[Route]>) = (&plan.transforms[at], routes.into());
+                let opened = Converter::open((transform, transform), &routes, (&plan.pipeline, id.partition), now_ms);
+                let converted = opened.and_then(|converter| {
+                    let converted = migration::convert_all(Arc::clone(&routes), converter, &mut state, now_ms);
+                    converted.map_err(|error| error.to_string())
+                });
+                let misread = |problem| compatible::misread(&id, transform, &routes[0].conversion, Some(problem));
+                converted.map_err(misread)?;
+                info!(task = %id, transform = transform.name, "converted the state of an earlier version");
+            }
+            Ok(state)
+        };
+        match self.means.runtime.blocking(Box::new(convert)).await {
+            Some(converted) => converted,
+            // The runtime is being shut down.
+            None => std::future::pending().await,
+        }
     }
 
     /// What made the state: in a rollout some tasks run the candidate and some do not.
@@ -287,7 +326,7 @@ impl<K: Kafka> Bringing<K> {
     }
 
     async fn resume(&self, mut claim: Claim, restored: Restored, kafka: &GroupOffsets) -> Result<Task, Failure> {
-        let Restored { manifest, plan, offsets, is_new, state, ledger } = restored;
+        let Restored { manifest, plan, offsets, dirty, state, ledger } = restored;
         if let Err(error) = claim.sweep().await {
             debug!(task = %self.id, "chunks left behind stay until the next claim: {error}");
         }
@@ -296,7 +335,7 @@ impl<K: Kafka> Bringing<K> {
         task.remember(&manifest);
         // Under exactly-once Kafka gets to know what the task goes on from, even if no record comes.
         task.dirty =
-            is_new || (self.means.plan.guarantee == Guarantee::ExactlyOnce && !resolve::names(kafka, &manifest));
+            dirty || (self.means.plan.guarantee == Guarantee::ExactlyOnce && !resolve::names(kafka, &manifest));
         Ok(task)
     }
 
@@ -404,7 +443,7 @@ impl<K: Kafka> Bringing<K> {
     async fn open(
         &self,
         mut plan: Arc<Plan>,
-        state: TaskState,
+        mut state: TaskState,
         durable: Option<Durable>,
         offsets: Vec<i64>,
     ) -> Result<Task, Failure> {
@@ -412,8 +451,23 @@ impl<K: Kafka> Bringing<K> {
         for attempt in 1.. {
             let (its_plan, partition, now_ms) = (Arc::clone(&plan), self.partition, self.means.runtime.now_ms());
             // Guests run on a thread that may block.
-            match self.means.runtime.blocking(Box::new(move || task::instantiate(&its_plan, partition, now_ms))).await {
-                Some(Ok(instances)) => return Ok(Task::new(partition, plan, instances, state, durable, offsets)),
+            let candidate = self.means.candidate.clone().filter(|candidate| Arc::ptr_eq(&candidate.plan, &plan));
+            let open = move || {
+                let instances = task::instantiate(&its_plan, partition, now_ms)?;
+                let keeps = |candidate: &Arc<Candidate>| candidate.routes.iter().any(|route| route.source.is_some());
+                let mirror = candidate.filter(keeps).map(|candidate| {
+                    let opened = candidate.converter(partition, now_ms);
+                    let converter = opened.map_err(|error| (candidate.transform, OpenError::Failed(error)))?;
+                    let mirror = Box::new(Mirror::new(&candidate.routes, converter));
+                    Ok(Migration::Mirroring { transform: candidate.transform, mirror })
+                });
+                Ok((instances, mirror.transpose()?))
+            };
+            match self.means.runtime.blocking(Box::new(open)).await {
+                Some(Ok((instances, migration))) => {
+                    let task = Task::new(partition, plan, instances, state, durable, offsets);
+                    return Ok(Task { migration, ..task });
+                }
                 // A candidate does not keep a task from coming up.
                 Some(Err((at, error))) if !Arc::ptr_eq(&plan, &self.means.plan) => {
                     let transform = &plan.transforms[at].name;
@@ -422,6 +476,7 @@ impl<K: Kafka> Bringing<K> {
                         transform, "the candidate does not start, coming up with the version before: {error}"
                     );
                     plan = Arc::clone(&self.means.plan);
+                    state.declare(plan.stores());
                 }
                 Some(Err((at, error))) => {
                     let transform = plan.transforms[at].name.clone();
@@ -461,8 +516,8 @@ struct Restored {
     manifest: Manifest,
     plan: Arc<Plan>,
     offsets: Vec<i64>,
-    /// Some of the offsets are not in the manifest.
-    is_new: bool,
+    /// Offsets or state are not as the manifest has them.
+    dirty: bool,
     state: TaskState,
     ledger: Ledger,
 }

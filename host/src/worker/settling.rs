@@ -106,7 +106,7 @@ mod tests {
     use crate::ids::{ManifestId, TaskId};
     use crate::meta::local::LocalStore;
     use crate::meta::{MetaError, Node, Version, Write};
-    use crate::state::TaskState;
+    use crate::state::{StoreName, TaskState};
 
     /// A store each of whose answers takes its time.
     struct Slow {
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn a_store_that_takes_longer_than_the_thread_waits_is_asked_once() {
         let bench = Bench::new();
-        let (mut ledger, mut state) = (Ledger::default(), TaskState::new([("count", vec!["counts".to_owned()])]));
+        let (mut ledger, mut state) = (Ledger::default(), TaskState::new([vec![StoreName::of("count", "counts", 1)]]));
         state.store_mut(0).put(b"key", Some(b"value"));
         let mut claim = bench.claim(0);
         let pending = commit(&mut claim, &ledger, &mut state);
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn a_commit_of_many_chunks_ends_though_it_takes_longer_than_the_thread_waits() {
         let bench = Bench::new();
-        let (mut ledger, mut state) = (Ledger::default(), TaskState::new([("count", vec!["counts".to_owned()])]));
+        let (mut ledger, mut state) = (Ledger::default(), TaskState::new([vec![StoreName::of("count", "counts", 1)]]));
         for key in 0..400u32 {
             // Does not compress.
             let value: Vec<u8> = crate::digest::Digest::of(&key.to_be_bytes()).hex().into_bytes().repeat(60);

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::failure::{Failure, Origin, Span};
+use super::migration::Migration;
 use super::plan::Plan;
 use crate::checkpoint::head::{Manifest, TransformIdentity};
 use crate::checkpoint::ledger::Ledger;
 use crate::checkpoint::store::Claim;
-use crate::engine::{Instance, OpenError};
+use crate::engine::{CallError, Instance, OpenError};
 use crate::kafka::TopicPartition;
 use crate::kafka::consumer::CommitOffset;
 use crate::record::Batch;
@@ -27,6 +28,8 @@ pub struct Task {
     pub since: Vec<Option<BTreeMap<String, i64>>>,
     /// Its stores.
     pub state: TaskState,
+    /// What it does to its state because of a rollout.
+    pub migration: Option<Migration>,
     /// Where its state is durable; `None` without state.
     pub durable: Option<Durable>,
     /// The next offset of each input, after what was processed.
@@ -70,6 +73,7 @@ impl Task {
             instances,
             since,
             state,
+            migration: None,
             durable,
             next,
             sealed: None,
@@ -84,7 +88,12 @@ impl Task {
     pub fn identities(&self) -> Vec<TransformIdentity> {
         let identities = self.plan.identities().into_iter().zip(&self.since);
         let since = |since: &Option<BTreeMap<String, i64>>| since.clone().unwrap_or_default();
-        identities.map(|(identity, it)| TransformIdentity { since: since(it), ..identity }).collect()
+        let mut identities: Vec<_> =
+            identities.map(|(identity, it)| TransformIdentity { since: since(it), ..identity }).collect();
+        if let Some(Migration::Mirroring { transform, mirror }) = &self.migration {
+            identities[*transform].copies = mirror.kept().collect();
+        }
+        identities
     }
 
     /// Takes what `manifest`, from which the task goes on, knows of the code that it runs. What it does not know begins here.
@@ -172,6 +181,9 @@ impl Task {
     pub fn committed(&mut self) {
         if let Some(sealed) = self.sealed.take() {
             self.committed = sealed;
+            if let Some(Migration::Mirroring { mirror, .. }) = &mut self.migration {
+                mirror.settle();
+            }
         }
     }
 
@@ -183,6 +195,9 @@ impl Task {
 
     /// Takes back everything since the last commit; the instances are new, the caller moves the consumer back.
     pub fn roll_back(&mut self, instances: Vec<Instance>) {
+        if let Some(Migration::Copying(copying)) = &mut self.migration {
+            copying.note_roll_back(&self.state);
+        }
         self.state.stores_mut().for_each(|store| store.roll_back());
         self.instances = instances;
         self.next.clone_from(&self.committed);
@@ -195,6 +210,9 @@ impl Task {
             for since in self.since.iter_mut().filter(|since| since.is_none()) {
                 *since = Some(offsets.clone());
             }
+        }
+        if let Some(Migration::Mirroring { mirror, .. }) = &mut self.migration {
+            self.dirty |= mirror.redo(&mut self.state);
         }
     }
 
@@ -218,6 +236,15 @@ impl Task {
         offsets.map(|(partition, offset)| CommitOffset { partition, offset, metadata: metadata.clone() }).collect()
     }
 
+    /// Works by `plan` from now on; its transforms find their stores. The instances are the caller's business.
+    pub fn work_by(&mut self, plan: &Arc<Plan>) -> Arc<Plan> {
+        if !self.plan.has_stores_of(plan) {
+            self.state.declare(plan.stores());
+        }
+        self.migration = None;
+        std::mem::replace(&mut self.plan, Arc::clone(plan))
+    }
+
     /// Puts what the instances hold back into the state.
     ///
     /// # Errors
@@ -232,7 +259,20 @@ impl Task {
                 error: Box::new(error),
             })?;
         }
-        Ok(())
+        match &mut self.migration {
+            None => Ok(()),
+            Some(Migration::Copying(copying)) => {
+                copying.note_changes(&self.state);
+                Ok(())
+            }
+            Some(Migration::Mirroring { transform, mirror }) => {
+                mirror.copy_changes(&mut self.state, now_ms).map_err(|error| Failure::Flush {
+                    transform: self.plan.transforms[*transform].name.clone(),
+                    partition: self.partition,
+                    error: Box::new(CallError::Fatal(error.to_string())),
+                })
+            }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The loop of a worker thread. Everything it decides is in `step`, `commit`, `restore`; this puts them together and keeps the
 //! group informed. What the group gives and takes is in `group`, going back in `recovery`, the way to the sinks in `sending`.
 
+mod copying;
 mod failing;
 mod group;
 mod recovery;
@@ -27,6 +28,7 @@ use super::control::Control;
 use super::counters::Counters;
 use super::failure::Failure;
 use super::gathering::Gathering;
+use super::migration;
 use super::orphans::Orphans;
 use super::outbox::Outbox;
 use super::plan::Plan;
@@ -366,7 +368,6 @@ impl<K: Kafka> Thread<K> {
     }
 
     fn change_plan(&mut self, plan: &Arc<Plan>) -> Result<(), Failure> {
-        let keeps_stores = self.plan.has_stores_of(plan);
         let new_producer =
             self.is_exactly_once() && self.plan.transactions(&self.name) != plan.transactions(&self.name);
         self.counters = Counters::new(plan, &self.equipment.metrics);
@@ -381,7 +382,7 @@ impl<K: Kafka> Thread<K> {
         self.slots.values_mut().for_each(Slot::begins_anew);
         for number in self.slots.keys().copied().collect::<Vec<_>>() {
             let running = self.tasks.get_mut(number as usize).and_then(Option::as_mut);
-            if let Some(task) = running.filter(|_| keeps_stores) {
+            if let Some(task) = running.filter(|task| task.plan.has_stores_of(plan)) {
                 switching::go_over(task, plan, self.equipment.runtime.now_ms())?;
             } else if self.slots[&number].assigned.len() == plan.sources.len() {
                 let partitions: Vec<_> = task::partitions(number, plan.sources.len()).collect();
@@ -588,6 +589,11 @@ impl<K: Kafka> Thread<K> {
                 );
             }
             self.tasks.iter().flatten().for_each(|task| self.counters.task(task));
+            if self.candidate.is_none() {
+                for task in self.tasks.iter_mut().flatten() {
+                    task.dirty |= migration::tidy(&mut task.state);
+                }
+            }
             self.report_trial();
         }
     }

@@ -10,6 +10,7 @@ use crate::checkpoint::resolve;
 use crate::ids::{ManifestId, TaskId};
 use crate::meta::Node;
 use crate::meta::local::LocalStore;
+use crate::state::StoreName;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
@@ -97,7 +98,7 @@ struct Running {
 impl Running {
     async fn begin(store: TaskStore) -> Self {
         let claim = store.claim("node-1", tokio::time::sleep).await.unwrap();
-        let mut state = TaskState::new([("count", vec!["counts".to_owned()])]);
+        let mut state = TaskState::new([vec![StoreName::of("count", "counts", 1)]]);
         let ledger = store.restore(claim.head(), &claim.head().committed, &mut state).await.unwrap();
         Self { store, claim, ledger, state, nonce: 0 }
     }
@@ -366,7 +367,7 @@ impl Running {
         let metadata = kafka.map(|id| id.to_string()).unwrap_or_default();
         let group = resolve::GroupOffset { offset: kafka.map(|_| offset), metadata };
         let manifest = resolve::resolve(claim.head(), &[("orders".to_owned(), group)].into()).unwrap().clone();
-        let mut state = TaskState::new([("count", vec!["counts".to_owned()])]);
+        let mut state = TaskState::new([vec![StoreName::of("count", "counts", 1)]]);
         let ledger = store.restore(claim.head(), &manifest, &mut state).await.unwrap();
         claim.restored(manifest.id);
         Self { store, claim, ledger, state, nonce: 1_000 }

@@ -139,7 +139,7 @@ async fn has_stores(
         CommandError::BadInput(message)
     })?;
     let declared = view.manifest.transforms.iter().flat_map(|transform| {
-        transform.stores.keys().map(|store| StoreName { transform: transform.name.clone(), store: store.clone() })
+        transform.stores.iter().map(|(store, schema)| StoreName::of(&transform.name, store, *schema))
     });
     let known: BTreeSet<StoreName> = declared.chain(view.state.names().iter().cloned()).collect();
     match changes.iter().find(|(_, change)| !known.contains(&change.store)) {

@@ -233,7 +233,7 @@ impl Viewer {
         let mut stores = Vec::new();
         for transform in &view.manifest.transforms {
             for (store, schema) in &transform.stores {
-                let name = StoreName { transform: transform.name.clone(), store: store.clone() };
+                let name = StoreName::of(&transform.name, store, *schema);
                 let known =
                     self.declarations(&transform.plugin).await.iter().find(|known| known.name == *store).cloned();
                 let declaration = known.unwrap_or_else(|| unknown(store));
@@ -348,10 +348,14 @@ impl Search {
         stores: Vec<(StoreName, StoreDeclaration)>,
     ) -> Result<Option<(StoreName, StoreDeclaration)>, CommandError> {
         self.seen.extend(stores.iter().map(|(name, _)| name.to_string()));
-        let is_meant = |name: &StoreName| {
-            name.store == args.store && args.transform.as_ref().is_none_or(|transform| name.transform == *transform)
-        };
-        let mut meant = stores.into_iter().filter(|(name, _)| is_meant(name));
+        let is_of = |name: &StoreName| args.transform.as_ref().is_none_or(|transform| name.transform == *transform);
+        // The plain name is that of the store in use; a copy of another schema version is named with that.
+        let is_in_use = |known: &StoreDeclaration| known.schema > 0 && known.name == args.store;
+        let is_named = |name: &StoreName| name.store == args.store || format!("{}@1", name.store) == args.store;
+        let of: Vec<_> = stores.into_iter().filter(|(name, _)| is_of(name)).collect();
+        let any_in_use = of.iter().any(|(_, known)| is_in_use(known));
+        let mut meant =
+            of.into_iter().filter(|(name, known)| if any_in_use { is_in_use(known) } else { is_named(name) });
         let first = meant.next();
         if let (Some((first, _)), Some((second, _))) = (&first, meant.next()) {
             let message = format!(

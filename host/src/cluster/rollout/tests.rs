@@ -31,6 +31,7 @@ pub(in crate::cluster) fn rollout(canary: Option<&str>) -> Rollout {
             max_errors_ppm: 1000,
             max_slowdown: 5,
         },
+        converts: false,
         phase: Phase::Prepare,
         watched_since: None,
         reason: None,

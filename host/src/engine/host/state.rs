@@ -159,7 +159,10 @@ fn number(handle: &Resource<StoreHandle>) -> usize {
 }
 
 fn expect_state(store: &Store<'_>, function: &'static str) -> Result<(), Misuse> {
-    if store.data().phase == Phase::Open { Err(Misuse::StateInOpen { function }) } else { Ok(()) }
+    match store.data().phase {
+        Phase::Process | Phase::Flush => Ok(()),
+        Phase::Open | Phase::Migrate => Err(Misuse::StateOutside { function }),
+    }
 }
 
 fn expect_store<'a>(stores: &'a [KeyedStore], names: &[String], number: usize) -> Result<&'a KeyedStore, Misuse> {

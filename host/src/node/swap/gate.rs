@@ -1,6 +1,6 @@
 //! What two versions of a transform have in common and what not, for people who are about to swap them. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -31,9 +31,12 @@ pub struct Finding {
     pub finding: String,
 }
 
+/// By store of another schema version, whether its entries can be converted, and back.
+pub(super) type Ways = BTreeMap<String, (Result<(), String>, Result<(), String>)>;
+
 /// Compares two versions that the pipeline takes, both open already.
-pub(super) fn compare(before: &TransformPlan, after: &TransformPlan) -> Vec<Finding> {
-    let mut findings = manifests(before.plugin.manifest(), after.plugin.manifest());
+pub(super) fn compare(before: &TransformPlan, after: &TransformPlan, ways: &Ways) -> Vec<Finding> {
+    let mut findings = manifests(before.plugin.manifest(), after.plugin.manifest(), ways);
     let config = match before.identity.config == after.identity.config {
         true => "the same, and accepted",
         false => "another one, and accepted",
@@ -52,7 +55,7 @@ pub(super) fn strategy(strategy: &Strategy) -> Finding {
     finding(Level::Ok, "probation", limits)
 }
 
-fn manifests(before: &Manifest, after: &Manifest) -> Vec<Finding> {
+fn manifests(before: &Manifest, after: &Manifest, ways: &Ways) -> Vec<Finding> {
     let mut findings = Vec::new();
     let version = |manifest: &Manifest| format!("{}@{}", manifest.name, manifest.version);
     let same_name = before.name == after.name;
@@ -63,7 +66,7 @@ fn manifests(before: &Manifest, after: &Manifest) -> Vec<Finding> {
     ));
     findings.push(finding(Level::Ok, "interface", after.interface.clone()));
     findings.push(outputs(before, after));
-    findings.extend(stores(before, after));
+    findings.extend(stores(before, after, ways));
     let wants: Vec<&str> = after.wants.iter().map(String::as_str).collect();
     let grants = if wants.is_empty() { "wants nothing".to_owned() } else { format!("{}: granted", wants.join(", ")) };
     findings.push(finding(Level::Ok, "grants", grants));
@@ -83,16 +86,31 @@ fn outputs(before: &Manifest, after: &Manifest) -> Finding {
     }
 }
 
-fn stores(before: &Manifest, after: &Manifest) -> Vec<Finding> {
+fn stores(before: &Manifest, after: &Manifest, ways: &Ways) -> Vec<Finding> {
     let store = |manifest: &Manifest, name: &str| manifest.stores.iter().find(|store| store.name == name).cloned();
     let names: BTreeSet<&str> = before.stores.iter().chain(&after.stores).map(|store| store.name.as_str()).collect();
     let of = |name: &str| {
         let subject = format!("store `{name}`");
         match (store(before, name), store(after, name)) {
             (Some(old), Some(new)) if old.schema != new.schema => {
-                let (old, new) = (old.schema, new.schema);
-                let what = format!("schema {old} -> {new}: the entries that there are would be misread");
-                finding(Level::Refused, subject, what)
+                let schemas = format!("schema {} -> {}", old.schema, new.schema);
+                match ways.get(name) {
+                    Some((Ok(()), Ok(()))) => {
+                        let what = format!("{schemas}: converted beside the version that runs, and back if need be");
+                        finding(Level::Ok, subject, what)
+                    }
+                    Some((Ok(()), Err(problem))) => {
+                        let what = format!(
+                            "{schemas}: there would be no way back without loss: {problem}; let its `migrate` know both ways"
+                        );
+                        finding(Level::Refused, subject, what)
+                    }
+                    Some((Err(problem), _)) => finding(Level::Refused, subject, format!("{schemas}: {problem}")),
+                    None => {
+                        let what = format!("{schemas}: the entries that there are would be misread");
+                        finding(Level::Refused, subject, what)
+                    }
+                }
             }
             (Some(old), Some(new)) => match other_format(&old, &new) {
                 Some(formats) => {
@@ -102,15 +120,19 @@ fn stores(before: &Manifest, after: &Manifest) -> Vec<Finding> {
                 }
                 None => finding(Level::Ok, subject, format!("schema {}, found in place", new.schema)),
             },
-            (None, _) => finding(Level::Refused, subject, "new: deploy the changed pipeline file instead"),
-            (_, None) => finding(Level::Refused, subject, "gone: deploy the changed pipeline file instead"),
+            (None, _) => finding(Level::Ok, subject, "new: it begins empty"),
+            (_, None) => finding(Level::Warning, subject, "gone: its entries are kept until `sluicegate state drop`"),
         }
     };
     let mut findings: Vec<Finding> = names.into_iter().map(of).collect();
     if findings.is_empty() {
         findings.push(finding(Level::Ok, "state", "none"));
-    } else if findings.iter().all(|finding| finding.level == Level::Ok) {
-        findings.push(finding(Level::Ok, "return", "loses nothing: both versions read the same state"));
+    } else if findings.iter().all(|finding| finding.level != Level::Refused) {
+        let why = match ways.is_empty() {
+            true => "both versions read the same state",
+            false => "both forms of the state are kept until it has passed",
+        };
+        findings.push(finding(Level::Ok, "return", format!("loses nothing: {why}")));
     }
     findings
 }
@@ -139,7 +161,7 @@ mod tests {
     }
 
     fn found(before: &str, after: &str) -> Vec<(Level, String)> {
-        let findings = manifests(&manifest(before), &manifest(after));
+        let findings = manifests(&manifest(before), &manifest(after), &Ways::new());
         findings.into_iter().map(|it| (it.level, format!("{}: {}", it.subject, it.finding))).collect()
     }
 
@@ -163,8 +185,8 @@ mod tests {
             format!(r#"{{ "stores": [{{ "name": "counts", "schema": 1, "value-format": "{format}" }}] }}"#)
         };
         assert_eq!(worst(&typed("postcard:u64"), &typed("json"), "raise the schema"), Level::Refused);
-        assert_eq!(worst("{}", &stores(1), "new"), Level::Refused);
-        assert_eq!(worst(&stores(1), "{}", "gone"), Level::Refused);
+        assert_eq!(worst("{}", &stores(1), "new"), Level::Ok);
+        assert_eq!(worst(&stores(1), "{}", "gone"), Level::Warning);
         let outputs = r#"{ "outputs": [{ "name": "main" }, { "name": "late" }] }"#;
         assert_eq!(worst(outputs, "{}", "gone: `late`"), Level::Warning);
         assert_eq!(worst("{}", r#"{ "name": "other" }"#, "another plugin"), Level::Warning);

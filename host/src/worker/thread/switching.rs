@@ -13,13 +13,15 @@ use futures::FutureExt;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::copying::Converted;
 use super::{START_WAIT, Slot, Thread};
 use crate::candidate::{Counted, Switched, TaskReport};
-use crate::engine::{Instance, OpenError};
+use crate::engine::{Instance, MigrateError, OpenError};
 use crate::kafka::clients::{ConsumerClient, Kafka};
 use crate::worker::candidate::Candidate;
 use crate::worker::careful::one_line;
 use crate::worker::failure::Failure;
+use crate::worker::migration::Migration;
 use crate::worker::plan::Plan;
 use crate::worker::task::Task;
 
@@ -48,6 +50,11 @@ impl Tally {
         }
     }
 
+    /// Whether the task can go over.
+    pub(super) fn is_ready(&mut self, ready: bool) {
+        self.report.ready = ready;
+    }
+
     pub(super) fn is_refused(&self) -> bool {
         self.report.refused.is_some()
     }
@@ -70,18 +77,31 @@ impl Slot {
 
 type Opened = Result<Instance, OpenError>;
 
-/// Instances of the candidate, opened beside the thread for tasks that are to go over.
+/// What is made beside the thread for tasks that are to go over: instances of the candidate, and state that it can read.
 pub(super) struct Spares {
     opened: mpsc::UnboundedSender<(u32, Opened)>,
     inbox: mpsc::UnboundedReceiver<(u32, Opened)>,
     /// By partition; nothing while one is being opened.
     spares: BTreeMap<u32, Option<Box<Instance>>>,
+    converted: mpsc::UnboundedSender<Converted>,
+    converted_inbox: mpsc::UnboundedReceiver<Converted>,
 }
 
 impl Spares {
     pub(super) fn new() -> Self {
         let (opened, inbox) = mpsc::unbounded_channel();
-        Self { opened, inbox, spares: BTreeMap::new() }
+        let (converted, converted_inbox) = mpsc::unbounded_channel();
+        Self { opened, inbox, spares: BTreeMap::new(), converted, converted_inbox }
+    }
+
+    /// State that has been converted.
+    pub(super) fn converted(&mut self) -> Option<Converted> {
+        self.converted_inbox.try_recv().ok()
+    }
+
+    /// Where to send it.
+    pub(super) fn answer(&self) -> mpsc::UnboundedSender<Converted> {
+        self.converted.clone()
     }
 
     /// The task is not here any more.
@@ -89,9 +109,10 @@ impl Spares {
         self.spares.remove(&partition);
     }
 
-    /// Whether some are open, and none is on its way: tasks go over in one go.
-    fn are_open(&self) -> bool {
-        !self.spares.is_empty() && self.spares.values().all(Option::is_some)
+    /// Whether some of `tasks` can go over, and none of their instances is on its way: they go over in one go.
+    fn are_open_for<'a>(&self, tasks: impl Iterator<Item = &'a Task>) -> bool {
+        let can_go = |task: &Task| matches!(self.spares.get(&task.partition), Some(Some(_))) && is_copied(task);
+        self.spares.values().all(Option::is_some) && tasks.into_iter().any(can_go)
     }
 
     fn take(&mut self, partition: u32) -> Option<Box<Instance>> {
@@ -109,6 +130,11 @@ impl<K: Kafka> Thread<K> {
             let transform = candidate.as_ref().map_or(0, |candidate| candidate.transform);
             self.slots.values_mut().for_each(|slot| slot.tally = Tally::of(transform));
             self.restorer.try_out(candidate.clone());
+            self.tasks
+                .iter_mut()
+                .flatten()
+                .filter(|task| matches!(task.migration, Some(Migration::Copying(_))))
+                .for_each(|task| task.migration = None);
             self.candidate = candidate;
         }
         let Some(candidate) = self.candidate.clone() else { return };
@@ -123,6 +149,7 @@ impl<K: Kafka> Thread<K> {
                 }
             }
         }
+        self.copy_state(&candidate);
         for task in self.tasks.iter().flatten() {
             let refused = self.slots.get(&task.partition).is_none_or(|slot| slot.tally.is_refused());
             let stays = refused || !candidate.is_wanted(task.partition) || Arc::ptr_eq(&task.plan, &candidate.plan);
@@ -147,7 +174,8 @@ impl<K: Kafka> Thread<K> {
 
     /// Whether the thread is to come to rest because tasks can go over, or are to go back.
     pub(super) fn is_switch_due(&self) -> bool {
-        self.spares.are_open() || self.tasks.iter().flatten().any(|task| !self.may_run(task))
+        self.spares.are_open_for(self.tasks.iter().flatten().map(|task| &**task))
+            || self.tasks.iter().flatten().any(|task| !self.may_run(task))
     }
 
     /// Whether a task may go on with what it runs.
@@ -170,10 +198,15 @@ impl<K: Kafka> Thread<K> {
         for (task, stays) in self.tasks.iter_mut().zip(stay) {
             let Some(task) = task else { continue };
             let Some(slot) = self.slots.get_mut(&task.partition) else { continue };
-            match (&self.candidate, self.spares.take(task.partition)) {
+            let spare = if is_copied(task) { self.spares.take(task.partition) } else { None };
+            match (&self.candidate, spare) {
                 (Some(candidate), Some(instance)) if candidate.is_wanted(task.partition) => {
+                    if let Err(error) = copy_the_rest(task, candidate, runtime.now_ms()) {
+                        slot.tally.report.refused.get_or_insert_with(|| one_line(&error.to_string()));
+                        task.dirty = true;
+                        continue;
+                    }
                     task.instances[candidate.transform] = *instance;
-                    task.plan = Arc::clone(&candidate.plan);
                     task.since[candidate.transform] = Some(task.offsets());
                     switched.push(task.partition);
                 }
@@ -264,7 +297,7 @@ impl<K: Kafka> Thread<K> {
 /// Lets a task work by `plan` when it has gone back, which it does whatever it has done: what is another version there begins
 /// where it goes on then.
 pub(super) fn leave(task: &mut Task, plan: &Arc<Plan>) {
-    let before = std::mem::replace(&mut task.plan, Arc::clone(plan));
+    let before = task.work_by(plan);
     for (since, (one, other)) in task.since.iter_mut().zip(before.transforms.iter().zip(&plan.transforms)) {
         if !one.is_same(other) {
             *since = None;
@@ -272,13 +305,37 @@ pub(super) fn leave(task: &mut Task, plan: &Arc<Plan>) {
     }
 }
 
-/// Lets a task work by `plan`, with new instances of what is another one there. Its stores are the same.
+/// Lets a task work by `plan`, with new instances of what is another one there. Its state is there.
 pub(super) fn go_over(task: &mut Task, plan: &Arc<Plan>, now_ms: i64) -> Result<(), Failure> {
-    let (before, offsets) = (std::mem::replace(&mut task.plan, Arc::clone(plan)), task.offsets());
+    let (before, offsets) = (task.work_by(plan), task.offsets());
     for (at, transform) in plan.transforms.iter().enumerate().filter(|(at, it)| !it.is_same(&before.transforms[*at])) {
         let opened = transform.open(&plan.pipeline, task.partition, now_ms);
         task.instances[at] = opened.map_err(|error| Failure::Open { transform: transform.name.clone(), error })?;
         task.since[at] = Some(offsets.clone());
     }
+    Ok(())
+}
+
+/// Whether nothing of a task's state has to be copied before it goes over, but what the switch copies.
+fn is_copied(task: &Task) -> bool {
+    match &task.migration {
+        Some(Migration::Copying(copying)) => copying.is_ready(&task.state),
+        _ => true,
+    }
+}
+
+/// Copies what is left of a task's state, which works by the candidate then.
+fn copy_the_rest(task: &mut Task, candidate: &Candidate, now_ms: i64) -> Result<(), MigrateError> {
+    let copying = match task.migration.take() {
+        Some(Migration::Copying(mut copying)) => {
+            copying.finish(&mut task.state, now_ms)?;
+            Some(copying)
+        }
+        _ => None,
+    };
+    task.work_by(&candidate.plan);
+    let mirror = copying.and_then(|copying| copying.into_mirror());
+    let transform = candidate.transform;
+    task.migration = mirror.map(|mirror| Migration::Mirroring { transform, mirror: Box::new(mirror) });
     Ok(())
 }

@@ -1,0 +1,468 @@
+//! State of one schema version made from that of another, while a task goes on: what a rollout copies before a task goes over, and
+//! keeps beside afterwards, so that it can go back.
+//!
+//! A store of another schema version is another store of the same task ([`StoreName::of`]), so that what is copied is committed
+//! like everything else. [`Copying`] makes it beside the running version: all entries once, then those that have changed since, until
+//! few are left; those are copied in the switch. [`Mirror`] does the opposite during probation: every commit of the candidate
+//! holds both forms of the state, so that going back finds its own. Neither decides when to switch.
+//!
+//! Copying is idempotent: an entry that is there already is not written again. So whatever is not certain is copied once more.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::plan::TransformPlan;
+use crate::engine::{Conversion, MigrateError, Migrator};
+use crate::record::Column;
+use crate::state::{Slot, StoreName, TaskState};
+
+/// Entries that are converted in one call.
+const PAGE_ENTRIES: usize = 1000;
+/// Bytes of keys and values that are converted in one call, unless one entry has more.
+const PAGE_BYTES: usize = 256 * 1024;
+/// Bytes of a task that are copied for one commit, so that no commit grows with the state.
+const COMMIT_BYTES: usize = 512 * 1024;
+/// So few entries are copied in the switch itself.
+pub const FEW: usize = 2000;
+/// Commits after which a state that still changes faster than it is copied is given up.
+const COMMITS_MAX: u32 = 500;
+
+/// Tells one copying of a task from the next.
+static COPYINGS: AtomicU64 = AtomicU64::new(0);
+
+/// From which store to which.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Route {
+    /// Where entries are; none where the store is a new one, which begins empty.
+    pub source: Option<StoreName>,
+    /// Where they are to be.
+    pub target: StoreName,
+    /// What converts them.
+    pub conversion: Conversion,
+    /// Whether the version that is gone over to converts, or the one before: whichever has the higher schema version knows both.
+    pub by_next: bool,
+}
+
+impl Route {
+    /// The other way round.
+    #[must_use]
+    pub fn back(&self) -> Self {
+        let Conversion { store, from, to } = self.conversion.clone();
+        Self {
+            source: Some(self.target.clone()),
+            target: self.source.clone().unwrap_or_else(|| self.target.clone()),
+            conversion: Conversion { store, from: to, to: from },
+            by_next: self.by_next,
+        }
+    }
+}
+
+/// What has to be copied for a task to go over from one version of a transform to another.
+#[must_use]
+pub fn routes(before: &TransformPlan, next: &TransformPlan) -> Vec<Route> {
+    let declared = &before.plugin.manifest().stores;
+    let route = |store: &crate::manifest::StoreDeclaration| {
+        let was = declared.iter().find(|was| was.name == store.name).map(|was| was.schema);
+        (was != Some(store.schema)).then(|| Route {
+            source: was.map(|was| StoreName::of(&before.name, &store.name, was)),
+            target: StoreName::of(&next.name, &store.name, store.schema),
+            conversion: Conversion { store: store.name.clone(), from: was.unwrap_or(store.schema), to: store.schema },
+            by_next: was.is_none_or(|was| store.schema > was),
+        })
+    };
+    next.plugin.manifest().stores.iter().filter_map(route).collect()
+}
+
+/// Converts, by one or the other version of a transform.
+#[derive(Debug)]
+pub struct Converter {
+    before: Option<Migrator>,
+    next: Option<Migrator>,
+}
+
+impl Converter {
+    /// For the routes between two versions of a transform. Runs guests: on a thread that may block.
+    ///
+    /// # Errors
+    /// A version that has to convert does not start, or does not say how, in words.
+    pub fn open(
+        (before, next): (&TransformPlan, &TransformPlan),
+        routes: &[Route],
+        (pipeline, task): (&str, u32),
+        now_ms: i64,
+    ) -> Result<Self, String> {
+        let open = |plan: &TransformPlan, by_next: bool| {
+            let Some(route) = routes.iter().find(|route| route.source.is_some() && route.by_next == by_next) else {
+                return Ok(None);
+            };
+            match plan.migrator(pipeline, task, now_ms) {
+                Ok(Some(migrator)) => Ok(Some(migrator)),
+                Ok(None) => Err(format!("{}: no version exports `migrate`", route.conversion)),
+                Err(error) => Err(format!("{}: {error}", route.conversion)),
+            }
+        };
+        Ok(Self { before: open(before, false)?, next: open(next, true)? })
+    }
+
+    /// Converts values of keys.
+    ///
+    /// # Errors
+    /// See [`MigrateError`].
+    pub fn convert(
+        &mut self,
+        route: &Route,
+        keys: Column,
+        values: Column,
+        now_ms: i64,
+    ) -> Result<Column, MigrateError> {
+        let migrator = if route.by_next { &mut self.next } else { &mut self.before };
+        match migrator {
+            Some(migrator) => migrator.migrate(&route.conversion, keys, values, now_ms),
+            None => Err(MigrateError::Unsupported(route.conversion.clone())),
+        }
+    }
+}
+
+/// Entries that are being converted.
+#[derive(Debug)]
+pub struct Page {
+    /// Of which copying.
+    number: u64,
+    /// Index of its route.
+    pub route: usize,
+    /// Keys.
+    pub keys: Column,
+    /// Values before.
+    pub values: Column,
+}
+
+/// A route within a task's state.
+#[derive(Debug)]
+struct Way {
+    source: Option<usize>,
+    target: usize,
+    /// Slots of the source before this one have been copied once.
+    cursor: Slot,
+    /// Keys that have to be copied, again or for the first time.
+    changed: HashSet<Box<[u8]>>,
+}
+
+/// Copies stores of a task beside what runs.
+#[derive(Debug)]
+pub struct Copying {
+    number: u64,
+    /// What is copied.
+    pub routes: Arc<[Route]>,
+    ways: Vec<Way>,
+    /// Not here while a page is away.
+    converter: Option<Converter>,
+    /// The route of the entries that are away to be converted, if any are.
+    away: Option<usize>,
+    /// Their keys; none when what comes back is of no use.
+    keys_away: Vec<Box<[u8]>>,
+    bytes_since_commit: usize,
+    commits: u32,
+    /// What the switch copies.
+    last: Option<Vec<Put>>,
+}
+
+/// What was put into a store.
+#[derive(Debug)]
+struct Put {
+    target: usize,
+    keys: Column,
+    values: Column,
+}
+
+impl Copying {
+    /// Nothing is copied yet.
+    pub fn new(routes: Arc<[Route]>, state: &mut TaskState) -> Self {
+        let way = |route: &Route| {
+            let source = route.source.as_ref().map(|name| state.number(name));
+            let target = state.number(&route.target);
+            // What an earlier attempt has left may have no source any more.
+            let changed = state.store(target).iter().map(|(key, _)| Box::from(key)).collect();
+            Way { source, target, cursor: 0, changed }
+        };
+        let ways = routes.iter().map(way).collect();
+        let number = COPYINGS.fetch_add(1, Ordering::Relaxed);
+        Self {
+            number,
+            routes,
+            ways,
+            converter: None,
+            away: None,
+            keys_away: Vec::new(),
+            bytes_since_commit: 0,
+            commits: 0,
+            last: None,
+        }
+    }
+
+    /// Before changes are sealed: what has changed is to be copied again.
+    pub fn note_changes(&mut self, state: &TaskState) {
+        for way in &mut self.ways {
+            let Some(source) = way.source.map(|number| state.store(number)) else { continue };
+            way.changed.extend(source.changed().map(|slot| Box::from(source.entry(slot).0)));
+        }
+        self.bytes_since_commit = 0;
+        if self.has_walked(state) {
+            self.commits += 1;
+        }
+    }
+
+    /// Before the state is rolled back: what was copied since the last commit is so no more.
+    pub fn note_roll_back(&mut self, state: &TaskState) {
+        for way in &mut self.ways {
+            let target = state.store(way.target);
+            way.changed.extend(target.unsettled().map(|slot| Box::from(target.entry(slot).0)));
+        }
+        self.take_back_what_is_away();
+    }
+
+    fn take_back_what_is_away(&mut self) {
+        if let Some(at) = self.away {
+            self.ways[at].changed.extend(self.keys_away.drain(..));
+        }
+    }
+
+    fn has_walked(&self, state: &TaskState) -> bool {
+        self.ways.iter().all(|way| way.source.is_none_or(|source| way.cursor >= state.store(source).slots()))
+    }
+
+    /// Whether so little is left that it can be copied in the switch.
+    #[must_use]
+    pub fn is_ready(&self, state: &TaskState) -> bool {
+        let changing = |way: &Way| way.source.map_or(0, |source| state.store(source).changed().len());
+        let left: usize = self.ways.iter().map(|way| way.changed.len() + changing(way)).sum();
+        self.away.is_none() && self.has_walked(state) && left <= FEW
+    }
+
+    /// Why it will not get ready, if it will not.
+    #[must_use]
+    pub fn is_outrun(&self) -> bool {
+        self.commits > COMMITS_MAX
+    }
+
+    /// Entries to be converted next, and what to do that with, if it is here already; `None` while some are away, when nothing is
+    /// left, or when enough was copied for one commit. Deletions are copied at once.
+    pub fn next_page(&mut self, state: &mut TaskState) -> Option<(Page, Option<Converter>)> {
+        if self.away.is_some() || self.bytes_since_commit >= COMMIT_BYTES {
+            return None;
+        }
+        if self.is_ready(state) {
+            self.commits = 0;
+        }
+        let page = (0..self.ways.len()).find_map(|at| self.page_of(at, state))?;
+        self.away = Some(page.route);
+        self.keys_away = page.keys.values().flatten().map(Box::from).collect();
+        Some((page, self.converter.take()))
+    }
+
+    fn page_of(&mut self, at: usize, state: &mut TaskState) -> Option<Page> {
+        let way = &mut self.ways[at];
+        let mut page = Page { number: self.number, route: at, keys: Column::default(), values: Column::default() };
+        let is_full = |page: &Page| {
+            page.keys.len() >= PAGE_ENTRIES || page.keys.bytes.len() + page.values.bytes.len() >= PAGE_BYTES
+        };
+        if let Some(source) = way.source.map(|number| state.store(number)) {
+            while way.cursor < source.slots() && !is_full(&page) {
+                if let (key, Some(value)) = source.entry(way.cursor) {
+                    page.keys.push(Some(key));
+                    page.values.push(Some(value));
+                }
+                way.cursor += 1;
+            }
+        }
+        let mut gone = Vec::new();
+        while !is_full(&page) && gone.len() < PAGE_ENTRIES {
+            let Some(key) = way.changed.iter().next().cloned() else { break };
+            way.changed.remove(&key);
+            match way.source.and_then(|source| state.store(source).get(&key)) {
+                Some(value) => {
+                    page.keys.push(Some(&key));
+                    page.values.push(Some(value));
+                }
+                None => gone.push(key),
+            }
+        }
+        if !gone.is_empty() {
+            let keys: Column = gone.iter().map(|key| Some(&**key)).collect();
+            let values = gone.iter().map(|_| None).collect();
+            let target = way.target;
+            self.put(Put { target, keys, values }, state);
+        }
+        (!page.keys.is_empty()).then_some(page)
+    }
+
+    /// Whether this is what is away.
+    #[must_use]
+    pub fn awaits(&self, page: &Page) -> bool {
+        self.number == page.number && self.away == Some(page.route)
+    }
+
+    /// Takes in what was converted. Whether anything was written.
+    pub fn take(&mut self, page: Page, converter: Converter, values: Column, state: &mut TaskState) -> bool {
+        self.converter = Some(converter);
+        self.away = None;
+        // Taken back meanwhile.
+        if self.keys_away.is_empty() {
+            return false;
+        }
+        self.keys_away.clear();
+        let target = self.ways[page.route].target;
+        self.put(Put { target, keys: page.keys, values }, state)
+    }
+
+    fn put(&mut self, put: Put, state: &mut TaskState) -> bool {
+        let bytes = put.apply(state);
+        self.bytes_since_commit += bytes;
+        if let Some(last) = &mut self.last {
+            last.push(put);
+        }
+        bytes > 0
+    }
+
+    /// Copies what is left. Everything is committed.
+    ///
+    /// # Errors
+    /// An entry cannot be converted: then this copy is of no use any more.
+    pub fn finish(&mut self, state: &mut TaskState, now_ms: i64) -> Result<(), MigrateError> {
+        self.bytes_since_commit = 0;
+        self.last = Some(Vec::new());
+        while let Some((page, converter)) = self.next_page(state) {
+            let route = self.routes[page.route].clone();
+            let Some(mut converter) = converter else { return Err(MigrateError::Unsupported(route.conversion)) };
+            let values = converter.convert(&route, page.keys.clone(), page.values.clone(), now_ms)?;
+            self.take(page, converter, values, state);
+            self.bytes_since_commit = 0;
+        }
+        Ok(())
+    }
+
+    /// The task has gone over: from now on the other way round. Nothing if nothing is kept.
+    #[must_use]
+    pub fn into_mirror(self) -> Option<Mirror> {
+        Some(Mirror { unsettled: self.last.unwrap_or_default(), ..Mirror::new(&self.routes, self.converter?) })
+    }
+}
+
+/// Keeps the stores of the version before beside those of the candidate, entry for entry, in each commit.
+#[derive(Debug)]
+pub struct Mirror {
+    routes: Vec<Route>,
+    converter: Converter,
+    /// What was copied in the switch, while that is not committed: going back to the commit before takes it away.
+    unsettled: Vec<Put>,
+}
+
+impl Mirror {
+    /// For what was copied by these routes.
+    #[must_use]
+    pub fn new(routes: &[Route], converter: Converter) -> Self {
+        let converting = routes.iter().filter(|route| route.source.is_some());
+        Self { routes: converting.map(Route::back).collect(), converter, unsettled: Vec::new() }
+    }
+
+    /// The stores that are kept, with the schema version that they have.
+    pub fn kept(&self) -> impl Iterator<Item = (String, u32)> {
+        self.routes.iter().map(|route| (route.conversion.store.clone(), route.conversion.to))
+    }
+
+    /// The switch is committed.
+    pub fn settle(&mut self) {
+        self.unsettled.clear();
+    }
+
+    /// The task has gone back to its last commit, which may be the one before the switch. Whether anything was put again.
+    pub fn redo(&mut self, state: &mut TaskState) -> bool {
+        self.unsettled.iter().map(|put| put.apply(state)).fold(false, |any, bytes| any || bytes > 0)
+    }
+
+    /// Before changes are sealed: copies what has changed.
+    ///
+    /// # Errors
+    /// An entry cannot be converted.
+    pub fn copy_changes(&mut self, state: &mut TaskState, now_ms: i64) -> Result<(), MigrateError> {
+        for route in &self.routes {
+            let Some(name) = &route.source else { continue };
+            let (source, target) = (state.number(name), state.number(&route.target));
+            let slots: Vec<Slot> = state.store(source).changed().collect();
+            for slots in slots.chunks(PAGE_ENTRIES) {
+                let (mut keys, mut values, mut gone) = (Column::default(), Column::default(), Vec::new());
+                for slot in slots {
+                    match state.store(source).entry(*slot) {
+                        (key, Some(value)) => {
+                            keys.push(Some(key));
+                            values.push(Some(value));
+                        }
+                        (key, None) => gone.push(key.to_vec()),
+                    }
+                }
+                if !keys.is_empty() {
+                    let values = self.converter.convert(route, keys.clone(), values, now_ms)?;
+                    Put { target, keys, values }.apply(state);
+                }
+                gone.iter().for_each(|key| state.store_mut(target).put(key, None));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a task does beside its work because of a rollout.
+#[derive(Debug)]
+pub enum Migration {
+    /// It has not gone over.
+    Copying(Box<Copying>),
+    /// It has, and keeps the stores of the version before.
+    Mirroring {
+        /// Index of the transform.
+        transform: usize,
+        /// What does it.
+        mirror: Box<Mirror>,
+    },
+}
+
+/// Converts all of a state at once, for a task that comes up with code of another schema version than made its state.
+///
+/// # Errors
+/// It cannot be converted, in words.
+pub fn convert_all(
+    routes: Arc<[Route]>,
+    converter: Converter,
+    state: &mut TaskState,
+    now_ms: i64,
+) -> Result<(), MigrateError> {
+    let mut copying = Copying::new(routes, state);
+    copying.converter = Some(converter);
+    copying.finish(state, now_ms)
+}
+
+impl Put {
+    /// Puts what differs. Returns its bytes.
+    fn apply(&self, state: &mut TaskState) -> usize {
+        let target = state.store_mut(self.target);
+        let mut bytes = 0;
+        for (key, value) in self.keys.values().zip(self.values.values()) {
+            let key = key.unwrap_or_default();
+            if target.get(key) != value {
+                target.put(key, value);
+                bytes += key.len() + value.map_or(0, <[u8]>::len);
+            }
+        }
+        bytes
+    }
+}
+
+/// Entries that are deleted for one commit.
+const TIDY_ENTRIES: usize = 5000;
+
+/// Deletes some of what is superseded, when no rollout wants it: see [`TaskState::superseded`]. Whether there was any.
+pub fn tidy(state: &mut TaskState) -> bool {
+    let Some(number) = state.superseded().next() else { return false };
+    let keys: Vec<Box<[u8]>> = state.store(number).iter().take(TIDY_ENTRIES).map(|(key, _)| Box::from(key)).collect();
+    keys.iter().for_each(|key| state.store_mut(number).put(key, None));
+    true
+}
