@@ -26,5 +26,6 @@ pub mod manifest;
 pub mod metrics;
 mod payload;
 pub mod record;
+pub mod signing;
 pub mod state;
 pub mod tls;
