@@ -20,6 +20,7 @@ use std::time::Duration;
 use super::diagnostic::{Diagnostic, Errors};
 use super::secret::Secret;
 use super::text::{Step, Text};
+use crate::signing::TrustedKeys;
 
 pub use arguments::ClusterArgs;
 pub use kafka::{Kafka, KafkaProperties, KafkaProperty};
@@ -66,6 +67,8 @@ pub struct Cluster {
     pub worker_threads: usize,
     /// Bounds on what the node uses.
     pub limits: ClusterLimits,
+    /// Whose signatures plugins need.
+    pub trusted_keys: TrustedKeys,
     text: Text,
 }
 

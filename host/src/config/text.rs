@@ -187,6 +187,8 @@ fn collect_secrets(path: &str, value: &Spanned<DeValue<'_>>, secrets: &mut Vec<R
             }
         }
         DeValue::Array(array) => array.iter().for_each(|value| collect_secrets(path, value, secrets)),
+        // Wherever somebody has put it, who meant the public one.
+        DeValue::String(text) if text.contains("PRIVATE KEY-----") => secrets.push(value.span()),
         _ if is_secret_name(path) => secrets.push(value.span()),
         _ => {}
     }

@@ -33,6 +33,12 @@ impl Cluster {
         list.add("limits.zookeeper-bytes-per-second", value::plain_size(self.limits.zookeeper_bytes_per_second));
         list.add("limits.plugin-size", value::plain_size(self.limits.plugin_size));
         list.add("limits.drain-deadline", humantime::format_duration(self.limits.drain_deadline));
+        if !self.trusted_keys.are_required() {
+            list.add("plugins.trusted-keys", "[]");
+        }
+        for (nth, id) in self.trusted_keys.ids().enumerate() {
+            list.add(format!("plugins.trusted-keys[{nth}]"), id);
+        }
         list.finish()
     }
 }

@@ -1,5 +1,6 @@
 //! From the text of a cluster file, the environment and flags to a `Cluster`: keys, defaults, bounds.
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,11 +11,12 @@ use crate::config::secret::{self, Secret};
 use crate::config::section::{self, Section, Shape};
 use crate::config::text::Text;
 use crate::config::value::{self, Bounds, Fault};
+use crate::signing::{PublicKey, TrustedKeys};
 
 const ROOT: Shape = Shape {
     heading: "",
     keys: &[],
-    tables: &["node", "kafka", "zookeeper", "local", "cache", "http", "worker", "limits"],
+    tables: &["node", "kafka", "zookeeper", "local", "cache", "http", "worker", "limits", "plugins"],
     open: false,
 };
 const NODE: Shape = Shape { heading: "[node]", keys: &["name"], tables: &[], open: false };
@@ -43,9 +45,11 @@ const LIMITS: Shape = Shape {
     open: false,
 };
 
+const PLUGINS: Shape = Shape { heading: "[plugins]", keys: &["trusted-keys"], tables: &[], open: false };
+
 /// Every table of a cluster file, the top level first.
 pub(in crate::config) const SHAPES: &[&Shape] =
-    &[&ROOT, &NODE, &KAFKA, &ZOOKEEPER, &AUTH, &TLS, &LOCAL, &CACHE, &HTTP, &WORKER, &LIMITS];
+    &[&ROOT, &NODE, &KAFKA, &ZOOKEEPER, &AUTH, &TLS, &LOCAL, &CACHE, &HTTP, &WORKER, &LIMITS, &PLUGINS];
 
 pub(super) const KAFKA_PORT: u16 = 9092;
 pub(super) const ZOOKEEPER_PORT: u16 = 2181;
@@ -103,6 +107,9 @@ fn root_table(root: &Section<'_>, text: &Text, arguments: &ClusterArgs) -> Optio
         field.count(|count| value::count(count, &THREADS)).and_then(|count| usize::try_from(count).ok())
     });
     let limits = limits(&root.table("limits", &LIMITS));
+    let trusted = root
+        .table("plugins", &PLUGINS)
+        .value("trusted-keys", Vec::new(), |field| field.list(|key| trusted_key(key, text)));
 
     let local_path = arguments.local_path.clone().or(local_path?).unwrap_or_else(|| PathBuf::from(".sluicegate"));
     Some(Cluster {
@@ -115,6 +122,7 @@ fn root_table(root: &Section<'_>, text: &Text, arguments: &ClusterArgs) -> Optio
         http_token: http_token?,
         worker_threads: arguments.worker_threads.or(threads?).unwrap_or_else(default_threads),
         limits: limits?,
+        trusted_keys: TrustedKeys::new(trusted?),
         text: Text::default(),
     })
 }
@@ -169,6 +177,20 @@ fn kafka(root: &Section<'_>, text: &Text, arguments: &ClusterArgs) -> Option<kaf
         kafka.common.set(KAFKA_SERVERS, format!("localhost:{KAFKA_PORT}"));
     }
     Some(kafka)
+}
+
+/// A public key: its text, or the file that has it.
+fn trusted_key(key: &str, text: &Text) -> Result<PublicKey, Fault> {
+    let instead = "write the path of a file with -----BEGIN PUBLIC KEY----- in it, or its text";
+    let read = |path| fs::read_to_string(&path).map_err(|error| (path, error));
+    let pem = match key.contains("-----BEGIN") {
+        true => key.to_owned(),
+        false => read(text.resolve(key)).map_err(|(path, error)| {
+            let name = path.display();
+            Fault::new(format!("cannot read `{name}`: {error}"), instead)
+        })?,
+    };
+    PublicKey::from_pem(&pem).map_err(|error| Fault::new(error.to_string(), instead))
 }
 
 /// `None` if something is wrong, `Some(None)` if no ensemble is configured.

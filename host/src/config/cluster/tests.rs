@@ -5,6 +5,7 @@ use std::fs;
 use clap::{Args, Parser};
 
 use super::*;
+use crate::signing::PrivateKey;
 
 #[derive(Parser)]
 struct Command {
@@ -38,6 +39,7 @@ fn without_a_file_there_is_a_local_kafka_and_the_local_store() {
     assert_eq!(cluster.http, Http::Listen("127.0.0.1:8080".parse().unwrap()));
     assert_eq!(cluster.worker_threads, std::thread::available_parallelism().unwrap().get().min(256));
     assert_eq!(cluster.limits.zookeeper_bytes_per_second, 10 << 20);
+    assert!(!cluster.trusted_keys.are_required());
     assert!(!cluster.node.as_str().is_empty());
 }
 
@@ -70,8 +72,14 @@ fn everything_that_is_written_is_read() {
         zookeeper-bytes-per-second = "1MiB"
         plugin-size = 1048576
         drain-deadline = "1m"
+        [plugins]
+        trusted-keys = ["ada.pub", "PEM"]
     "#;
-    let cluster = Cluster::parse(&folder.path().join("c.toml"), text, &ClusterArgs::default()).unwrap();
+    let [ada, grace] = [1, 2].map(|seed| PrivateKey::from_seed(&[seed; 32]).public());
+    fs::write(folder.path().join("ada.pub"), ada.to_pem()).unwrap();
+    let text = text.replace("\"PEM\"", &format!("\"\"\"\n{}\"\"\"", grace.to_pem()));
+    let cluster = Cluster::parse(&folder.path().join("c.toml"), &text, &ClusterArgs::default()).unwrap();
+    assert_eq!(cluster.trusted_keys, TrustedKeys::new(vec![ada, grace]));
     let zookeeper = cluster.zookeeper.clone().unwrap();
     assert_eq!(cluster.node.as_str(), "one");
     assert_eq!(zookeeper.connect, "a:2181,b:2182");
