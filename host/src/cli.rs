@@ -266,11 +266,12 @@ async fn plugins(command: plugin::PluginCommand) -> Result<(), CommandError> {
                 node::open_for_commands(&cluster).await.map_err(|error| anyhow::Error::msg(error.to_string()))
             })
         };
+    let trusted = |cluster: &ClusterArgs| Ok(Cluster::load(cluster)?.trusted_keys);
     let inspect = |bytes: &[u8]| Ok(crate::engine::inspect(bytes)?.into());
     let users = |store: Arc<dyn crate::meta::MetaStore>| -> futures::future::BoxFuture<'_, _> {
-        Box::pin(async move { Ok(node::digests_in_use(&*store).await?) })
+        Box::pin(async move { Ok(node::digests_in_use(&store).await?) })
     };
-    let around = plugin::Surroundings { store: &store, inspect: &inspect, users: &users };
+    let around = plugin::Surroundings { store: &store, trusted: &trusted, inspect: &inspect, users: &users };
     plugin::run(command, around, &mut std::io::stdout()).await.map_err(plugin::command_error)
 }
 

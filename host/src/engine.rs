@@ -24,6 +24,7 @@ mod pack;
 mod plugin;
 mod precompiled;
 mod rejects;
+mod stamp;
 #[cfg(test)]
 mod tests;
 mod voice;
@@ -52,6 +53,7 @@ pub use self::limits::Limits;
 pub use self::migrator::{Conversion, MigrateError, Migrator};
 pub use self::pack::{PackError, pack};
 pub use self::plugin::{InstanceOptions, OpenError, Plugin};
+pub use self::stamp::stamp;
 /// How important a message is, as `tracing` has it.
 pub use tracing::Level as LogLevel;
 

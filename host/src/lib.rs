@@ -25,6 +25,7 @@ pub mod ids;
 pub mod manifest;
 pub mod metrics;
 mod payload;
+pub mod provenance;
 pub mod record;
 pub mod signing;
 pub mod state;

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod group;
 mod hosted;
 mod hosting;
+mod in_use;
 mod load;
 pub mod sandbox;
 pub mod status;
@@ -30,8 +31,9 @@ use self::api::Api;
 use self::crew::SharedBudget;
 use self::group::KafkaGroups;
 use self::hosted::{Hosted, OnFailure, Wanted};
+pub use self::in_use::digests_in_use;
 use self::load::Loader;
-pub use self::load::{LoadError, digests_in_use, group as consumer_group, kafka_settings};
+pub use self::load::{LoadError, group as consumer_group, kafka_settings};
 pub use self::store::{StoreError, open_for_commands, open_for_node};
 use crate::checkpoint::store::StateError;
 use crate::cluster::election::{self, Leader};
@@ -172,6 +174,11 @@ impl NodeError {
             Self::Load(error) => error.is_bad_input(),
             _ => false,
         }
+    }
+
+    /// Whether the same again may work all the same, because somebody may sign a plugin at any time.
+    fn awaits_signature(&self) -> bool {
+        matches!(self, Self::Load(error) if error.awaits_signature())
     }
 }
 

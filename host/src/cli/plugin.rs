@@ -1,11 +1,12 @@
 //! `sluicegate plugin`: from a new project to a plugin in the registry.
 //!
-//! `new`, `build`, `check` and `pack` work on files, `swap`, `rollback` and `rollouts` are about what runs; the others are about the registry. Those get everything from their
+//! `new`, `build`, `check`, `pack` and `keygen` work on files, `swap`, `rollback` and `rollouts` are about what runs; the others are about the registry. Those get everything from their
 //! [`Surroundings`], and open the store only when they need it: to look at a file takes no cluster.
 
 mod build;
 mod check;
 mod inspect;
+mod keygen;
 mod list;
 mod new;
 mod pack;
@@ -13,6 +14,8 @@ mod progress;
 mod pull;
 mod push;
 mod remove;
+mod sign;
+mod signatures;
 mod swap;
 
 use std::collections::BTreeMap;
@@ -32,6 +35,8 @@ use crate::digest::Digest;
 use crate::engine::Inspection;
 use crate::manifest::Manifest;
 use crate::meta::MetaStore;
+use crate::provenance::Provenance;
+use crate::signing::TrustedKeys;
 
 /// The commands, in the order in which an author comes to need them.
 #[derive(Clone, Debug, Subcommand)]
@@ -44,6 +49,8 @@ pub(super) enum PluginCommand {
     Check(check::CheckArgs),
     /// Add a manifest to a component made in another language
     Pack(pack::PackArgs),
+    /// Make a pair of keys to sign plugins with
+    Keygen(keygen::KeygenArgs),
     #[command(flatten)]
     Registry(RegistryCommand),
     /// Let a transform of a running pipeline go over to another plugin or configuration, while records flow
@@ -57,6 +64,8 @@ pub(super) enum PluginCommand {
 /// The commands about the registry.
 #[derive(Clone, Debug, Subcommand)]
 pub(super) enum RegistryCommand {
+    /// Sign a plugin: a file, or one of the registry
+    Sign(sign::SignArgs),
     /// Store a plugin in the registry, under the name and version of its manifest
     Push(push::PushArgs),
     /// Write a plugin of the registry to a file
@@ -82,6 +91,7 @@ pub(super) async fn run_beside_registry(
         PluginCommand::Build(args) => build::run(&args, out)?,
         PluginCommand::Check(args) => check::run(args, out).await?,
         PluginCommand::Pack(args) => pack::run(&args, out)?,
+        PluginCommand::Keygen(args) => keygen::run(&args, out)?,
         PluginCommand::Registry(command) => return Ok(Some(command)),
         PluginCommand::Swap(args) => swap::run(args, out).await?,
         PluginCommand::Rollback(args) => swap::roll_back(args, out).await?,
@@ -122,11 +132,14 @@ pub(super) struct Outline {
     pub(super) world: String,
     /// Interfaces that it imports: all that it can do.
     pub(super) imports: Vec<String>,
+    /// Where it comes from, as far as it says.
+    #[serde(skip_serializing_if = "Provenance::is_empty")]
+    pub(super) provenance: Provenance,
 }
 
 impl From<Inspection> for Outline {
     fn from(found: Inspection) -> Self {
-        Self { manifest: found.manifest, world: found.world, imports: found.imports }
+        Self { manifest: found.manifest, world: found.world, imports: found.imports, provenance: found.provenance }
     }
 }
 
@@ -134,6 +147,8 @@ impl From<Inspection> for Outline {
 pub(super) type OpenStore<'a> = dyn Fn(ClusterArgs) -> BoxFuture<'a, Result<Arc<dyn MetaStore>>> + Send + Sync + 'a;
 /// Reads a plugin, and says what is wrong with one that this host could not run.
 pub(super) type InspectBytes<'a> = dyn Fn(&[u8]) -> Result<Outline> + Send + Sync + 'a;
+/// The keys that a cluster's configuration trusts.
+pub(super) type TrustedBy<'a> = dyn Fn(&ClusterArgs) -> Result<TrustedKeys> + Send + Sync + 'a;
 /// Says who uses which digest.
 pub(super) type UsersOf<'a> =
     dyn Fn(Arc<dyn MetaStore>) -> BoxFuture<'a, Result<BTreeMap<Digest, String>>> + Send + Sync + 'a;
@@ -143,6 +158,8 @@ pub(super) type UsersOf<'a> =
 pub(super) struct Surroundings<'a> {
     /// The metadata store of the cluster.
     pub(super) store: &'a OpenStore<'a>,
+    /// Whose signatures are taken.
+    pub(super) trusted: &'a TrustedBy<'a>,
     /// Reads a plugin.
     pub(super) inspect: &'a InspectBytes<'a>,
     /// The plugins in use.
@@ -159,6 +176,7 @@ pub(super) async fn run(
     out: &mut (impl Write + Send),
 ) -> Result<()> {
     match command {
+        RegistryCommand::Sign(args) => sign::run(args, around, out).await,
         RegistryCommand::Pull(args) => pull::run(args, around, out).await,
         RegistryCommand::Push(args) => push::run(args, around, out).await,
         RegistryCommand::List(args) => list::run(args, around, out).await,

@@ -257,8 +257,10 @@ async fn delete_left_over(store: &dyn MetaStore, groups: &dyn Groups, pipeline: 
     Ok(left)
 }
 
-/// One that is being prepared has the highest number, and is not in use yet.
-fn is_left_over(record: &PipelineRecord, incarnation: u64) -> bool {
+/// Whether nobody will use an incarnation of a pipeline's state again. One that is being prepared has the highest number, and is not
+/// in use yet.
+#[must_use]
+pub fn is_left_over(record: &PipelineRecord, incarnation: u64) -> bool {
     let current = (record.desired != Desired::Gone).then_some(record.incarnation);
     let prepared = (record.last_incarnation > record.incarnation).then_some(record.last_incarnation);
     incarnation <= record.last_incarnation && Some(incarnation) != current && Some(incarnation) != prepared

@@ -6,6 +6,7 @@
 
 mod blob;
 mod reference;
+mod signed;
 
 use std::sync::Arc;
 
@@ -20,6 +21,8 @@ pub use self::reference::{ReferenceError, RegistryReference, VersionPattern};
 use crate::digest::Digest;
 use crate::meta::layout::{self, Segment, SegmentError};
 use crate::meta::{MetaError, MetaStore, Node, Write};
+use crate::provenance::Provenance;
+use crate::signing::{SignatureError, Signatures};
 
 /// Attempts of a change that others keep getting in the way of.
 const ATTEMPTS_MAX: usize = 10;
@@ -38,6 +41,9 @@ pub struct PluginRecord {
     /// One line for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+    /// Where it comes from, as far as it says.
+    #[serde(default, skip_serializing_if = "Provenance::is_empty")]
+    pub provenance: Provenance,
     /// When it was pushed first, in UTC. Written as in RFC 3339.
     #[serde(with = "timestamp")]
     pub pushed_at: jiff::Timestamp,
@@ -54,6 +60,8 @@ pub struct Description {
     pub interface: String,
     /// One line for people.
     pub description: String,
+    /// Where it comes from.
+    pub provenance: Provenance,
 }
 
 /// A version that is listed or was resolved.
@@ -108,12 +116,20 @@ pub enum RegistryError {
         /// What there is.
         hint: String,
     },
+    /// Its signatures cannot be used.
+    #[error("the signatures of plugin {digest} in the registry cannot be used: {problem}{}", what_to_do(problem))]
+    Signatures {
+        /// Of which plugin.
+        digest: Digest,
+        /// What is wrong with them.
+        problem: SignatureError,
+    },
     /// Somebody uses it.
-    #[error("{plugin} is used by {user}: change that first")]
+    #[error("{plugin} is used by {user}")]
     InUse {
         /// Name and version.
         plugin: String,
-        /// Who uses it.
+        /// Who uses it, and what ends that.
         user: String,
     },
     /// What is stored is not what its digest says, or cannot be read.
@@ -136,7 +152,22 @@ impl RegistryError {
     /// Whether the same again cannot work.
     #[must_use]
     pub fn is_bad_input(&self) -> bool {
-        matches!(self, Self::Name(_) | Self::Immutable { .. } | Self::Unknown { .. } | Self::InUse { .. })
+        matches!(
+            self,
+            Self::Name(_)
+                | Self::Immutable { .. }
+                | Self::Unknown { .. }
+                | Self::InUse { .. }
+                | Self::Signatures { .. }
+        )
+    }
+}
+
+/// Signing again writes anew what cannot be read.
+fn what_to_do(problem: &SignatureError) -> &'static str {
+    match problem {
+        SignatureError::Damaged(_) => ": sign it again, with `sluicegate plugin sign`",
+        SignatureError::Newer(_) | SignatureError::Full => "",
     }
 }
 
@@ -157,8 +188,8 @@ impl Registry {
         Blobs { store: &*self.store }
     }
 
-    /// Stores `bytes` as the version that `plugin` names. Pushing the same bytes again changes nothing. `progress` is told
-    /// how many bytes are stored.
+    /// Stores `bytes` as the version that `plugin` names. Pushing the same bytes again changes nothing but that `signatures` are
+    /// added to those that there are; they are there before the version is. `progress` is told how many bytes are stored.
     ///
     /// # Errors
     /// [`RegistryError::Immutable`] when the version has other bytes. After any error it may be repeated: what has been
@@ -167,6 +198,7 @@ impl Registry {
         &self,
         plugin: &Description,
         bytes: &[u8],
+        signatures: &Signatures,
         progress: impl Fn(u64) + Sync,
     ) -> Result<Pushed, RegistryError> {
         let name = Segment::new(&plugin.name)?;
@@ -177,15 +209,22 @@ impl Registry {
                 let pushed = pushed_before(plugin, digest, there)?;
                 // Pushing again heals what is damaged.
                 self.blobs().store(&digest, bytes, &progress).await?;
+                self.add_signatures(signatures).await?;
                 return Ok(pushed);
             }
             let blob = self.blobs().store(&digest, bytes, &progress).await?;
+            match self.add_signatures(signatures).await {
+                // Somebody deletes it: look again.
+                Err(RegistryError::Unknown { .. }) => continue,
+                added => drop(added?),
+            }
             self.store.ensure(&layout::plugin(&name)).await?;
             let record = PluginRecord {
                 digest,
                 size: bytes.len() as u64,
                 interface: plugin.interface.clone(),
                 description: plugin.description.clone(),
+                provenance: plugin.provenance.clone(),
                 pushed_at: jiff::Timestamp::now(),
             };
             let create = Write::Create { path: path.clone(), data: encode(&record).into(), ephemeral: false };
@@ -206,13 +245,14 @@ impl Registry {
         Err(RegistryError::Contended { what: format!("{}@{}", plugin.name, plugin.version) })
     }
 
-    /// Stores `bytes` under their digest alone, for a plugin that a pipeline names by path.
+    /// Stores `bytes` under their digest alone, with `signatures`, for a plugin that a pipeline names by path.
     ///
     /// # Errors
     /// Those of the store; it may be repeated.
-    pub async fn store_blob(&self, bytes: &[u8]) -> Result<Digest, RegistryError> {
+    pub async fn store_blob(&self, bytes: &[u8], signatures: &Signatures) -> Result<Digest, RegistryError> {
         let digest = Digest::of(bytes);
         self.blobs().store(&digest, bytes, &|_| {}).await?;
+        self.add_signatures(signatures).await?;
         Ok(digest)
     }
 

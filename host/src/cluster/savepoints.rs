@@ -395,6 +395,45 @@ impl<'a> Savepoints<'a> {
     }
 }
 
+/// The plugins that a savepoint names.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SavedPlugins {
+    /// Name of the pipeline.
+    pub pipeline: String,
+    /// Of the savepoint.
+    pub savepoint: String,
+    /// SHA-256 of each, in hexadecimal: those of its pipeline, and those that made its state.
+    pub plugins: BTreeSet<String>,
+}
+
+/// What the savepoints of all pipelines name, also those that are not complete: one may be on its way.
+///
+/// # Errors
+/// Those of the store, and what is damaged.
+pub async fn plugins(store: &dyn MetaStore) -> Result<Vec<SavedPlugins>, MetaError> {
+    let mut saved = Vec::new();
+    for pipeline in store.children(layout::SAVEPOINTS).await? {
+        let Ok(segment) = Segment::new(&pipeline) else { continue };
+        for savepoint in store.children(&layout::savepoints(&segment)).await? {
+            let Ok(name) = Segment::new(&savepoint) else { continue };
+            let root = layout::savepoint(&segment, &name);
+            let Some(node) = store.get(&root).await? else { continue };
+            let found: Savepoint = decode(&root, &node.data)?;
+            let mut plugins: BTreeSet<String> = found.specification.plugins.into_iter().collect();
+            for partition in store.children(&root).await? {
+                let path = format!("{root}/{partition}");
+                let Some(node) = store.get(&path).await?.filter(|node| !node.data.is_empty()) else { continue };
+                if let Part::Head(head) = decode(&path, &node.data)? {
+                    let transforms = head.manifests().flat_map(|manifest| &manifest.transforms);
+                    plugins.extend(transforms.map(|transform| transform.plugin.clone()));
+                }
+            }
+            saved.push(SavedPlugins { pipeline: pipeline.clone(), savepoint, plugins });
+        }
+    }
+    Ok(saved)
+}
+
 fn task_id(pipeline: &Segment, incarnation: u64, partition: u32) -> TaskId {
     TaskId { pipeline: pipeline.to_string(), incarnation, stage: 0, partition }
 }

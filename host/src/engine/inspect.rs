@@ -5,10 +5,11 @@
 
 use thiserror::Error;
 use wasmparser::component_types::ComponentEntityType;
-use wasmparser::{Parser, Payload, Validator, WasmFeatures};
+use wasmparser::{KnownCustom, Parser, Payload, ProducersSectionReader, Validator, WasmFeatures};
 
 use super::interface::{self, Known};
 use crate::manifest::{self, INTERFACE, Manifest, ManifestError};
+use crate::provenance::{self, Provenance};
 
 /// Largest plugin that is accepted: an interpreter with its library (Python: 18 MB) fits several times.
 pub const PLUGIN_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -26,6 +27,8 @@ pub struct Inspection {
     pub exports: Vec<String>,
     /// Whether it converts state of other schema versions.
     pub migrates: bool,
+    /// Where it comes from, as far as it says.
+    pub provenance: Provenance,
     /// Size in bytes.
     pub bytes: usize,
 }
@@ -138,8 +141,13 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
             None => LoadError::NoProcessor,
         });
     };
+    let mut provenance = outline.provenance();
+    if !manifest.sdk.is_empty() {
+        provenance.sdk = provenance::text(manifest.sdk.as_bytes());
+    }
     Ok(Inspection {
         manifest,
+        provenance,
         world: processor.replace("/processor", ""),
         migrates: outline.exports.iter().any(|name| interface::compatible(interface::MIGRATION, name)),
         imports: outline.imports,
@@ -180,13 +188,14 @@ fn check_import<'a>(name: &str, mut functions: impl Iterator<Item = &'a String>)
     }
 }
 
-/// What stands in the outermost component, and the manifests at any depth.
+/// What stands in the outermost component, and at any depth the manifests and what they were made with.
 #[derive(Default)]
 pub(super) struct Outline<'a> {
     imports: Vec<String>,
     exports: Vec<String>,
     outer_manifest: Option<&'a [u8]>,
     inner_manifests: Vec<&'a [u8]>,
+    provenance: Provenance,
 }
 
 impl<'a> Outline<'a> {
@@ -219,10 +228,33 @@ impl<'a> Outline<'a> {
                         self.inner_manifests.push(section.data());
                     }
                 }
+                Payload::CustomSection(section) => match (section.name(), section.as_known()) {
+                    (_, KnownCustom::Producers(producers)) => self.produced(producers),
+                    // Inside stands what a part was made of.
+                    (provenance::SOURCE, _) if depth == 0 => self.provenance.source = provenance::text(section.data()),
+                    (provenance::REVISION, _) if depth == 0 => {
+                        self.provenance.revision = provenance::text(section.data());
+                    }
+                    _ => {}
+                },
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// As far as it can be read.
+    fn produced(&mut self, producers: ProducersSectionReader<'_>) {
+        for field in producers.into_iter().flatten() {
+            for value in field.values.into_iter().flatten() {
+                self.provenance.produced(field.name, value.name, value.version);
+            }
+        }
+    }
+
+    /// What it was made with, and of which sources.
+    pub(super) fn provenance(&self) -> Provenance {
+        self.provenance.clone()
     }
 
     /// Whether there is a manifest at any depth.

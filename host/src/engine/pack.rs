@@ -35,23 +35,26 @@ pub fn pack(component: &[u8], manifest: &Manifest, replace: bool) -> Result<Vec<
     if Outline::read(component)?.has_manifest() && !replace {
         return Err(PackError::Present);
     }
-    let broken = |error: wasmparser::BinaryReaderError| LoadError::NotAComponent { reason: error.to_string() };
-    let mut packed = without_manifest(component).map_err(broken)?;
+    let mut packed = without(component, &[manifest::SECTION])?;
     let json = serde_json::to_vec(manifest).expect("a manifest has strings for keys");
     CustomSection { name: manifest::SECTION.into(), data: json.into() }.append_to_component(&mut packed);
     Ok(packed)
 }
 
-/// The component without the custom sections of its outermost level that hold manifests.
-fn without_manifest(component: &[u8]) -> wasmparser::Result<Vec<u8>> {
+/// The component without the custom sections of its outermost level that have one of these names.
+pub(super) fn without(component: &[u8], names: &[&str]) -> Result<Vec<u8>, LoadError> {
+    kept(component, names).map_err(|error| LoadError::NotAComponent { reason: error.to_string() })
+}
+
+fn kept(component: &[u8], names: &[&str]) -> wasmparser::Result<Vec<u8>> {
     let mut reader = BinaryReader::new(component, 0);
     let mut kept = reader.read_bytes(PREAMBLE_BYTES)?.to_vec();
     while !reader.eof() {
         let begin = reader.original_position();
         let number = reader.read_u8()?;
         let mut contents = reader.read_reader()?;
-        let is_manifest = number == CUSTOM && contents.read_string()? == manifest::SECTION;
-        if !is_manifest {
+        let goes = number == CUSTOM && names.contains(&contents.read_string()?);
+        if !goes {
             kept.extend_from_slice(&component[begin..reader.original_position()]);
         }
     }

@@ -5,6 +5,7 @@
 //! /nodes/<node>                                                 ephemeral
 //! /plugins/<name>/<version>
 //! /blobs/<digest>/<i>
+//! /blobs/<digest>/signatures                                    who has signed it
 //! /leader                                                       ephemeral: the node that leads
 //! /pipelines/<name>                                             what is wanted of it
 //! /pipelines/<name>/revisions/<n>
@@ -120,6 +121,12 @@ pub fn blob(digest: &Digest) -> String {
 #[must_use]
 pub fn blob_chunk(digest: &Digest, index: usize) -> String {
     format!("{BLOBS}/{}/{index}", digest.hex())
+}
+
+/// The signatures of a blob.
+#[must_use]
+pub fn blob_signatures(digest: &Digest) -> String {
+    format!("{BLOBS}/{}/signatures", digest.hex())
 }
 
 /// A pipeline.
@@ -289,5 +296,6 @@ mod tests {
         assert_eq!(task.chunk("7.1".parse().unwrap()), "/state/orders/3/0/12/chunks/7.1");
         assert_eq!(plugin_version(&name, &semver::Version::new(1, 2, 3)), "/plugins/orders/1.2.3");
         assert!(blob_chunk(&Digest::of(b""), 4).ends_with("b855/4"));
+        assert!(blob_signatures(&Digest::of(b"")).ends_with("b855/signatures"));
     }
 }

@@ -39,7 +39,7 @@ pub async fn examine(cluster: &Cluster, pipeline: Option<&Pipeline>) -> Vec<Find
                 Err(error) => of_store.push(Finding::problem("pipeline", error.to_string())),
             }
         }
-        of_store.extend(recorded::plugins(store.as_ref(), pipeline).await);
+        of_store.extend(recorded::plugins(store.as_ref(), pipeline, &cluster.trusted_keys).await);
     }
     if let Some(session) = session {
         session.close().await;

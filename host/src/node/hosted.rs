@@ -33,7 +33,7 @@ const RETRIES: [Duration; 5] = [
     Duration::from_secs(8),
     Duration::from_secs(16),
 ];
-/// A revision that does not load, though nothing is wrong with it, is loaded again after so long.
+/// A revision that does not load, though nothing is wrong with it or a signature alone is missing, is loaded again after so long.
 const LOAD_AGAIN: Duration = Duration::from_secs(5);
 /// How often is looked whether the node drains.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
@@ -266,7 +266,7 @@ impl Hosted {
                                 presence.last_error = Some(Incident::now(problem.clone()));
                                 presence.problem = Some(problem);
                             });
-                            if !error.is_bad_input() {
+                            if !error.is_bad_input() || error.awaits_signature() {
                                 loading = Some(self.load_beside(&now.record, control, LOAD_AGAIN));
                             }
                         }
@@ -313,7 +313,10 @@ impl Hosted {
 
     /// Waits for the next try.
     async fn failed(&mut self, before: &Wanted, error: &NodeError) {
-        let pause = RETRIES.get(self.failures).filter(|_| !error.is_bad_input());
+        let pause = match error.awaits_signature() {
+            true => Some(&LOAD_AGAIN),
+            false => RETRIES.get(self.failures).filter(|_| !error.is_bad_input()),
+        };
         self.failures += 1;
         let name = &self.services.node;
         match pause {

@@ -12,16 +12,16 @@ use tracing::{Instrument, info, info_span};
 
 use super::{NodeError, sandbox};
 use crate::checkpoint::head::TransformIdentity;
-use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
+use crate::cluster::pipelines::{PipelineRecord, Specification};
 use crate::cluster::registry::{Registry, RegistryError, RegistryReference};
-use crate::cluster::rollout::{Outcome, Rollout};
 use crate::config::{Bound, Cluster, KafkaProperties, OnError, Pipeline, PluginReference, Start};
 use crate::digest::{self, Digest};
-use crate::engine::{Engine, EngineError, EngineOptions, OpenError, Plugin};
+use crate::engine::{self, Engine, EngineError, EngineOptions, OpenError, Plugin};
 use crate::kafka::settings::KafkaSettings;
 use crate::kafka::topics::{TopicsError, wait_for_topics};
 use crate::meta::layout;
 use crate::meta::{MetaError, MetaStore};
+use crate::signing::{BesideError, NotTrusted, Signatures, read_beside};
 use crate::worker::control::Control;
 use crate::worker::plan::{FailingRecords, OutletPlan, Plan, SinkPlan, SourcePlan, TransformPlan};
 use crate::worker::runtime::Runtime;
@@ -48,6 +48,22 @@ pub enum LoadError {
         /// Why.
         error: OpenError,
     },
+    /// A plugin needs a signature by a key that this node trusts.
+    #[error("transform `{transform}`: {error}")]
+    NotTrusted {
+        /// Which transform.
+        transform: String,
+        /// What is missing.
+        error: NotTrusted,
+    },
+    /// Signatures in a file are none.
+    #[error("transform `{transform}`: {error}")]
+    Signatures {
+        /// Which transform.
+        transform: String,
+        /// What is wrong.
+        error: BesideError,
+    },
 }
 
 /// Pause while the store is away.
@@ -66,6 +82,17 @@ impl LoadError {
         match self {
             Self::Registry { source, .. } => source.is_bad_input(),
             Self::Open { error, .. } => !error.is_transient(),
+            Self::NotTrusted { .. } | Self::Signatures { .. } => true,
+        }
+    }
+
+    /// Whether somebody who signs the plugin cures it, here and now.
+    #[must_use]
+    pub fn awaits_signature(&self) -> bool {
+        match self {
+            Self::Registry { source, .. } => matches!(source, RegistryError::Signatures { .. }),
+            Self::NotTrusted { .. } => true,
+            Self::Open { .. } | Self::Signatures { .. } => false,
         }
     }
 }
@@ -177,6 +204,41 @@ impl Loader {
         self.load(pipeline, patience, control).await
     }
 
+    /// The signatures in the file beside a plugin, which has these bytes, if they are what this node asks for. Those of other
+    /// contents count as none where no signature is needed.
+    ///
+    /// # Errors
+    /// [`LoadError::NotTrusted`], [`LoadError::Signatures`].
+    pub(super) fn signatures_beside(
+        &self,
+        transform: &str,
+        path: &Path,
+        bytes: &[u8],
+    ) -> Result<Signatures, LoadError> {
+        let found = read_beside(path);
+        let found = found.map_err(|error| LoadError::Signatures { transform: transform.to_owned(), error })?;
+        let digest = Digest::of(bytes);
+        let signatures = found.unwrap_or_else(|| Signatures::none(digest));
+        self.must_be_trusted(transform, bytes, &signatures, &path.display().to_string())?;
+        Ok(if *signatures.digest() == digest { signatures } else { Signatures::none(digest) })
+    }
+
+    fn must_be_trusted(
+        &self,
+        transform: &str,
+        bytes: &[u8],
+        signatures: &Signatures,
+        target: &str,
+    ) -> Result<(), LoadError> {
+        let name = || match engine::inspect(bytes) {
+            Ok(found) => format!("{}@{}", found.manifest.name, found.manifest.version),
+            // What it says of itself is not to be had: what it was called by is.
+            Err(_) => target.to_owned(),
+        };
+        let trusted = self.cluster.trusted_keys.require(&Digest::of(bytes), signatures, name, target);
+        trusted.map_err(|error| LoadError::NotTrusted { transform: transform.to_owned(), error })
+    }
+
     async fn plugin(&self, pipeline: &Pipeline, at: usize) -> Result<Arc<Plugin>, NodeError> {
         let transform = &pipeline.transforms[at];
         let registry = Registry::new(Arc::clone(&self.store));
@@ -186,12 +248,16 @@ impl Loader {
             source,
         };
         let wrong = |message: &str, help: &str| NodeError::Config(pipeline.plugin_error(at, message, help));
-        let bytes = match reference(&transform.plugin) {
+        // A signature is looked for before anything is done with the bytes, each time: who deployed the pipeline, or can write
+        // to the metadata store, does not decide what this node trusts.
+        let (bytes, signatures) = match reference(&transform.plugin) {
             Err(path) => {
                 let read = tokio::fs::read(path).await;
-                read.map_err(|error| {
+                let bytes = read.map_err(|error| {
                     wrong(&format!("cannot read the plugin: {error}"), "build it, or correct the path")
-                })?
+                })?;
+                let signatures = self.signatures_beside(&transform.name, path, &bytes)?;
+                (bytes, signatures)
             }
             Ok(reference) => {
                 let resolved = match registry.resolve(&reference).await {
@@ -203,7 +269,13 @@ impl Loader {
                     }
                     resolved => resolved.map_err(failed)?,
                 };
-                registry.fetch(&resolved).await.map_err(failed)?
+                let bytes = registry.fetch(&resolved).await.map_err(failed)?;
+                let signatures = match self.cluster.trusted_keys.are_required() {
+                    true => registry.signatures(&resolved).await.map_err(failed)?,
+                    false => Signatures::none(resolved),
+                };
+                self.must_be_trusted(&transform.name, &bytes, &signatures, &resolved.to_string())?;
+                (bytes, signatures)
             }
         };
         self.has_room_for(&bytes).map_err(|message| {
@@ -215,7 +287,7 @@ impl Loader {
         let plugin =
             loaded.map_err(|error| wrong(&error.to_string(), "build the plugin with the SDK of this version"))?;
         if matches!(transform.plugin, PluginReference::Path(_)) {
-            let digest = registry.store_blob(&bytes).await.map_err(failed)?;
+            let digest = registry.store_blob(&bytes, &signatures).await.map_err(failed)?;
             info!(transform = transform.name, %digest, "stored the plugin in the registry");
         }
         Ok(plugin)
@@ -399,35 +471,4 @@ async fn open_once(pipeline: &Pipeline, plan: Plan) -> Result<Plan, NodeError> {
         }
         Err((at, error)) => Err(LoadError::Open { transform: pipeline.transforms[at].name.clone(), error }.into()),
     }
-}
-
-/// The digests that pipelines use, each with who uses it: their plugins may not be removed.
-///
-/// # Errors
-/// Those of the store.
-pub async fn digests_in_use(store: &dyn MetaStore) -> Result<BTreeMap<Digest, String>, MetaError> {
-    let mut users = BTreeMap::new();
-    for (name, record) in pipelines::list(store).await? {
-        if record.desired == Desired::Gone {
-            continue;
-        }
-        for hex in &record.specification.plugins {
-            users.insert(of_record(hex)?, format!("pipeline `{name}`, revision {}", record.revision));
-        }
-        if let Some(rollout) = &record.rollout {
-            users.insert(of_record(&rollout.to.plugin)?, format!("a rollout of pipeline `{name}`"));
-        }
-        // What a transform may be rolled back to.
-        let ended = pipelines::rollouts(store, &name).await?;
-        let last: BTreeMap<&str, &Rollout> = ended
-            .iter()
-            .filter(|ended| ended.outcome == Outcome::Done)
-            .map(|ended| (ended.rollout.transform.as_str(), &ended.rollout))
-            .collect();
-        for (transform, rollout) in last {
-            let user = format!("pipeline `{name}`, whose transform `{transform}` may be rolled back to it");
-            users.entry(of_record(&rollout.from.plugin)?).or_insert(user);
-        }
-    }
-    Ok(users)
 }

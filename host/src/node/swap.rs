@@ -172,7 +172,8 @@ async fn resolve(loader: &Loader, request: &Request) -> Result<(String, Digest),
             let bytes = tokio::fs::read(path).await;
             let bytes = bytes.map_err(|error| refused(format!("cannot read the plugin {shown}: {error}")))?;
             loader.has_room_for(&bytes).map_err(|message| refused(format!("{shown}: {message}")))?;
-            let digest = registry.store_blob(&bytes).await.map_err(failed(shown.to_string()))?;
+            let signatures = loader.signatures_beside(&request.transform, path, &bytes)?;
+            let digest = registry.store_blob(&bytes, &signatures).await.map_err(failed(shown.to_string()))?;
             Ok((digest.to_string(), digest))
         }
         Source::Registry(reference @ RegistryReference::Digest(_)) => {

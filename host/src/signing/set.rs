@@ -13,7 +13,7 @@ const FORMAT: u32 = 1;
 /// Signatures of one plugin: more people than ever sign the same one.
 pub const SIGNATURES_MAX: usize = 32;
 /// Bytes of [`SIGNATURES_MAX`] of them, with room for those who write by hand.
-const BYTES_MAX: usize = 16 << 10;
+pub(super) const BYTES_MAX: usize = 16 << 10;
 
 /// Why signatures cannot be used.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]

@@ -61,26 +61,40 @@ fn keys_and_signatures_are_those_of_openssl() {
 #[test]
 fn one_signature_by_a_trusted_key_is_enough() {
     for keys in [&[1][..], &[2, 1], &[1, 2, 3]] {
-        assert_eq!(trusting(&[1, 9]).check(&signed_by(keys)), Ok(()), "{keys:?}");
+        assert_eq!(trusting(&[1, 9]).check(&abc(), &signed_by(keys)), Ok(()), "{keys:?}");
     }
-    assert_eq!(trusting(&[]).check(&signed_by(&[])), Ok(()), "without trusted keys none is needed");
+    assert_eq!(trusting(&[]).check(&abc(), &signed_by(&[])), Ok(()), "without trusted keys none is needed");
 }
 
 #[test]
 fn what_is_missing_is_said() {
     let trusted = trusting(&[1]);
-    assert_eq!(trusted.check(&signed_by(&[])), Err(Untrusted::Unsigned));
-    let others = trusted.check(&signed_by(&[2, 3])).unwrap_err();
+    assert_eq!(trusted.check(&abc(), &signed_by(&[])), Err(Untrusted::Unsigned));
+    let others = trusted.check(&abc(), &signed_by(&[2, 3])).unwrap_err();
     for seed in [2, 3] {
         assert!(others.to_string().contains(&key(seed).public().id().to_string()), "{others}");
     }
     // Signed, but another plugin.
-    let other = tampered(&signed_by(&[1, 2]), &abc().to_string(), &Digest::of(b"abd").to_string());
-    assert_eq!(trusted.check(&other), Err(Untrusted::Wrong(key(1).public().id())));
+    let abd = Digest::of(b"abd");
+    let other = tampered(&signed_by(&[1, 2]), &abc().to_string(), &abd.to_string());
+    assert_eq!(trusted.check(&abd, &other), Err(Untrusted::Wrong(key(1).public().id())));
+    assert_eq!(trusted.check(&abd, &signed_by(&[1])), Err(Untrusted::OtherContents(abc())));
     // Somebody else's signature, under the name of the trusted key.
     let [one, two] = [1, 2].map(|seed| key(seed).public().id().to_string());
     let forged = tampered(&signed_by(&[2]), &two, &one);
-    assert_eq!(trusted.check(&forged), Err(Untrusted::Wrong(key(1).public().id())));
+    assert_eq!(trusted.check(&abc(), &forged), Err(Untrusted::Wrong(key(1).public().id())));
+}
+
+#[test]
+fn a_refusal_names_the_plugin_what_is_missing_and_the_fix() {
+    let refused = trusting(&[1]).require(&abc(), &signed_by(&[]), || "shout@0.1.0".to_owned(), "shout.wasm");
+    let id = key(1).public().id();
+    let expected = format!(
+        "plugin shout@0.1.0 ({}) may not be used here: it has no signature; [plugins] of the cluster file trusts {id}: \
+         `sluicegate plugin sign shout.wasm --key KEY` signs it",
+        abc()
+    );
+    assert_eq!(refused.unwrap_err().to_string(), expected);
 }
 
 #[test]
@@ -89,7 +103,7 @@ fn a_signature_that_is_wrong_spoils_none_that_is_right() {
     let forged = tampered(&signed_by(&[3]), &key(3).public().id().to_string(), &two.to_string());
     let both = signed_by(&[1]).with(&forged).unwrap();
     let trusted = trusting(&[1, 2]);
-    assert_eq!(trusted.check(&both), Ok(()));
+    assert_eq!(trusted.check(&abc(), &both), Ok(()));
     let mut signers = trusted.signers(&both);
     signers.sort_by_key(|signer| signer.key != one);
     let expected = [(one, Standing::Trusted), (two, Standing::Wrong)];
@@ -111,7 +125,7 @@ fn a_signature_is_of_a_plugin_and_of_nothing_else() {
         }],
     });
     let signatures = Signatures::decode(json.to_string().as_bytes()).unwrap();
-    assert_eq!(trusting(&[1]).check(&signatures), Err(Untrusted::Wrong(key(1).public().id())));
+    assert_eq!(trusting(&[1]).check(&abc(), &signatures), Err(Untrusted::Wrong(key(1).public().id())));
 }
 
 #[test]
@@ -194,7 +208,7 @@ proptest! {
         bytes[begin + at.index(signature)] ^= by;
         match Signatures::decode(&bytes) {
             Err(_) => {}
-            Ok(read) => prop_assert_eq!(trusting(&[1]).check(&read), Err(Untrusted::Wrong(key(1).public().id()))),
+            Ok(read) => prop_assert_eq!(trusting(&[1]).check(&abc(), &read), Err(Untrusted::Wrong(key(1).public().id()))),
         }
     }
 }

@@ -3,8 +3,10 @@
 use std::fmt;
 
 use serde::Serialize;
+use thiserror::Error;
 
 use super::{KeyId, PublicKey, Signatures};
+use crate::digest::Digest;
 
 /// The keys of which one must have signed a plugin before it is stored, deployed or loaded. Without any, none needs a signature.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -17,8 +19,30 @@ pub enum Untrusted {
     Unsigned,
     /// Others have: whose keys these are is not known here.
     SignedByOthers(Vec<KeyId>),
+    /// What was signed has other contents.
+    OtherContents(Digest),
     /// There is one under the name of a trusted key, which that key has not made of this plugin.
     Wrong(KeyId),
+}
+
+/// A plugin that needs a signature by a trusted key, and has none.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[error(
+    "plugin {plugin} ({digest}) may not be used here: {missing}; [plugins] of the cluster file trusts {}: \
+     `sluicegate plugin sign {target} --key KEY` signs it",
+    list(trusted)
+)]
+pub struct NotTrusted {
+    /// Name and version, or what it is called instead.
+    pub plugin: String,
+    /// Of its bytes.
+    pub digest: Digest,
+    /// What is missing.
+    pub missing: Untrusted,
+    /// The keys that are trusted.
+    pub trusted: Vec<KeyId>,
+    /// What is to be signed: a file, or a plugin of the registry.
+    pub target: String,
 }
 
 /// How a signature is looked at here.
@@ -60,14 +84,20 @@ impl TrustedKeys {
         self.0.iter().map(PublicKey::id)
     }
 
-    /// Whether plugins need no signature, or this one has one that is taken. Of several, one is enough.
+    /// Whether plugins need no signature, or the one with this digest has one that is taken. Of several, one is enough.
     ///
     /// # Errors
     /// What is missing.
-    pub fn check(&self, signatures: &Signatures) -> Result<(), Untrusted> {
+    pub fn check(&self, digest: &Digest, signatures: &Signatures) -> Result<(), Untrusted> {
+        if !self.are_required() {
+            return Ok(());
+        }
+        if signatures.digest() != digest {
+            return Err(Untrusted::OtherContents(*signatures.digest()));
+        }
         let signers = self.signers(signatures);
         let with = |standing| signers.iter().filter(move |signer| signer.standing == standing);
-        if !self.are_required() || with(Standing::Trusted).next().is_some() {
+        if with(Standing::Trusted).next().is_some() {
             return Ok(());
         }
         match with(Standing::Wrong).next() {
@@ -75,6 +105,26 @@ impl TrustedKeys {
             None if signers.is_empty() => Err(Untrusted::Unsigned),
             None => Err(Untrusted::SignedByOthers(signers.into_iter().map(|signer| signer.key).collect())),
         }
+    }
+
+    /// As [`TrustedKeys::check`], with an error that names the plugin and says what to do: sign `target`.
+    ///
+    /// # Errors
+    /// See [`NotTrusted`].
+    pub fn require(
+        &self,
+        digest: &Digest,
+        signatures: &Signatures,
+        plugin: impl FnOnce() -> String,
+        target: &str,
+    ) -> Result<(), NotTrusted> {
+        self.check(digest, signatures).map_err(|missing| NotTrusted {
+            plugin: plugin(),
+            digest: *digest,
+            missing,
+            trusted: self.ids().collect(),
+            target: target.to_owned(),
+        })
     }
 
     /// Who has signed, and what it is worth here.
@@ -92,13 +142,19 @@ impl TrustedKeys {
     }
 }
 
+fn list(keys: &[KeyId]) -> String {
+    keys.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 impl fmt::Display for Untrusted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unsigned => f.write_str("it has no signature"),
             Self::SignedByOthers(keys) => {
-                let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
-                write!(f, "it is signed only by {}, and not by a trusted key", keys.join(", "))
+                write!(f, "it is signed only by {}, and not by a trusted key", list(keys))
+            }
+            Self::OtherContents(digest) => {
+                write!(f, "what was signed has other contents ({digest}), it was changed afterwards")
             }
             Self::Wrong(key) => write!(f, "its signature by the trusted key {key} does not verify"),
         }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Outline, inspect};
 use crate::cli::{CommandError, file, table};
 use crate::engine;
+use crate::provenance::{DIRTY, public_address};
 
 /// What plugins are compiled for.
 pub(super) const TARGET: &str = "wasm32-wasip2";
@@ -19,7 +20,8 @@ const STRIPPED: &str = "profile.release.strip=\"debuginfo\"";
 /// Arguments of `plugin build`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-In release mode, stripped of debug information; names of functions stay, for backtraces.
+In release mode, stripped of debug information; names of functions stay, for backtraces. In a git checkout the component
+says which repository and revision it was built from, with `-dirty` behind the revision when files were changed since.
 
 Examples:
   sluicegate plugin build
@@ -65,7 +67,8 @@ pub(super) fn run(args: &BuildArgs, out: &mut impl Write) -> Result<(), CommandE
         let what = format!("{shown} has no plugin in it: its Cargo.toml needs [lib] with crate-type = [\"cdylib\"]");
         return Err(CommandError::BadInput(what));
     }
-    let built = files.into_iter().map(look_at).collect::<Result<Vec<_>, _>>()?;
+    let sources = Sources::of(&args.dir);
+    let built = files.into_iter().map(|file| look_at(file, sources.as_ref())).collect::<Result<Vec<_>, _>>()?;
     if args.json {
         return Ok(table::json(out, &built)?);
     }
@@ -121,6 +124,32 @@ fn program(variable: &str, name: &str) -> PathBuf {
     std::env::var_os(variable).map_or_else(|| name.into(), PathBuf::from)
 }
 
+/// Where the sources of a build are.
+#[derive(Debug, Eq, PartialEq)]
+struct Sources {
+    repository: Option<String>,
+    revision: String,
+}
+
+impl Sources {
+    /// As git knows it; `None` where there is no git, no checkout or no commit.
+    fn of(dir: &Path) -> Option<Self> {
+        let git = |arguments: &[&str]| {
+            let mut command = Command::new("git");
+            // Looking must not lock anything.
+            command.arg("-C").arg(dir).args(arguments).env("GIT_OPTIONAL_LOCKS", "0");
+            let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok();
+            let output = output.filter(|output| output.status.success())?;
+            Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        };
+        let revision = git(&["rev-parse", "--verify", "HEAD"]).filter(|revision| !revision.is_empty())?;
+        // When git cannot say that nothing has changed, something may have.
+        let is_clean = git(&["status", "--porcelain"]).is_some_and(|changes| changes.is_empty());
+        let repository = git(&["remote", "get-url", "origin"]).and_then(|remote| public_address(&remote));
+        Some(Self { repository, revision: if is_clean { revision } else { revision + DIRTY } })
+    }
+}
+
 /// The components among what cargo made. Lines that are no messages come from build scripts.
 fn components(messages: &str) -> Vec<PathBuf> {
     let made = messages.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
@@ -132,9 +161,19 @@ fn components(messages: &str) -> Vec<PathBuf> {
     files.filter(|file| file.extension().is_some_and(|extension| extension == "wasm")).collect()
 }
 
-fn look_at(file: PathBuf) -> Result<Built, CommandError> {
-    let bytes = file::read(&file)?;
+/// Says in the component where its sources are, if that is known, and reads what it is. Whatever strips a component does so
+/// before: what is written here stays.
+fn look_at(file: PathBuf, sources: Option<&Sources>) -> Result<Built, CommandError> {
+    let mut bytes = file::read(&file)?;
     let refused = |error| CommandError::BadInput(format!("{} is no plugin for this host: {error}", file.display()));
+    if let Some(Sources { repository, revision }) = sources {
+        let stamped = engine::stamp(&bytes, repository.as_deref(), revision).map_err(refused)?;
+        if stamped != bytes {
+            file::write(&file, &stamped)
+                .map_err(|error| CommandError::Failed(format!("cannot write {}: {error}", file.display())))?;
+            bytes = stamped;
+        }
+    }
     let found = engine::inspect(&bytes).map_err(refused)?;
     let plugin = inspect::Report::new(&bytes, Outline::from(found));
     // Shorter to read and to type, where it lies below the working directory.
@@ -159,5 +198,30 @@ mod tests {
             r#"{"reason":"build-finished","success":true}"#,
         );
         assert_eq!(components(messages), [Path::new("/t/shout.wasm")]);
+    }
+
+    #[test]
+    fn sources_are_those_of_the_checkout_and_changed_ones_are_marked() {
+        let folder = tempfile::tempdir().unwrap();
+        let git = |arguments: &[&str]| {
+            let mut command = Command::new("git");
+            let user = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "commit.gpgsign=false"];
+            let output = command.arg("-C").arg(folder.path()).args(user).args(arguments).output().unwrap();
+            assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        assert_eq!(Sources::of(folder.path()), None, "no checkout");
+        git(&["init", "-q"]);
+        assert_eq!(Sources::of(folder.path()), None, "no commit");
+        std::fs::write(folder.path().join("lib.rs"), "1").unwrap();
+        git(&["add", "."]);
+        git(&["commit", "-q", "-m", "first"]);
+        let head = git(&["rev-parse", "HEAD"]);
+        assert_eq!(Sources::of(folder.path()), Some(Sources { repository: None, revision: head.clone() }));
+        git(&["remote", "add", "origin", "https://ada:hunter2@example.org/shout.git"]);
+        std::fs::write(folder.path().join("more.rs"), "2").unwrap();
+        let expected =
+            Sources { repository: Some("https://example.org/shout.git".to_owned()), revision: format!("{head}-dirty") };
+        assert_eq!(Sources::of(folder.path()), Some(expected));
     }
 }

@@ -5,11 +5,14 @@ use std::io::Write;
 use anyhow::Result;
 use bytesize::ByteSize;
 use clap::Args;
+use futures::future::try_join_all;
+use serde::Serialize;
 
-use super::Surroundings;
+use super::{Surroundings, inspect};
 use crate::cli::table;
 use crate::cluster::registry::{PluginEntry, Registry};
 use crate::config::ClusterArgs;
+use crate::signing::Signer;
 
 /// Arguments of `plugin list`.
 #[derive(Args, Clone, Debug)]
@@ -25,14 +28,29 @@ pub(in crate::cli) struct ListArgs {
     pub(super) cluster: ClusterArgs,
 }
 
+/// For machines.
+#[derive(Serialize)]
+struct Signed<'a> {
+    #[serde(flatten)]
+    entry: &'a PluginEntry,
+    signatures: Vec<Signer>,
+}
+
 const HEADINGS: [&str; 6] = ["NAME", "VERSION", "SIZE", "PUSHED", "DIGEST", "DESCRIPTION"];
 /// Characters of a digest that are shown: enough to tell plugins apart. `--json` has all of it.
 const DIGEST_CHARACTERS: usize = 19;
 
 pub(super) async fn run(args: ListArgs, around: Surroundings<'_>, out: &mut (impl Write + Send)) -> Result<()> {
-    let entries = Registry::new((around.store)(args.cluster).await?).list().await?;
+    let trusted = (around.trusted)(&args.cluster)?;
+    let registry = Registry::new((around.store)(args.cluster).await?);
+    let entries = registry.list().await?;
     if args.json {
-        return Ok(table::json(out, &entries)?);
+        let signed = entries.iter().map(async |entry| {
+            let digest = entry.record.digest;
+            let signatures = inspect::known(digest, registry.signatures(&digest).await)?;
+            Ok::<_, anyhow::Error>(Signed { entry, signatures: trusted.signers(&signatures) })
+        });
+        return Ok(table::json(out, &try_join_all(signed).await?)?);
     }
     if entries.is_empty() {
         return Ok(writeln!(out, "no plugins: `sluicegate plugin push FILE` adds one")?);

@@ -9,11 +9,12 @@ use clap::Args;
 use serde::Serialize;
 
 use super::progress::Progress;
-use super::{BadInput, Surroundings};
+use super::{BadInput, Surroundings, signatures};
 use crate::cli::{file, table};
 use crate::cluster::registry::{Registry, RegistryReference};
 use crate::config::ClusterArgs;
 use crate::digest::Digest;
+use crate::signing::path_beside;
 
 /// Digits of a digest in the name of a file: enough to tell plugins apart.
 const NAME_DIGITS: usize = 12;
@@ -21,7 +22,7 @@ const NAME_DIGITS: usize = 12;
 /// Arguments of `plugin pull`.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
-What is written is verified by its digest. A file with other contents is never overwritten.
+What is written is verified by its digest. A file with other contents is never overwritten. Signatures go into FILE.sig.
 
 Examples:
   sluicegate plugin pull shout@0.1.0
@@ -82,6 +83,13 @@ pub(super) async fn run(args: PullArgs, around: Surroundings<'_>, out: &mut (imp
             bytes.len()
         }
     } as u64;
+    let there = registry.signatures(&digest).await?;
+    if !there.is_empty() {
+        let all = signatures::beside(&path, digest)?.with(&there);
+        let all = all.with_context(|| BadInput(format!("the signatures of {shown} are not written")))?;
+        let beside = path_beside(&path);
+        file::write(&beside, &all.encode()).with_context(|| format!("cannot write {}", beside.display()))?;
+    }
     if args.json {
         return Ok(table::json(out, &Report { file: &path, digest, size, was_there })?);
     }

@@ -4,7 +4,8 @@
 //! once it was removed (the empty node stays, so that its version never goes back and a check of it means something).
 //! Chunks are what their digest and number say, whoever writes them, so that several may store the same blob and go on
 //! where another one stopped. It becomes complete in a request that checks every chunk, and loses chunks only in requests
-//! that check that it is not.
+//! that check that it is not. Signatures stand beside the chunks and go with them; one is added in a request that checks that the
+//! blob is complete.
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
@@ -45,6 +46,11 @@ impl Blob {
     /// Writes the node as it is: fails whoever deletes the blob at the same time.
     pub(super) fn renewed(&self) -> Write {
         Write::Set { path: self.path.clone(), data: encode(&self.extent).into(), version: self.version }
+    }
+
+    /// Fails a request when the blob has been deleted, or anything else has become of it.
+    pub(super) fn unchanged(&self) -> Write {
+        Write::Check { path: self.path.clone(), version: self.version }
     }
 
     /// Marks it as incomplete: the first step of deleting it.
@@ -174,7 +180,7 @@ impl Blobs<'_> {
         }
     }
 
-    /// Deletes the chunks of a blob that is not complete, unless somebody completes it meanwhile.
+    /// Deletes what is below a blob that is not complete, unless somebody completes it meanwhile.
     pub(super) async fn sweep(&self, digest: &Digest) -> Result<(), RegistryError> {
         let path = layout::blob(digest);
         let Some(node) = self.store.get(&path).await?.filter(|node| node.data.is_empty()) else { return Ok(()) };
