@@ -9,8 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use sluicegate::cluster::registry::{Description, Registry};
+use sluicegate::digest::Digest;
 use sluicegate::meta::zookeeper::{ZooKeeper, ZooKeeperAuth, ZooKeeperOptions};
 use sluicegate::meta::{Coordination, MetaError, MetaStore, Node, Session, SessionState, Version, Write, conformance};
+use sluicegate::provenance::Provenance;
+use sluicegate::signing::Signatures;
 use sluicegate_harness::zookeeper::{ZooKeeper as Server, ZooKeeperOptions as ServerOptions};
 
 use self::proxy::Proxy;
@@ -340,9 +343,11 @@ async fn a_plugin_of_many_chunks_goes_through_the_registry_and_back() -> Result<
         version: "1.0.0".parse()?,
         interface: "0.1.0".into(),
         description: String::new(),
+        provenance: Provenance::default(),
     };
+    let unsigned = Signatures::none(Digest::of(&bytes));
     let started = Instant::now();
-    let pushed = registry.push(&plugin, &bytes, |_| {}).await?;
+    let pushed = registry.push(&plugin, &bytes, &unsigned, |_| {}).await?;
     let stored = started.elapsed();
     assert!(registry.fetch(&pushed.entry.record.digest).await? == bytes);
     println!("20 MB pushed and verified in {stored:?}, fetched in {:?}", started.elapsed() - stored);

@@ -163,3 +163,164 @@ fn note(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::checkpoint::head::{Head, TransformIdentity};
+    use crate::checkpoint::protocol;
+    use crate::cluster::pipelines::Specification;
+    use crate::cluster::savepoints::{Part, Savepoint};
+    use crate::meta::Write;
+    use crate::meta::local::LocalStore;
+
+    struct Bench {
+        _dir: tempfile::TempDir,
+        store: Arc<dyn MetaStore>,
+        name: Segment,
+    }
+
+    fn plugin(name: &str) -> Digest {
+        Digest::of(name.as_bytes())
+    }
+
+    fn specification(name: &str) -> Specification {
+        Specification {
+            file: String::new(),
+            canonical: String::new(),
+            digest: name.to_owned(),
+            plugins: vec![plugin(name).hex()],
+            partitions: 1,
+        }
+    }
+
+    fn manifest(name: &str) -> Manifest {
+        let transform = TransformIdentity {
+            name: "count".to_owned(),
+            plugin: plugin(name).hex(),
+            config: String::new(),
+            stores: BTreeMap::new(),
+            since: BTreeMap::new(),
+        };
+        protocol::genesis(1, BTreeMap::new(), BTreeMap::new(), vec![transform]).committed
+    }
+
+    fn head(committed: &str, retained: &[&str]) -> Head {
+        Head {
+            committed: manifest(committed),
+            retained: retained.iter().map(|name| manifest(name)).collect(),
+            ..protocol::genesis(1, BTreeMap::new(), BTreeMap::new(), Vec::new())
+        }
+    }
+
+    impl Bench {
+        /// A pipeline that runs `new`.
+        async fn new(desired: Desired) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let store: Arc<dyn MetaStore> = Arc::new(LocalStore::open(dir.path()).await.unwrap());
+            let bench = Self { _dir: dir, store, name: Segment::new("orders").unwrap() };
+            let first = |_: Option<&PipelineRecord>| {
+                Ok::<_, MetaError>(Some(PipelineRecord::first(specification("new"), desired)))
+            };
+            pipelines::change(&*bench.store, &bench.name, first).await.unwrap();
+            bench
+        }
+
+        async fn head(&self, incarnation: u64, partition: u32, head: &Head) {
+            let task = TaskId { pipeline: self.name.to_string(), incarnation, stage: 0, partition };
+            TaskStore::new(Arc::clone(&self.store), task).genesis(head).await.unwrap();
+        }
+
+        async fn create(&self, path: &str, data: impl Into<Bytes>) {
+            self.store.ensure(path.rsplit_once('/').unwrap().0).await.unwrap();
+            let create = Write::Create { path: path.to_owned(), data: data.into(), ephemeral: false };
+            self.store.multi(vec![create]).await.unwrap();
+        }
+
+        async fn user(&self, name: &str) -> Option<String> {
+            digests_in_use(&self.store).await.unwrap().remove(&plugin(name))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_a_head_or_a_retained_manifest_names_is_in_use() {
+        let bench = Bench::new(Desired::Running).await;
+        assert!(bench.user("new").await.unwrap().starts_with("pipeline `orders`, revision 1: "));
+        assert_eq!(bench.user("old").await, None);
+        bench.head(1, 0, &head("new", &["new", "older"])).await;
+        // One that has not gone over yet, in a partition that was added since.
+        bench.head(1, 7, &head("old", &[])).await;
+        let old = bench.user("old").await.unwrap();
+        assert!(old.contains("task 7 of pipeline `orders`") && old.contains("transform `count`"), "{old}");
+        let older = bench.user("older").await.unwrap();
+        assert!(older.contains("task 0 of pipeline `orders`") && older.contains("retains"), "{older}");
+        assert!(older.contains("3 commits with another version"), "{older}");
+    }
+
+    #[tokio::test]
+    async fn what_only_the_kept_state_of_an_undeployed_pipeline_names_is_in_use_until_the_state_goes() {
+        let bench = Bench::new(Desired::StateKept).await;
+        bench.head(1, 0, &head("old", &[])).await;
+        for name in ["new", "old"] {
+            let user = bench.user(name).await.unwrap();
+            assert!(user.contains("`sluicegate undeploy orders` deletes"), "{user}");
+        }
+        let gone = |known: Option<&PipelineRecord>| {
+            Ok::<_, MetaError>(known.map(|known| PipelineRecord { desired: Desired::Gone, ..known.clone() }))
+        };
+        pipelines::change(&*bench.store, &bench.name, gone).await.unwrap();
+        assert_eq!((bench.user("new").await, bench.user("old").await), (None, None), "the leader deletes it");
+    }
+
+    #[tokio::test]
+    async fn state_that_nobody_goes_on_from_names_nothing() {
+        let bench = Bench::new(Desired::Running).await;
+        let third = |known: Option<&PipelineRecord>| {
+            let next = |known: &PipelineRecord| PipelineRecord { incarnation: 2, last_incarnation: 3, ..known.clone() };
+            Ok::<_, MetaError>(known.map(next))
+        };
+        pipelines::change(&*bench.store, &bench.name, third).await.unwrap();
+        for (incarnation, name) in [(1, "left"), (2, "current"), (3, "prepared")] {
+            bench.head(incarnation, 0, &head(name, &[])).await;
+        }
+        assert_eq!(bench.user("left").await, None);
+        assert!(bench.user("current").await.is_some());
+        assert!(bench.user("prepared").await.is_some(), "a savepoint is being restored");
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_a_savepoint_names_is_in_use_though_its_pipeline_is_gone() {
+        let bench = Bench::new(Desired::Gone).await;
+        let savepoint = Savepoint {
+            created_at: jiff::Timestamp::UNIX_EPOCH,
+            created_by: String::new(),
+            revision: 1,
+            specification: specification("saved"),
+            stateful: true,
+            tasks: 2,
+            bytes: 0,
+            complete: true,
+        };
+        let root = layout::savepoint(&bench.name, &Segment::new("friday").unwrap());
+        bench.create(&root, serde_json::to_vec(&savepoint).unwrap()).await;
+        let part = Part::Head(Box::new(head("of-a-part", &[])));
+        bench.create(&format!("{root}/0"), serde_json::to_vec(&part).unwrap()).await;
+        bench.create(&format!("{root}/1"), Bytes::new()).await;
+        for name in ["saved", "of-a-part"] {
+            let user = bench.user(name).await.unwrap();
+            assert!(user.starts_with("savepoint `friday` of pipeline `orders`: "), "{user}");
+            assert!(user.contains("sluicegate savepoint delete orders friday"), "{user}");
+        }
+        assert_eq!(bench.user("new").await, None);
+    }
+
+    #[tokio::test]
+    async fn a_head_that_cannot_be_read_may_name_any_plugin() {
+        let bench = Bench::new(Desired::Running).await;
+        bench.create("/state/orders/1/0/0/head", &b"\xff"[..]).await;
+        let error = digests_in_use(&bench.store).await.unwrap_err().to_string();
+        assert!(error.contains("task orders/1/0/0") && error.contains("damaged"), "{error}");
+    }
+}

@@ -3,6 +3,7 @@ use std::sync::Mutex;
 use super::*;
 use crate::meta::Version as NodeVersion;
 use crate::meta::local::LocalStore;
+use crate::signing::{PrivateKey, SIGNATURES_MAX};
 
 /// A registry in a store of its own.
 struct Fixture {
@@ -23,12 +24,23 @@ fn plugin(name: &str, version: &str) -> Description {
         version: Version::parse(version).unwrap(),
         interface: "0.1.0".into(),
         description: "for a test".into(),
+        provenance: Provenance { revision: "1234".into(), ..Provenance::default() },
     }
 }
 
 /// Bytes of a few chunks, different for each seed.
 fn bytes(seed: u8) -> Vec<u8> {
     (0..blob::CHUNK_BYTES * 5 / 2).map(|index| (index % 251) as u8 ^ seed).collect()
+}
+
+fn unsigned(bytes: &[u8]) -> Signatures {
+    Signatures::none(Digest::of(bytes))
+}
+
+fn signed(bytes: &[u8], seed: u8) -> Signatures {
+    let mut signatures = unsigned(bytes);
+    signatures.sign(&PrivateKey::from_seed(&[seed; 32])).unwrap();
+    signatures
 }
 
 fn reference(text: &str) -> RegistryReference {
@@ -41,7 +53,7 @@ fn nobody(_: &Digest) -> Option<String> {
 
 impl Fixture {
     async fn push(&self, name: &str, version: &str, bytes: &[u8]) -> Result<Pushed, RegistryError> {
-        self.registry.push(&plugin(name, version), bytes, |_| {}).await
+        self.registry.push(&plugin(name, version), bytes, &unsigned(bytes), |_| {}).await
     }
 
     async fn remove(&self, name: &str, version: &str) -> Result<PluginEntry, RegistryError> {
@@ -60,7 +72,7 @@ async fn what_was_pushed_is_fetched_by_name_and_by_digest() {
     let fixture = fixture().await;
     let told = Mutex::new(Vec::new());
     let progress = |stored| told.lock().unwrap().push(stored);
-    let pushed = fixture.registry.push(&plugin("a", "1.0.0"), &bytes(1), progress).await.unwrap();
+    let pushed = fixture.registry.push(&plugin("a", "1.0.0"), &bytes(1), &unsigned(&bytes(1)), progress).await.unwrap();
     assert!(!pushed.was_there);
     let told = told.into_inner().unwrap();
     assert!(told.is_sorted() && told.len() >= 3 && told.last() == Some(&(bytes(1).len() as u64)), "{told:?}");
@@ -129,7 +141,7 @@ async fn a_push_that_was_interrupted_is_not_fetched_and_goes_on_where_it_stopped
         fixture.store.multi(vec![create]).await.unwrap();
     }
     assert!(matches!(fixture.registry.fetch(&digest).await, Err(RegistryError::Unknown { .. })));
-    assert_eq!(fixture.registry.store_blob(&bytes(1)).await.unwrap(), digest);
+    assert_eq!(fixture.registry.store_blob(&bytes(1), &unsigned(&bytes(1))).await.unwrap(), digest);
     assert_eq!(fixture.registry.fetch(&digest).await.unwrap(), bytes(1));
     let first = fixture.store.get(&layout::blob_chunk(&digest, 0)).await.unwrap().unwrap();
     assert_eq!(first.version, NodeVersion(0), "what was stored is stored again");
@@ -148,7 +160,7 @@ async fn damage_is_found_and_pushing_again_heals_it() {
     let missing = Write::Delete { path: layout::blob_chunk(&digest, 2), version: None };
     fixture.store.multi(vec![missing]).await.unwrap();
     assert!(fixture.registry.fetch(&digest).await.unwrap_err().to_string().contains("missing"));
-    fixture.registry.store_blob(&bytes(1)).await.unwrap();
+    fixture.registry.store_blob(&bytes(1), &unsigned(&bytes(1))).await.unwrap();
     assert_eq!(fixture.registry.fetch(&digest).await.unwrap(), bytes(1));
 }
 
@@ -198,4 +210,75 @@ async fn pushes_and_removals_at_the_same_time_leave_no_version_without_bytes() {
     for entry in fixture.registry.list().await.unwrap() {
         fixture.registry.fetch(&entry.record.digest).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn signatures_stand_beside_the_bytes_and_go_with_them() {
+    let fixture = fixture().await;
+    let digest = Digest::of(&bytes(1));
+    let registry = &fixture.registry;
+    assert!(registry.signatures(&digest).await.unwrap().is_empty());
+    let nowhere = registry.add_signatures(&signed(&bytes(1), 1)).await.unwrap_err();
+    assert!(matches!(nowhere, RegistryError::Unknown { .. }), "{nowhere}");
+    registry.push(&plugin("a", "1.0.0"), &bytes(1), &signed(&bytes(1), 1), |_| {}).await.unwrap();
+    // Pushed again by somebody else, and signed by a third one.
+    registry.push(&plugin("a", "1.0.0"), &bytes(1), &signed(&bytes(1), 2), |_| {}).await.unwrap();
+    registry.add_signatures(&signed(&bytes(1), 3)).await.unwrap();
+    assert_eq!(registry.signatures(&digest).await.unwrap().iter().count(), 3);
+    assert_eq!(registry.fetch(&digest).await.unwrap(), bytes(1), "they are no chunk");
+    fixture.remove("a", "1.0.0").await.unwrap();
+    assert!(registry.signatures(&digest).await.unwrap().is_empty());
+    registry.store_blob(&bytes(1), &signed(&bytes(1), 4)).await.unwrap();
+    assert_eq!(registry.signatures(&digest).await.unwrap(), signed(&bytes(1), 4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_those_who_sign_at_the_same_time_none_is_lost() {
+    let fixture = fixture().await;
+    fixture.push("a", "1.0.0", b"x").await.unwrap();
+    let sign = async |seed| fixture.registry.add_signatures(&signed(b"x", seed)).await.unwrap();
+    tokio::join!(sign(1), sign(2), sign(3), sign(4));
+    assert_eq!(fixture.registry.signatures(&Digest::of(b"x")).await.unwrap().iter().count(), 4);
+}
+
+#[tokio::test]
+async fn damaged_signatures_are_an_error_and_written_anew_by_who_signs() {
+    let fixture = fixture().await;
+    let digest = Digest::of(b"x");
+    fixture.registry.push(&plugin("a", "1.0.0"), b"x", &signed(b"x", 1), |_| {}).await.unwrap();
+    for garbage in [&b""[..], b"\xff\xfe", b"{}", &signed(b"y", 1).encode()] {
+        fixture.set(&layout::blob_signatures(&digest), garbage).await;
+        let damaged = fixture.registry.signatures(&digest).await.unwrap_err();
+        assert!(damaged.is_bad_input() && damaged.to_string().contains("plugin sign"), "{damaged}");
+        fixture.registry.add_signatures(&signed(b"x", 2)).await.unwrap();
+        assert_eq!(fixture.registry.signatures(&digest).await.unwrap(), signed(b"x", 2));
+    }
+    // What a newer version has written is not written over.
+    let newer = String::from_utf8(signed(b"x", 1).encode()).unwrap().replace("\"format\": 1", "\"format\": 2");
+    fixture.set(&layout::blob_signatures(&digest), newer.as_bytes()).await;
+    let refused = fixture.registry.add_signatures(&signed(b"x", 2)).await.unwrap_err().to_string();
+    assert!(refused.contains("format version 2") && refused.contains(&digest.to_string()), "{refused}");
+}
+
+#[tokio::test]
+async fn there_is_room_for_so_many_signatures() {
+    let fixture = fixture().await;
+    fixture.push("a", "1.0.0", b"x").await.unwrap();
+    for seed in 0..SIGNATURES_MAX as u8 {
+        fixture.registry.add_signatures(&signed(b"x", seed)).await.unwrap();
+    }
+    let full = fixture.registry.add_signatures(&signed(b"x", 200)).await.unwrap_err().to_string();
+    assert!(full.contains("which is the most"), "{full}");
+}
+
+#[tokio::test]
+async fn a_record_without_provenance_is_read() {
+    let fixture = fixture().await;
+    let entry = fixture.push("a", "1.0.0", b"x").await.unwrap().entry;
+    assert_eq!(entry.record.provenance.revision, "1234");
+    let path = layout::plugin_version(&Segment::new("a").unwrap(), &entry.version);
+    let mut record = serde_json::to_value(&entry.record).unwrap();
+    record.as_object_mut().unwrap().remove("provenance").unwrap();
+    fixture.set(&path, record.to_string().as_bytes()).await;
+    assert!(fixture.registry.list().await.unwrap()[0].record.provenance.is_empty());
 }
