@@ -96,11 +96,19 @@ fn a_new_project_passes_its_tests_builds_and_fits_its_pipeline() {
         let tested = done(&mut cargo(&project, &["test", "--quiet"]));
         assert!(tested.contains("test result: ok"), "{tested}");
 
-        let built = done(offline(folder.command(&["plugin", "build", "--json"]).current_dir(&project)));
-        let built: Value = serde_json::from_str(&built).unwrap();
+        let head = checked_in(&project);
+        let build = || done(offline(folder.command(&["plugin", "build", "--json"]).current_dir(&project)));
+        let said = build();
+        let built: Value = serde_json::from_str(&said).unwrap();
         assert_eq!(built[0]["manifest"]["name"], name);
+        let provenance = &built[0]["provenance"];
+        assert_eq!((&provenance["revision"], &provenance["languages"][0]), (&head.into(), &"Rust".into()));
+        assert_eq!(provenance["source"], "https://example.org/plugins.git");
+        assert!(provenance["tools"][0].as_str().unwrap().starts_with("rustc "), "{provenance}");
+        assert!(provenance["sdk"].as_str().unwrap().starts_with("sluicegate-sdk "), "{provenance}");
         let wasm = built[0]["file"].as_str().unwrap();
         let bytes = fs::read(project.join(wasm)).unwrap();
+        assert_eq!(build(), said, "the same sources give the same bytes");
         let has = |text: &str| bytes.windows(text.len()).any(|window| window == text.as_bytes());
         assert!(has("processor@0.1.0#process") && !has(".debug_info"), "stripped to the names of functions");
 
@@ -111,6 +119,19 @@ fn a_new_project_passes_its_tests_builds_and_fits_its_pipeline() {
         assert!(checked.contains(&format!("main to the topic {name}-out")) && checked.ends_with("ok\n"), "{checked}");
         assert_eq!(checked.contains("totals, schema 1"), name == "new-state", "{checked}");
     }
+}
+
+/// Checks a project in, and says which revision that is.
+fn checked_in(project: &Path) -> String {
+    let git = |arguments: &[&str]| {
+        let user = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "commit.gpgsign=false"];
+        done(Command::new("git").arg("-C").arg(project).args(user).args(arguments))
+    };
+    git(&["init", "--quiet"]);
+    git(&["remote", "add", "origin", "https://ada:hunter2@example.org/plugins.git"]);
+    git(&["add", "."]);
+    git(&["commit", "--quiet", "-m", "first"]);
+    git(&["rev-parse", "HEAD"]).trim().to_owned()
 }
 
 #[test]

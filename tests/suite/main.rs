@@ -25,6 +25,7 @@ mod resolve;
 mod restarts;
 mod security;
 mod shared;
+mod signing;
 mod state;
 mod swap;
 mod takeover;

@@ -54,7 +54,7 @@ pub enum LoadError {
         /// Which transform.
         transform: String,
         /// What is missing.
-        error: NotTrusted,
+        error: Box<NotTrusted>,
     },
     /// Signatures in a file are none.
     #[error("transform `{transform}`: {error}")]
@@ -214,7 +214,7 @@ impl Loader {
         transform: &str,
         path: &Path,
         bytes: &[u8],
-    ) -> Result<Signatures, LoadError> {
+    ) -> Result<Signatures, NodeError> {
         let found = read_beside(path);
         let found = found.map_err(|error| LoadError::Signatures { transform: transform.to_owned(), error })?;
         let digest = Digest::of(bytes);
@@ -229,14 +229,14 @@ impl Loader {
         bytes: &[u8],
         signatures: &Signatures,
         target: &str,
-    ) -> Result<(), LoadError> {
+    ) -> Result<(), NodeError> {
         let name = || match engine::inspect(bytes) {
             Ok(found) => format!("{}@{}", found.manifest.name, found.manifest.version),
             // What it says of itself is not to be had: what it was called by is.
             Err(_) => target.to_owned(),
         };
         let trusted = self.cluster.trusted_keys.require(&Digest::of(bytes), signatures, name, target);
-        trusted.map_err(|error| LoadError::NotTrusted { transform: transform.to_owned(), error })
+        Ok(trusted.map_err(|error| LoadError::NotTrusted { transform: transform.to_owned(), error })?)
     }
 
     async fn plugin(&self, pipeline: &Pipeline, at: usize) -> Result<Arc<Plugin>, NodeError> {

@@ -117,13 +117,15 @@ impl TrustedKeys {
         signatures: &Signatures,
         plugin: impl FnOnce() -> String,
         target: &str,
-    ) -> Result<(), NotTrusted> {
-        self.check(digest, signatures).map_err(|missing| NotTrusted {
-            plugin: plugin(),
-            digest: *digest,
-            missing,
-            trusted: self.ids().collect(),
-            target: target.to_owned(),
+    ) -> Result<(), Box<NotTrusted>> {
+        self.check(digest, signatures).map_err(|missing| {
+            Box::new(NotTrusted {
+                plugin: plugin(),
+                digest: *digest,
+                missing,
+                trusted: self.ids().collect(),
+                target: target.to_owned(),
+            })
         })
     }
 
