@@ -11,7 +11,6 @@ use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest as _, Sha256};
 use thiserror::Error;
-use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::message;
@@ -45,8 +44,7 @@ pub enum KeyError {
 }
 
 /// A short name of a public key: the first digits of the SHA-256 of its DER form.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, ToSchema)]
-#[schema(value_type = String, example = "38083e881511e453")]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct KeyId([u8; ID_BYTES]);
 
 impl fmt::Display for KeyId {
