@@ -13,6 +13,7 @@ use sluicegate::checkpoint::store::TaskStore;
 use sluicegate::ids::{Epoch, ManifestId};
 use sluicegate::meta::Write;
 use sluicegate::meta::layout::TaskPath;
+use sluicegate::state::{StoreName, TaskState};
 use sluicegate::worker::plan::Plan;
 
 use crate::kafka::broker::{Input, Offset, Output};
@@ -230,13 +231,25 @@ impl Oracle {
         let head = self.head(tree, task).ok_or("it has no head")?;
         let manifest = resolve::resolve(&head, offsets).map_err(|disagreement| disagreement.to_string())?;
         let store = TaskStore::new(Arc::new(Still(tree.clone())), self.plan.task(task));
-        let mut state = self.plan.empty_state();
+        let mut state = TaskState::default();
         let restored = store.restore(&head, manifest, &mut state).now_or_never();
         restored.expect("a store that answers at once").map_err(|error| error.to_string())?;
-        let entries = state.stores().flat_map(|store| store.iter());
-        entries
-            .map(|(key, value)| Ok((text(key), postcard::from_bytes(value).map_err(|error| error.to_string())?)))
-            .collect()
+        // Other schemas than that of what made the state count only where the manifest says that they are kept.
+        let made_it = manifest.transforms.first().ok_or("nothing made it")?;
+        let mut counts = |schema: u32| -> Result<BTreeMap<String, u64>, String> {
+            let number = state.number(&StoreName::of(&made_it.name, "counts", schema));
+            let read = |value: &[u8]| match schema {
+                1 => postcard::from_bytes(value),
+                _ => postcard::from_bytes(value).map(|(count, _): (u64, u64)| count),
+            };
+            let entries = state.store(number).iter();
+            entries.map(|(key, value)| Ok((text(key), read(value).map_err(|error| error.to_string())?))).collect()
+        };
+        let found = counts(made_it.stores["counts"])?;
+        match made_it.copies.get("counts") {
+            Some(&schema) if counts(schema)? != found => Err(format!("the copy of schema {schema} is another one")),
+            _ => Ok(found),
+        }
     }
 
     /// At the end: what readers of the sink see is what the inputs make of it. `exactly`: each once; otherwise at least.
@@ -255,7 +268,7 @@ impl Oracle {
             }
             if (exactly || has_letters) && self.plan.is_stateful() {
                 let mut counts: Vec<String> =
-                    outputs.iter().map(|output| String::from_utf8_lossy(&output.value).into_owned()).collect();
+                    outputs.iter().map(|output| text(&output.value).trim_end_matches(';').to_owned()).collect();
                 if !exactly {
                     counts.sort_by_key(|count| count.parse::<u64>().unwrap_or_default());
                     counts.dedup();

@@ -37,10 +37,30 @@ pub(crate) fn candidate(scenario: &Scenario, base: &Plan, number: u64) -> Plan {
         transform.identity = same.identity.clone();
         transform.limits = same.limits.clone();
     }
+    for (transform, same) in plan.transforms.iter_mut().zip(&base.transforms) {
+        transform.plugin = Arc::clone(&same.plugin);
+    }
     let last = plan.transforms.last_mut().expect("at least one");
+    // Of another schema: what a later candidate need not convert any more.
+    if scenario.stateful && scenario.second.is_none() && number.is_multiple_of(2) {
+        last.plugin = plugin("guest_tally");
+        last.identity.plugin = last.plugin.digest().to_owned();
+        last.identity.stores = BTreeMap::from([("counts".to_owned(), 2)]);
+    }
     last.identity.config = format!("{}+{number}", base.revision);
     if scenario.second == Some(Second::Traps) && number % 2 == 1 {
         last.config = r#"{"how": "trap"}"#.to_owned();
+    }
+    plan
+}
+
+/// The next revision: the same plugins.
+pub(crate) fn next(scenario: &Scenario, base: &Plan) -> Plan {
+    let mut plan = plan(scenario, base.revision + 1);
+    for (transform, same) in plan.transforms.iter_mut().zip(&base.transforms) {
+        transform.plugin = Arc::clone(&same.plugin);
+        transform.identity.plugin.clone_from(&same.identity.plugin);
+        transform.identity.stores.clone_from(&same.identity.stores);
     }
     plan
 }

@@ -261,7 +261,7 @@ impl World {
         let base = self.plans.newest();
         *now = match now.take() {
             None if some & 1 << 40 == 0 => {
-                self.plans.change(Arc::new(pipeline::plan(&self.scenario, base.revision + 1)));
+                self.plans.change(Arc::new(pipeline::next(&self.scenario, &base)));
                 None
             }
             None => {

@@ -9,10 +9,10 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use sluicegate::engine::{
-    CallError, Engine, EngineOptions, Grants, Instance, InstanceOptions, Limits, LogLevel, Misuse, OpenError, Plugin,
-    Remedy,
+    CallError, Conversion, Engine, EngineOptions, Grants, Instance, InstanceOptions, Limits, LogLevel, MigrateError,
+    Misuse, OpenError, Plugin, Remedy,
 };
-use sluicegate::record::{Batch, Output, ShapeError};
+use sluicegate::record::{Batch, Column, Output, ShapeError};
 use sluicegate::state::{Store, TransformState};
 
 const NOW_MS: i64 = 1_700_000_000_000;
@@ -289,4 +289,32 @@ fn state_is_bounded_and_scans_see_what_was_put() {
     let mut hog = Guest::open_with("guest_stateful", limited);
     let error = (0..100).find_map(|_| hog.process(&["x"]).err());
     assert!(matches!(error, Some(CallError::Misuse(Misuse::StateLimit { .. }))), "{error:?}");
+}
+
+#[test]
+fn lies_about_state_of_another_schema_are_found_out() {
+    let migrate = |from: u32| {
+        let limits = Limits { time_per_call: Duration::from_millis(200), ..Limits::default() };
+        let migrator = plugin("guest_lies").migrator(InstanceOptions { limits, ..options("{}") }).unwrap();
+        let conversion = Conversion { store: "store".into(), from, to: 1 };
+        let one = |text: &'static [u8]| [Some(text)].into_iter().collect::<Column>();
+        migrator.unwrap().migrate(&conversion, one(b"key"), one(b"value"), NOW_MS)
+    };
+    assert_eq!(migrate(11).unwrap().bytes, b"value");
+    for (from, problem) in [
+        (2, "2 values for 1 keys"),
+        (3, "add up to 0 bytes, but it has 3"),
+        (4, "length -2"),
+        (5, "makes an entry of 1048579 bytes"),
+    ] {
+        let error = migrate(from).unwrap_err();
+        assert!(matches!(error, MigrateError::Misuse { .. }), "{error}");
+        assert!(error.to_string().contains(problem), "{error}");
+    }
+    assert!(matches!(migrate(6).unwrap_err(), MigrateError::Entry { reason, .. } if reason == "nowhere"));
+    assert!(matches!(migrate(7).unwrap_err(), MigrateError::Fatal { reason, .. } if reason == "told to"));
+    assert!(matches!(migrate(8).unwrap_err(), MigrateError::Call { error: CallError::Deadline { .. }, .. }));
+    assert!(matches!(migrate(9).unwrap_err(), MigrateError::Call { error: CallError::Misuse(_), .. }));
+    assert!(matches!(migrate(10).unwrap_err(), MigrateError::Call { error: CallError::Misuse(_), .. }));
+    assert!(plugin("value_length").migrator(options("{}")).unwrap().is_none());
 }

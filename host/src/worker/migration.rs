@@ -227,6 +227,11 @@ impl Copying {
         }
     }
 
+    /// A route by which entries are converted, if there is one.
+    fn converting(&self) -> Option<usize> {
+        self.routes.iter().position(|route| route.source.is_some())
+    }
+
     fn has_walked(&self, state: &TaskState) -> bool {
         self.ways.iter().all(|way| way.source.is_none_or(|source| way.cursor >= state.store(source).slots()))
     }
@@ -236,7 +241,8 @@ impl Copying {
     pub fn is_ready(&self, state: &TaskState) -> bool {
         let changing = |way: &Way| way.source.map_or(0, |source| state.store(source).changed().len());
         let left: usize = self.ways.iter().map(|way| way.changed.len() + changing(way)).sum();
-        self.away.is_none() && self.has_walked(state) && left <= FEW
+        let can_go_back = self.converter.is_some() || self.converting().is_none();
+        self.away.is_none() && can_go_back && self.has_walked(state) && left <= FEW
     }
 
     /// Why it will not get ready, if it will not.
@@ -254,7 +260,11 @@ impl Copying {
         if self.is_ready(state) {
             self.commits = 0;
         }
-        let page = (0..self.ways.len()).find_map(|at| self.page_of(at, state))?;
+        let page = match self.converting().filter(|_| self.converter.is_none()) {
+            // It is needed on the way back, also where there is nothing to convert on the way there.
+            Some(route) => Page { number: self.number, route, keys: Column::default(), values: Column::default() },
+            None => (0..self.ways.len()).find_map(|at| self.page_of(at, state))?,
+        };
         self.away = Some(page.route);
         self.keys_away = page.keys.values().flatten().map(Box::from).collect();
         Some((page, self.converter.take()))

@@ -11,6 +11,9 @@ use sluicegate_sdk::bindings::sluicegate::transform::input::Batch;
 use sluicegate_sdk::bindings::sluicegate::transform::output::{Outlet, Records, reject};
 use sluicegate_sdk::bindings::sluicegate::transform::state::Store;
 use sluicegate_sdk::bindings::sluicegate::transform::types::{Column, Failure, Headers};
+use sluicegate_sdk::migrating::bindings::exports::sluicegate::transform::migration::{
+    BadEntry, Guest as Migration, Stuck,
+};
 use std::cell::RefCell;
 
 #[used]
@@ -101,4 +104,34 @@ impl Guest for Lies {
     }
 }
 
+impl Migration for Lies {
+    /// The version it comes from says how it lies; all go to version 1.
+    fn migrate(_: String, from: u32, _: u32, keys: Column, values: Column) -> Result<Column, Stuck> {
+        let all = keys.lengths.len();
+        match from {
+            2 => Ok(column(b"", vec![0; all + 1])),
+            3 => Ok(column(b"abc", vec![0; all])),
+            4 => Ok(column(b"", vec![-2; all])),
+            5 => Ok(column(&vec![0; 1 << 20], [1 << 20])),
+            6 => Err(Stuck::Entry(BadEntry { index: u32::MAX, reason: "nowhere".into() })),
+            7 => Err(Stuck::Fatal("told to".into())),
+            8 => loop {
+                std::hint::spin_loop();
+            },
+            9 => {
+                drop(Store::new("store").get(&keys));
+                Ok(values)
+            }
+            10 => {
+                emit(&nothing());
+                drop(Outlet::new("main"));
+                reject(0, "in vain");
+                Ok(values)
+            }
+            _ => Ok(values),
+        }
+    }
+}
+
+sluicegate_sdk::migrating::bindings::export!(Lies with_types_in sluicegate_sdk::migrating::bindings);
 sluicegate_sdk::bindings::export!(Lies with_types_in sluicegate_sdk::bindings);
