@@ -5,6 +5,7 @@
 //! in `src/bin/`.
 
 pub mod figures;
+pub mod load;
 pub mod native;
 pub mod process;
 pub mod records;

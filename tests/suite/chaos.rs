@@ -10,7 +10,7 @@ mod fault;
 mod link;
 mod site;
 mod stalls;
-mod verdict;
+pub(crate) mod verdict;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};

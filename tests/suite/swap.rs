@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod migration;
+mod proof;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -333,33 +334,4 @@ fn fails_somehow(deployment: &Deployment, arguments: &[&str]) -> String {
     let output = deployment.command(arguments).output().unwrap();
     assert!(!output.status.success(), "{arguments:?}: {}", text(&output.stdout));
     text(&output.stderr)
-}
-
-#[test]
-fn nodes_that_die_and_come_during_swaps_lose_nothing_and_end_on_one_version() {
-    let Cluster { deployment, nodes } = Cluster::new(CHAIN);
-    let plugin = crate::node::plugin("value_length.wasm");
-    let plugin = plugin.to_str().unwrap();
-    let nodes = under_load(&deployment, 100, || {
-        let mut nodes = nodes;
-        for round in 0..4 {
-            let separator = if round % 2 == 0 { ";" } else { "," };
-            let file = config(&deployment, "config.json", &json!({ "separator": separator }));
-            let swap = ["plugin", "swap", "chain", "length", plugin, "--config", &file, "--probation", "1s"];
-            done(&deployment, &swap);
-            // Sooner and later: while it is prepared, while tasks go over, while they are watched.
-            std::thread::sleep(std::time::Duration::from_millis(150 * round));
-            let victim = nodes.remove(0);
-            victim.kill();
-            nodes.push(worker(&deployment, &format!("node-{round}")));
-            wait_for("the end of the rollout", || rollouts(&deployment)["under-way"].is_null().then_some(()));
-        }
-        nodes
-    });
-    let cluster = Cluster { deployment, nodes };
-    cluster.wait_until_done();
-    let ended = rollouts(&cluster.deployment)["ended"].clone();
-    assert_eq!(ended.as_array().unwrap().len(), 4, "{ended}");
-    assert!(ended.as_array().unwrap().iter().all(|ended| ended["outcome"] == "done"), "{ended}");
-    separators(&cluster.stop());
 }

@@ -33,6 +33,8 @@ enum Benchmark {
     Failover,
     /// What a pipeline asks of ZooKeeper
     Zookeeper,
+    /// Hot swaps: how long records wait, and from the command to the last task
+    Swap,
 }
 
 /// Runs the command.
@@ -62,6 +64,7 @@ pub(crate) fn run(arguments: &Bench) -> Result<()> {
             Benchmark::Start => Command::new(programs.join("start")),
             Benchmark::Failover => Command::new(programs.join("failover")),
             Benchmark::Zookeeper => Command::new(programs.join("zookeeper_load")),
+            Benchmark::Swap => Command::new(programs.join("swap")),
         };
         command.args(&arguments.options);
         execute(command)?;

@@ -6,6 +6,7 @@ mod demo;
 mod plugins;
 mod servers;
 mod simulate;
+mod swaps;
 mod test;
 
 use anyhow::Result;
@@ -22,7 +23,7 @@ struct Arguments {
 enum Command {
     /// See two pipelines at work: builds what they need and runs them on an embedded broker
     Demo(demo::DemoArgs),
-    /// Measure: engine, end-to-end, latency, state, start, failover, zookeeper, or all of it
+    /// Measure: engine, end-to-end, latency, state, start, failover, zookeeper, swap, or all of it
     Bench(bench::Bench),
     /// Let nodes and servers fail at random, and check that every record counts once
     Chaos(chaos::ChaosOptions),
@@ -33,6 +34,8 @@ enum Command {
     Servers(servers::ServersCommand),
     /// Simulate the commit protocol under chosen seeds: the production code over models that fail at every point
     Simulate(simulate::SimulateOptions),
+    /// Swap a transform again and again under load, and check which version made each record
+    Swaps(swaps::SwapsOptions),
     /// Run all tests, after installing and building what they need
     Test(test::TestOptions),
 }
@@ -45,6 +48,7 @@ fn main() -> Result<()> {
         Command::Plugins => plugins::run(),
         Command::Servers(command) => servers::run(&command),
         Command::Simulate(options) => simulate::run(&options),
+        Command::Swaps(options) => swaps::run(&options),
         Command::Test(options) => test::run(&options),
     }
 }

@@ -4,6 +4,8 @@
 //! fetch nothing, and start no cargo but for the new projects of `plugin new`: what they run is there before the first one
 //! begins.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -38,13 +40,43 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
 
 /// Fetches and builds everything that tests need.
 pub(crate) fn prepare() -> Result<()> {
+    prepare_guests()?;
+    // All targets in one build: the program that the suite runs, and the tests.
+    step("host and tests", || cargo(&[&["build"], &PACKAGES[..], &["--bins", "--tests"]].concat()))
+}
+
+/// The same for a long run of a part of the suite, optimised: `suite` are the packages that it takes.
+pub(crate) fn prepare_release(suite: &[&str]) -> Result<()> {
+    prepare_guests()?;
+    step("host and suite, optimised", || cargo(&[&["build", "--release", "--bins", "--tests"], suite].concat()))
+}
+
+fn prepare_guests() -> Result<()> {
     step("servers: Kafka and ZooKeeper, fetched once by Maven", || {
         class_path(Distribution::Kafka)?;
         class_path(Distribution::ZooKeeper).map(drop)
     })?;
-    step("plugins and test guests, for WebAssembly", || plugins::build().map(drop))?;
-    // All targets in one build: the program that the suite runs, and the tests.
-    step("host and tests", || cargo(&[&["build"], &PACKAGES[..], &["--bins", "--tests"]].concat()))
+    step("plugins and test guests, for WebAssembly", || plugins::build().map(drop))
+}
+
+/// Runs a test of the suite that prints a closing line, `NAME passed: ` or `NAME FAILED: `, which comes last here too.
+pub(crate) fn run_closing(mut command: Command, name: &str) -> Result<()> {
+    let mut running = command.stdout(Stdio::piped()).spawn().context("run cargo")?;
+    let mut summary = None;
+    for line in running.stdout.take().into_iter().flat_map(|output| BufReader::new(output).lines()) {
+        let line = line.context("read the test's output")?;
+        println!("{line}");
+        if ["passed: ", "FAILED: "].iter().any(|end| line.starts_with(&format!("{name} {end}"))) {
+            summary = Some(line);
+        }
+    }
+    let succeeded = running.wait().context("wait for cargo")?.success();
+    match summary {
+        Some(summary) if succeeded => println!("{summary}"),
+        Some(summary) => bail!(summary),
+        None => bail!("the test came to no end; what it said is above"),
+    }
+    Ok(())
 }
 
 fn step(what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {

@@ -61,6 +61,13 @@ const BUDGET_MESSAGE: Duration = Duration::from_secs(30);
 const TURN_WAIT: Duration = Duration::from_millis(5);
 const METRICS_EVERY: Duration = Duration::from_secs(1);
 
+/// A commit that has ended; nothing was processed since.
+struct Rest {
+    ended: Instant,
+    /// How long it was worked on instead of on records.
+    held_up: Duration,
+}
+
 /// What a thread is made with.
 #[derive(Clone)]
 pub struct Equipment<K> {
@@ -130,6 +137,9 @@ pub struct Thread<K: Kafka> {
     slots: BTreeMap<u32, Slot>,
     tasks: Tasks,
     last_commit: Instant,
+    /// How long the commit under way has been worked on instead of on records.
+    held_up: Duration,
+    rest: Option<Rest>,
     /// Keys and values taken since the last commit.
     bytes_since_commit: u64,
     caught_up: bool,
@@ -188,6 +198,8 @@ impl<K: Kafka> Thread<K> {
             slots: BTreeMap::new(),
             tasks: (0..plan.partitions).map(|_| None).collect(),
             last_commit: now,
+            held_up: Duration::ZERO,
+            rest: None,
             bytes_since_commit: 0,
             caught_up: false,
             alone: false,
@@ -348,6 +360,7 @@ impl<K: Kafka> Thread<K> {
             self.outbox.close();
         }
         self.bytes_since_commit = 0;
+        self.held_up = Duration::ZERO;
         loop {
             match self.committer.begin(&mut self.tasks) {
                 Err(Failure::Flush { transform, partition, error }) => {
@@ -409,6 +422,8 @@ impl<K: Kafka> Thread<K> {
             Advanced::Unknown { reason } => self.recover(&reason)?,
             Advanced::Ended { lost } => {
                 self.last_commit = self.equipment.runtime.now();
+                debug!(thread = self.name, held_up_us = micros(self.held_up), "committed");
+                self.rest = Some(Rest { ended: self.last_commit, held_up: self.held_up });
                 for partition in lost {
                     self.claim_again(partition)?;
                 }
@@ -430,9 +445,11 @@ impl<K: Kafka> Thread<K> {
     }
 
     /// Since `began`, a commit was worked on.
-    fn held_up(&self, began: Instant) {
+    fn held_up(&mut self, began: Instant) {
+        let time = self.equipment.runtime.since(began);
+        self.held_up += time;
         if !self.caught_up {
-            self.counters.held_up(self.equipment.runtime.since(began));
+            self.counters.held_up(time);
         }
     }
 
@@ -473,6 +490,7 @@ impl<K: Kafka> Thread<K> {
     }
 
     fn fetch(&mut self, wait: Duration) -> Result<(), Failure> {
+        self.rest = None;
         // What has waited for a commit comes before more is taken.
         if !self.tasks.iter().flatten().any(|task| task.has_records()) && !self.take(wait)? {
             return Ok(());
@@ -597,4 +615,8 @@ impl<K: Kafka> Thread<K> {
             self.report_trial();
         }
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -135,6 +135,11 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// Lines that no fault may bring about.
+pub(crate) fn given_up(deployment: &Deployment) -> Vec<String> {
+    failures(deployment).1
+}
+
 /// What the nodes logged: why the pipeline failed, how often; and lines that no fault may bring about.
 fn failures(deployment: &Deployment) -> (BTreeMap<String, usize>, Vec<String>) {
     let (mut failures, mut given_up) = (BTreeMap::new(), Vec::new());

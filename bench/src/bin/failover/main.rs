@@ -10,14 +10,13 @@ mod reader;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use rdkafka::ClientConfig;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::json;
 use sluicegate_bench::figures::print_machine;
+use sluicegate_bench::load;
 use sluicegate_bench::report::ReportArgs;
 use sluicegate_bench::servers::Servers;
 use sluicegate_bench::sluicegate::program;
@@ -27,8 +26,6 @@ use self::cluster::{Cluster, NODES, Protocol};
 use self::reader::Reader;
 
 const PARTITIONS: i32 = 6;
-/// Bytes of a key of the state that is made beforehand.
-const LARGE_KEY: usize = 1_000;
 /// A node that goes is away for so long.
 const AWAY: Duration = Duration::from_secs(1);
 /// Between two nodes of a rolling restart.
@@ -51,49 +48,6 @@ struct Arguments {
     sluicegate: Option<PathBuf>,
     #[command(flatten)]
     report: ReportArgs,
-}
-
-/// Sends into every partition in turn until `done`.
-fn load(bootstrap: &str, topic: &str, rate: u64, done: &AtomicBool) -> Result<()> {
-    let producer: BaseProducer =
-        ClientConfig::new().set("bootstrap.servers", bootstrap).set("linger.ms", "5").create()?;
-    let (begin, mut sent) = (Instant::now(), 0u64);
-    while !done.load(Ordering::Relaxed) {
-        let due = u64::try_from(begin.elapsed().as_micros())? * rate / 1_000_000;
-        while sent < due {
-            let partition = i32::try_from(sent % PARTITIONS.unsigned_abs() as u64)?;
-            let key = format!("{partition}-{}", sent / PARTITIONS.unsigned_abs() as u64 % 100);
-            let record = BaseRecord::to(topic).partition(partition).key(&key).payload("x");
-            producer.send(record).map_err(|(error, _)| error)?;
-            sent += 1;
-        }
-        producer.poll(Duration::ZERO);
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    Ok(producer.flush(Duration::from_secs(30))?)
-}
-
-/// Fills the state of some partitions with keys that do not compress well.
-fn fill(bootstrap: &str, topic: &str, partitions: &[i32], megabytes: usize) -> Result<u64> {
-    let producer: BaseProducer =
-        ClientConfig::new().set("bootstrap.servers", bootstrap).set("linger.ms", "20").create()?;
-    let count = megabytes * 1_000_000 / LARGE_KEY;
-    for number in 0..count {
-        // A generator of pseudo-random numbers, each key from a seed of its own.
-        let mut seed = number as u64;
-        let digits = std::iter::repeat_with(|| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            char::from(b'!' + u8::try_from((seed >> 33) % 90).expect("below 90"))
-        });
-        let key: String = format!("{number:010}").chars().chain(digits).take(LARGE_KEY).collect();
-        let mut record = BaseRecord::to(topic).partition(partitions[number % partitions.len()]).key(&key).payload("x");
-        while let Err((_, again)) = producer.send(record) {
-            producer.poll(Duration::from_millis(10));
-            record = again;
-        }
-    }
-    producer.flush(Duration::from_secs(120))?;
-    Ok(count as u64)
 }
 
 fn main() -> Result<()> {
@@ -154,7 +108,7 @@ fn takeover(
     let mut cluster = Cluster::start(program, servers, topics, protocol, &format!("takeover-{protocol}"), PARTITIONS)?;
     let victim = 0;
     let partitions = cluster.partitions_of(victim)?;
-    fill(&servers.bootstrap, &cluster.source, &partitions, arguments.megabytes)?;
+    load::fill(&servers.bootstrap, &cluster.source, &partitions, arguments.megabytes)?;
     cluster.wait_until_done()?;
     let (killed, longest) = under_load(&mut cluster, &servers.bootstrap, arguments.rate, |cluster| {
         let killed = cluster.kill(victim)?;
@@ -195,7 +149,7 @@ fn under_load<T>(
 ) -> Result<(T, Vec<Duration>)> {
     let (done, source) = (AtomicBool::new(false), cluster.source.clone());
     std::thread::scope(|scope| {
-        let load = scope.spawn(|| load(bootstrap, &source, rate, &done));
+        let load = scope.spawn(|| load::steady(bootstrap, &source, PARTITIONS, rate, &done));
         let watched = (|| {
             let mut reader = Reader::new(bootstrap, &cluster.sink, PARTITIONS)?;
             reader.until_all_flow()?;

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::copying::Converted;
-use super::{START_WAIT, Slot, Thread};
+use super::{START_WAIT, Slot, Thread, micros};
 use crate::candidate::{Counted, Switched, TaskReport};
 use crate::engine::{Instance, MigrateError, OpenError};
 use crate::kafka::clients::{ConsumerClient, Kafka};
@@ -46,7 +46,7 @@ impl Tally {
     pub(super) fn processed(&mut self, transform: usize, records: usize, time: Duration) {
         if let Some(counted) = self.counted(transform) {
             counted.records += records as u64;
-            counted.busy_us += u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+            counted.busy_us += micros(time);
         }
     }
 
@@ -220,12 +220,18 @@ impl<K: Kafka> Thread<K> {
             task.dirty = true;
             slot.begins_anew();
         }
-        let pause_us = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let pause_us = micros(began.elapsed());
+        // With the commit that the thread came to rest by.
+        let stood_still = self.rest.take().map(|rest| rest.held_up + runtime.since(rest.ended));
+        let stood_still_us = stood_still.map_or(pause_us, micros);
         for partition in switched {
             let Some(task) = &self.tasks[partition as usize] else { continue };
             let Some(slot) = self.slots.get_mut(&partition) else { continue };
             let offsets = task.offsets();
-            info!(task = %self.plan.task(partition), ?offsets, pause_us, "went over to the candidate");
+            info!(
+                task = %self.plan.task(partition), thread = self.name, ?offsets, pause_us, stood_still_us,
+                "went over to the candidate"
+            );
             slot.tally.report.switched = Some(Switched { offsets, pause_us });
         }
         self.report_trial();
