@@ -152,3 +152,30 @@ fn each(deployment: &Deployment, topic: &str, mut take: impl FnMut(usize, &Borro
         }
     }
 }
+
+#[test]
+fn a_verdict_sees_whatever_is_wrong() {
+    let [a, b] = CODES;
+    let right = [format!("{a} 0 0 1"), format!("{b} 1 1 2"), format!("{b} 1 2 3")];
+    let verdict = |records: &[&String]| {
+        let (mut verdict, mut next) = (Verdict { sent: 3, ..Verdict::default() }, 0);
+        records.iter().for_each(|record| verdict.take(0, record, &mut next, &[1]));
+        verdict
+    };
+    let [first, second, third] = &right;
+    assert!(verdict(&[first, second, third]).is_exact());
+    let lost = verdict(&[first, third]);
+    assert!(!lost.is_exact() && lost.lost == 1);
+    let repeated = verdict(&[first, second, second, third]);
+    assert!(!repeated.is_exact() && repeated.repeated == 1);
+    for (wrong, what) in
+        [(format!("{a} 1 1 2"), "code"), (format!("{b} 0 1 2"), "mark"), (format!("{a} 0 1 2"), "both")]
+    {
+        let verdict = verdict(&[first, &wrong, third]);
+        assert!(!verdict.is_exact() && verdict.of_another_version == 1, "{what}");
+    }
+    let early = verdict(&[&format!("{b} 1 0 1"), second, third]);
+    assert!(!early.is_exact() && early.of_another_version == 1);
+    let miscounted = verdict(&[first, &format!("{b} 1 1 1"), third]);
+    assert!(!miscounted.is_exact() && miscounted.counted_wrongly == 1);
+}
