@@ -261,6 +261,7 @@ impl World {
         let base = self.plans.newest();
         *now = match now.take() {
             None if some & 1 << 40 == 0 => {
+                self.kernel.note(format_args!("another plan"));
                 self.plans.change(Arc::new(pipeline::next(&self.scenario, &base)));
                 None
             }
@@ -269,15 +270,22 @@ impl World {
                 let plan = pipeline::candidate(&self.scenario, &base, *number);
                 let candidate = Arc::new(Candidate::new(&base, Arc::new(plan)).expect("one transform differs"));
                 candidate.want(wants);
+                let (stores, wanted) = (&candidate.plan.transforms.last().expect("one").identity.stores, some & 7);
+                self.kernel.note(format_args!("a candidate with {stores:?}, wanted by {wanted:03b}"));
                 Some(candidate)
             }
             Some(candidate) => match some >> 40 & 3 {
-                0 => None,
+                0 => {
+                    self.kernel.note(format_args!("the candidate is called off"));
+                    None
+                }
                 1 => {
+                    self.kernel.note(format_args!("the candidate is the plan"));
                     self.plans.change(Arc::clone(&candidate.plan));
                     None
                 }
                 _ => {
+                    self.kernel.note(format_args!("the candidate is wanted by {:03b}", some & 7));
                     candidate.want(wants);
                     Some(candidate)
                 }

@@ -17,7 +17,7 @@ use sluicegate::checkpoint::store::{Claim, Settled, TaskStore, settle};
 use sluicegate::ids::{ManifestId, TaskId};
 use sluicegate::meta::MetaStore;
 use sluicegate::meta::zookeeper::{ZooKeeper, ZooKeeperOptions};
-use sluicegate::state::TaskState;
+use sluicegate::state::{StoreName, TaskState};
 use sluicegate_bench::figures::{median, print_machine};
 use sluicegate_bench::records::{KEY_BYTES, Records, VALUE_BYTES};
 use sluicegate_bench::report::ReportArgs;

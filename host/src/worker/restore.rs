@@ -244,7 +244,7 @@ impl<K: Kafka> Bringing<K> {
             .map_err(|disagreement| Failure::Disagreement { task: self.id.clone(), disagreement })?;
         let plan = self.plan_of(manifest);
         let known = compatible::offsets(&plan, claim.head(), manifest)?;
-        let mut dirty = known.contains(&None);
+        let is_new = known.contains(&None);
         let conversions = compatible::conversions(&plan, &self.id, manifest)?;
         let offsets = self.offsets(known).await?;
         let (state, ledger) = self
@@ -254,16 +254,11 @@ impl<K: Kafka> Bringing<K> {
                 Ok((state, ledger))
             })
             .await?;
-        let state = match conversions.is_empty() {
-            true => state,
-            false => {
-                dirty = true;
-                self.convert(&plan, conversions, state).await?
-            }
-        };
+        let converted = !conversions.is_empty();
+        let state = if converted { self.convert(&plan, conversions, state).await? } else { state };
         let (keys, bytes, took) = (state.len(), state.bytes(), self.means.runtime.since(began));
         info!(task = %self.id, epoch = %manifest.id.epoch, keys, bytes, ?offsets, ?took, "restored");
-        Ok(Restored { manifest: manifest.clone(), plan, offsets, dirty, state, ledger })
+        Ok(Restored { manifest: manifest.clone(), plan, offsets, is_new, converted, state, ledger })
     }
 
     /// Makes state that the plan's plugins read of what an earlier version has left.
@@ -326,7 +321,7 @@ impl<K: Kafka> Bringing<K> {
     }
 
     async fn resume(&self, mut claim: Claim, restored: Restored, kafka: &GroupOffsets) -> Result<Task, Failure> {
-        let Restored { manifest, plan, offsets, dirty, state, ledger } = restored;
+        let Restored { manifest, plan, offsets, is_new, converted, state, ledger } = restored;
         if let Err(error) = claim.sweep().await {
             debug!(task = %self.id, "chunks left behind stay until the next claim: {error}");
         }
@@ -334,8 +329,10 @@ impl<K: Kafka> Bringing<K> {
         let mut task = self.open(plan, state, Some(Durable { claim, ledger }), offsets).await?;
         task.remember(&manifest);
         // Under exactly-once Kafka gets to know what the task goes on from, even if no record comes.
-        task.dirty =
-            dirty || (self.means.plan.guarantee == Guarantee::ExactlyOnce && !resolve::names(kafka, &manifest));
+        task.converted = converted;
+        task.dirty = is_new
+            || converted
+            || (self.means.plan.guarantee == Guarantee::ExactlyOnce && !resolve::names(kafka, &manifest));
         Ok(task)
     }
 
@@ -516,8 +513,10 @@ struct Restored {
     manifest: Manifest,
     plan: Arc<Plan>,
     offsets: Vec<i64>,
-    /// Offsets or state are not as the manifest has them.
-    dirty: bool,
+    /// Some of the offsets are not in the manifest.
+    is_new: bool,
+    /// The state is not that of the manifest, but what its plugins read.
+    converted: bool,
     state: TaskState,
     ledger: Ledger,
 }

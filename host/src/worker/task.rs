@@ -30,6 +30,8 @@ pub struct Task {
     pub state: TaskState,
     /// What it does to its state because of a rollout.
     pub migration: Option<Migration>,
+    /// Its state was converted when it came up, and that is not committed: it cannot go back in memory.
+    pub converted: bool,
     /// Where its state is durable; `None` without state.
     pub durable: Option<Durable>,
     /// The next offset of each input, after what was processed.
@@ -74,6 +76,7 @@ impl Task {
             since,
             state,
             migration: None,
+            converted: false,
             durable,
             next,
             sealed: None,
@@ -181,6 +184,7 @@ impl Task {
     pub fn committed(&mut self) {
         if let Some(sealed) = self.sealed.take() {
             self.committed = sealed;
+            self.converted = false;
             if let Some(Migration::Mirroring { mirror, .. }) = &mut self.migration {
                 mirror.settle();
             }

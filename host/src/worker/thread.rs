@@ -608,7 +608,8 @@ impl<K: Kafka> Thread<K> {
             }
             self.tasks.iter().flatten().for_each(|task| self.counters.task(task));
             if self.candidate.is_none() {
-                for task in self.tasks.iter_mut().flatten() {
+                // One that still runs a candidate goes back to what is superseded here.
+                for task in self.tasks.iter_mut().flatten().filter(|task| Arc::ptr_eq(&task.plan, &self.plan)) {
                     task.dirty |= migration::tidy(&mut task.state);
                 }
             }

@@ -284,10 +284,11 @@ pub(super) async fn list(args: ListArgs, out: &mut impl Write) -> Result<(), Com
     let mut tasks = Vec::new();
     for partition in viewer.tasks.clone() {
         let Some((mut view, stores)) = viewer.view(partition).await? else { continue };
-        let contents = stores.into_iter().map(|(name, declared)| {
+        let contents = stores.into_iter().filter_map(|(name, declared)| {
             let number = view.state.number(&name);
             let store = view.state.store(number);
-            Contents {
+            // What is superseded and has been emptied is nothing to look at.
+            (declared.schema > 0 || !store.is_empty()).then(|| Contents {
                 transform: name.transform,
                 store: name.store,
                 entries: store.len(),
@@ -295,7 +296,7 @@ pub(super) async fn list(args: ListArgs, out: &mut impl Write) -> Result<(), Com
                 schema: Some(declared.schema).filter(|schema| *schema > 0),
                 key_format: declared.key_format,
                 value_format: declared.value_format,
-            }
+            })
         });
         tasks.push(Task {
             stores: contents.collect(),

@@ -95,6 +95,11 @@ impl<K: Kafka> Thread<K> {
     /// that waits for its plugin.
     pub(super) fn roll_back(&mut self, partition: u32) -> Result<Vec<(TopicPartition, i64)>, Failure> {
         let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::as_mut) else { return Ok(Vec::new()) };
+        if task.converted {
+            // Going back in memory would take the conversion back too.
+            self.bring_up_again(partition)?;
+            return Ok(Vec::new());
+        }
         let partitions: Vec<TopicPartition> = task.partitions().collect();
         self.consumer.halt(&partitions)?;
         let now_ms = self.equipment.runtime.now_ms();
@@ -156,6 +161,10 @@ impl<K: Kafka> Thread<K> {
     pub(super) fn claim_again(&mut self, partition: u32) -> Result<(), Failure> {
         let task = self.plan.task(partition);
         warn!(%task, "the head is not what this thread wrote last; the task is assigned here: claiming it again");
+        self.bring_up_again(partition)
+    }
+
+    fn bring_up_again(&mut self, partition: u32) -> Result<(), Failure> {
         let partitions: Vec<TopicPartition> = task::partitions(partition, self.plan.sources.len()).collect();
         self.consumer.halt(&partitions)?;
         self.drop_task(partition);

@@ -110,9 +110,9 @@ impl Spares {
     }
 
     /// Whether some of `tasks` can go over, and none of their instances is on its way: they go over in one go.
-    fn are_open_for<'a>(&self, tasks: impl Iterator<Item = &'a Task>) -> bool {
-        let can_go = |task: &Task| matches!(self.spares.get(&task.partition), Some(Some(_))) && is_copied(task);
-        self.spares.values().all(Option::is_some) && tasks.into_iter().any(can_go)
+    fn are_open_for<'a>(&self, candidate: &Candidate, mut tasks: impl Iterator<Item = &'a Task>) -> bool {
+        let is_open = |task: &Task| matches!(self.spares.get(&task.partition), Some(Some(_)));
+        self.spares.values().all(Option::is_some) && tasks.any(|task| is_open(task) && is_copied(task, candidate))
     }
 
     fn take(&mut self, partition: u32) -> Option<Box<Instance>> {
@@ -174,7 +174,8 @@ impl<K: Kafka> Thread<K> {
 
     /// Whether the thread is to come to rest because tasks can go over, or are to go back.
     pub(super) fn is_switch_due(&self) -> bool {
-        self.spares.are_open_for(self.tasks.iter().flatten().map(|task| &**task))
+        let tasks = || self.tasks.iter().flatten().map(|task| &**task);
+        self.candidate.as_ref().is_some_and(|candidate| self.spares.are_open_for(candidate, tasks()))
             || self.tasks.iter().flatten().any(|task| !self.may_run(task))
     }
 
@@ -198,7 +199,8 @@ impl<K: Kafka> Thread<K> {
         for (task, stays) in self.tasks.iter_mut().zip(stay) {
             let Some(task) = task else { continue };
             let Some(slot) = self.slots.get_mut(&task.partition) else { continue };
-            let spare = if is_copied(task) { self.spares.take(task.partition) } else { None };
+            let can_go = self.candidate.as_ref().is_some_and(|candidate| is_copied(task, candidate));
+            let spare = if can_go { self.spares.take(task.partition) } else { None };
             match (&self.candidate, spare) {
                 (Some(candidate), Some(instance)) if candidate.is_wanted(task.partition) => {
                     if let Err(error) = copy_the_rest(task, candidate, runtime.now_ms()) {
@@ -323,10 +325,10 @@ pub(super) fn go_over(task: &mut Task, plan: &Arc<Plan>, now_ms: i64) -> Result<
 }
 
 /// Whether nothing of a task's state has to be copied before it goes over, but what the switch copies.
-fn is_copied(task: &Task) -> bool {
+fn is_copied(task: &Task, candidate: &Candidate) -> bool {
     match &task.migration {
         Some(Migration::Copying(copying)) => copying.is_ready(&task.state),
-        _ => true,
+        _ => candidate.routes.is_empty(),
     }
 }
 
