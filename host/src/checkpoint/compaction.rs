@@ -186,7 +186,7 @@ mod tests {
             }
             let live = row.home.len() as u64 * ENTRY;
             prop_assert!(row.total() <= 2 * live + live / 2 + 2 * SLACK_BYTES, "{} bytes for {live} alive", row.total());
-            prop_assert!(row.chunks.len() as u64 <= 4 * FAN_OUT as u64 + 8 * (live / CHUNK_BYTES), "{} chunks", row.chunks.len());
+            prop_assert!(row.chunks.len() as u64 <= 4 * FAN_OUT as u64 + 12 * (live / CHUNK_BYTES), "{} chunks", row.chunks.len());
             prop_assert!(rewritten <= 6 * written + 2_000, "{rewritten} entries rewritten for {written} written");
         }
     }
