@@ -7,7 +7,7 @@ use clap::Args;
 use crate::{plugins, test};
 
 /// In one build, so that nothing large is compiled twice.
-const SUITE: [&str; 4] = ["--package", "sluicegate", "--package", "sluicegate-tests"];
+const PACKAGES: [&str; 4] = ["--package", "sluicegate", "--package", "sluicegate-tests"];
 
 #[derive(Args, Debug)]
 pub(crate) struct SwapsOptions {
@@ -34,13 +34,13 @@ pub(crate) struct SwapsOptions {
 /// Prepares and runs; an error when a record was lost or repeated, or made by another version than is recorded, or a swap went
 /// back.
 pub(crate) fn run(options: &SwapsOptions) -> Result<()> {
-    test::prepare_release(&SUITE)?;
+    test::prepare_release(&PACKAGES)?;
     let name = match options.kill {
         true => "swap::proof::that_holds_while_nodes_are_killed_and_come_back",
         false => "swap::proof::every_record_comes_out_once_and_from_the_version_that_is_recorded",
     };
     let mut command = plugins::cargo();
-    command.args(["test", "--release"]).args(SUITE).args(["--test", "suite", name, "--", "--exact", "--nocapture"]);
+    command.args(["test", "--release"]).args(PACKAGES).args(["--test", "suite", name, "--", "--exact", "--nocapture"]);
     command.env("SLUICEGATE_SWAPS", options.swaps.to_string());
     command.env("SLUICEGATE_SWAPS_RATE", options.rate.to_string());
     command.env("SLUICEGATE_SWAPS_PARTITIONS", options.partitions.to_string());

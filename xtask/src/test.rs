@@ -45,10 +45,11 @@ pub(crate) fn prepare() -> Result<()> {
     step("host and tests", || cargo(&[&["build"], &PACKAGES[..], &["--bins", "--tests"]].concat()))
 }
 
-/// The same for a long run of a part of the suite, optimised: `suite` are the packages that it takes.
-pub(crate) fn prepare_release(suite: &[&str]) -> Result<()> {
+/// The same for a long run of a part of the suite, optimised: `packages` are those that it takes.
+pub(crate) fn prepare_release(packages: &[&str]) -> Result<()> {
     prepare_guests()?;
-    step("host and suite, optimised", || cargo(&[&["build", "--release", "--bins", "--tests"], suite].concat()))
+    let build = ["build", "--release", "--bins", "--test", "suite"];
+    step("host and suite, optimised", || cargo(&[&build, packages].concat()))
 }
 
 fn prepare_guests() -> Result<()> {

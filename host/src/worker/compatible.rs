@@ -42,7 +42,7 @@ pub fn conversions(plan: &Plan, task: &TaskId, manifest: &Manifest) -> Result<Ve
             let Some(&from) = written.stores.get(store).filter(other) else { continue };
             let conversion = Conversion { store: store.clone(), from, to };
             if !transform.plugin.inspection().migrates {
-                return Err(misread(task, transform, &conversion, None));
+                return Err(misread(task, transform, &conversion, "does not convert it"));
             }
             let source = Some(StoreName::of(&transform.name, store, from));
             let target = StoreName::of(&transform.name, store, to);
@@ -55,16 +55,14 @@ pub fn conversions(plan: &Plan, task: &TaskId, manifest: &Manifest) -> Result<Ve
     Ok(conversions)
 }
 
-/// State that a plugin would misread.
+/// State that a plugin would misread, and why it was not converted.
 #[must_use]
-pub fn misread(task: &TaskId, transform: &TransformPlan, conversion: &Conversion, problem: Option<String>) -> Failure {
+pub fn misread(task: &TaskId, transform: &TransformPlan, conversion: &Conversion, problem: &str) -> Failure {
     Failure::Schema {
         task: task.clone(),
         transform: transform.name.clone(),
-        store: conversion.store.clone(),
-        found: conversion.from,
+        conversion: Box::new(conversion.clone()),
         plugin: transform.identity.plugin.clone(),
-        declared: conversion.to,
-        problem,
+        problem: problem.into(),
     }
 }

@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::careful::Trouble;
 use crate::checkpoint::resolve::{Disagreement, OffsetsGone};
 use crate::checkpoint::store::StateError;
-use crate::engine::{CallError, OpenError};
+use crate::engine::{CallError, Conversion, OpenError};
 use crate::ids::{ManifestId, TaskId};
 use crate::kafka::ClientError;
 use crate::kafka::consumer::{CommitError, ConsumeError, StartError};
@@ -171,24 +171,20 @@ pub enum Failure {
     },
     /// A store has state of another schema version than the plugin declares.
     #[error(
-        "task {task}: store `{store}` of transform `{transform}` holds state of schema version {found}, and plugin {plugin} declares version {declared}{}. Run the plugin that wrote it, give the store another name, or begin anew with `sluicegate deploy --discard-state`",
-        .problem.as_ref().map_or_else(|| " and does not convert it".to_owned(), |problem| format!(", and could not convert it: {problem}"))
+        "task {task}: store `{}` of transform `{transform}` holds state of schema version {}, and plugin {plugin} declares version {} and {problem}. Run the plugin that wrote it, give the store another name, or begin anew with `sluicegate deploy --discard-state`",
+        .conversion.store, .conversion.from, .conversion.to
     )]
     Schema {
         /// Which task.
         task: TaskId,
         /// Which transform.
         transform: String,
-        /// Which store.
-        store: String,
-        /// The version of the state.
-        found: u32,
+        /// Which store, and the versions of its state and of the plugin.
+        conversion: Box<Conversion>,
         /// The plugin's digest.
         plugin: String,
-        /// The version that the plugin declares.
-        declared: u32,
-        /// What went wrong when it was converted; nothing where the plugin cannot.
-        problem: Option<String>,
+        /// Why it was not converted.
+        problem: Box<str>,
     },
     /// The state was made without this topic: nothing says where to begin with it.
     #[error(

@@ -387,7 +387,7 @@ impl Mirror {
 
     /// The task has gone back to its last commit, which may be the one before the switch. Whether anything was put again.
     pub fn redo(&mut self, state: &mut TaskState) -> bool {
-        self.unsettled.iter().map(|put| put.apply(state)).fold(false, |any, bytes| any || bytes > 0)
+        self.unsettled.iter().map(|put| put.apply(state)).sum::<usize>() > 0
     }
 
     /// Before changes are sealed: copies what has changed.

@@ -277,7 +277,10 @@ impl<K: Kafka> Bringing<K> {
                     let converted = migration::convert_all(Arc::clone(&routes), converter, &mut state, now_ms);
                     converted.map_err(|error| error.to_string())
                 });
-                let misread = |problem| compatible::misread(&id, transform, &routes[0].conversion, Some(problem));
+                let misread = |problem: String| {
+                    let problem = format!("could not convert it: {problem}");
+                    compatible::misread(&id, transform, &routes[0].conversion, &problem)
+                };
                 converted.map_err(misread)?;
                 info!(task = %id, transform = transform.name, "converted the state of an earlier version");
             }

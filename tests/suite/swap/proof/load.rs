@@ -58,7 +58,8 @@ pub(super) fn send(bootstrap: &str, topic: &str, partitions: usize, rate: u64, d
         }
         let due = u64::try_from(elapsed.as_micros()).unwrap() * rate / 1_000_000;
         // What is behind is not sent in one go, so that an end is seen.
-        for _ in total..due.min(total + rate / 10 + 1) {
+        let until = due.min(total + rate / 10 + 1);
+        while total < until {
             let partition = (total % partitions as u64) as usize;
             value.clear();
             write!(value, "{}", load.sent[partition]).unwrap();
