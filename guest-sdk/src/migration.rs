@@ -13,7 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 /// ```
 /// use sluicegate_sdk::prelude::*;
 ///
-/// #[derive(Deserialize, Serialize)]
+/// #[derive(Clone, Deserialize, Serialize)]
 /// struct Tally { count: u64, last: i64 }
 ///
 /// #[transform(migrates)]

@@ -58,6 +58,10 @@ pub(super) fn progress(rollout: &Rollout, nodes: &[(String, Presence)]) -> Strin
     match (rollout.phase, rollout.watched_since) {
         (Phase::Prepare, _) => {
             let prepared = reports().filter(|report| report.prepared).count();
+            if rollout.converts && prepared == nodes.len() {
+                let ready = reports().flat_map(|report| report.tasks.values()).filter(|task| task.ready).count();
+                return format!("convert: {ready} of {tasks} tasks have their state as {to} reads it");
+            }
             format!("prepare: {prepared} of {} nodes have loaded {to}", nodes.len())
         }
         (Phase::Canary, None) => format!("canary: {run} of {wanted} tasks run {to}"),
