@@ -202,6 +202,7 @@ mod tests {
             plugin: plugin(name).hex(),
             config: String::new(),
             stores: BTreeMap::new(),
+            copies: BTreeMap::new(),
             since: BTreeMap::new(),
         };
         protocol::genesis(1, BTreeMap::new(), BTreeMap::new(), vec![transform]).committed
