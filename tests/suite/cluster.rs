@@ -358,3 +358,28 @@ fn a_file_from_before_a_swap_is_not_run_and_deploy_says_that_it_takes_the_swap_b
     deployment.run_through();
     assert_eq!((swapped(), deployment.read("out").len()), (before_the_run + 30, 90), "the file has won");
 }
+
+#[test]
+fn status_shows_a_rollout_under_way_until_it_has_ended() {
+    let deployment = Deployment::new(LENGTH);
+    deployment.produce("in", records(30, 3));
+    let node = worker(&deployment, "a");
+    deploy(&deployment);
+    assert!(status(&deployment)["rollout"].is_null());
+    fs::write(deployment.path("new.toml"), "separator = \";\"\n").unwrap();
+    let plugin = crate::node::plugin("value_length.wasm");
+    let swap = ["plugin", "swap", "length", "length", plugin.to_str().unwrap(), "--config", "new.toml"];
+    done(&deployment, &[&swap[..], &["--probation", "10m"]].concat());
+    let rollout = wait_for("all tasks to have gone over", || {
+        Some(status(&deployment)["rollout"].clone())
+            .filter(|it| it["gone-over"] == 3 && it["watched-since"].is_string())
+    });
+    assert_eq!((&rollout["transform"], &rollout["phase"]), (&"length".into(), &"everywhere".into()), "{rollout}");
+    let shown = done(&deployment, &["status"]);
+    let line = shown.lines().find(|line| line.starts_with("length: rollout 1 of transform `length`, ")).unwrap();
+    assert!(line.contains(" -> ") && line.ends_with(": probation, 3 of 3 tasks have gone over"), "{line}");
+    done(&deployment, &["plugin", "rollback", "length", "length", "--wait"]);
+    assert!(status(&deployment)["rollout"].is_null());
+    assert!(!done(&deployment, &["status"]).contains("rollout"));
+    node.stop();
+}
