@@ -3,7 +3,8 @@
 //! - [`membership`]: which nodes there are. [`election`]: which of them leads.
 //! - [`pipelines`]: what is to run. [`presence`]: how it is on each node.
 //! - [`placement`]: how many threads of each pipeline each node runs (pure). [`leader`]: decides that, and deletes what is left.
-//! - [`registry`]: plugins. [`savepoints`]: copies of state and offsets. [`inspection`]: a look at state. [`imports`]: entries put into it.
+//! - [`registry`]: plugins. [`savepoints`]: copies of state and offsets. [`inspection`]: a look at state. [`imports`]: entries put into it,
+//!   or taken out.
 //! - [`contents`]: what stands in nodes.
 //! - [`watching`]: reads several nodes and waits until one changes.
 

@@ -16,6 +16,7 @@ pub mod sandbox;
 pub mod status;
 mod store;
 pub mod swap;
+pub mod swapped;
 mod trial;
 
 use std::sync::{Arc, Mutex, OnceLock};
@@ -35,6 +36,7 @@ pub use self::in_use::digests_in_use;
 use self::load::Loader;
 pub use self::load::{LoadError, group as consumer_group, kafka_settings};
 pub use self::store::{StoreError, open_for_commands, open_for_node};
+use self::swapped::FromBefore;
 use crate::checkpoint::store::StateError;
 use crate::cluster::election::{self, Leader};
 use crate::cluster::leader;
@@ -125,6 +127,9 @@ pub enum NodeError {
         /// Why.
         reason: String,
     },
+    /// The file is from before the swaps of the pipeline.
+    #[error("{0}")]
+    FromBefore(Box<FromBefore>),
     /// Somebody else was faster.
     #[error("pipeline `{pipeline}` was changed by somebody else meanwhile: look at it, and try again")]
     ChangedMeanwhile {
@@ -170,6 +175,7 @@ impl NodeError {
             | Self::ByItself { .. }
             | Self::UnknownPipeline { .. }
             | Self::Incompatible { .. }
+            | Self::FromBefore(_)
             | Self::Refused(_) => true,
             Self::Load(error) => error.is_bad_input(),
             _ => false,
@@ -295,7 +301,7 @@ async fn record(
     control: &Control,
 ) -> Result<PipelineRecord, NodeError> {
     loop {
-        let changed = pipelines::change(store, name, |known| {
+        let change = |known: Option<&PipelineRecord>| {
             let specification = specification.clone();
             let record = match known {
                 Some(known) if known.desired.is_deployed() => {
@@ -306,7 +312,11 @@ async fn record(
                 None => PipelineRecord::first(specification, Desired::ByItself),
             };
             Ok(Some(PipelineRecord { desired: Desired::ByItself, ..record }))
-        });
+        };
+        let changed = async {
+            swapped::refuse(store, name, specification).await?;
+            pipelines::change(store, name, change).await
+        };
         match changed.await {
             Err(NodeError::Meta(error)) if error.is_outage() && !control.is_draining() => {
                 warn!("waiting: {error}");

@@ -319,3 +319,67 @@ fn without_a_cluster_a_pipeline_is_started_over_and_goes_back_to_a_savepoint() {
     anew.stop();
     assert_eq!(State::of_incarnation(&deployment, 3).counts(), per_key(&deployment.read("in")));
 }
+
+#[test]
+fn a_file_from_before_a_swap_is_not_run_and_deploy_says_that_it_takes_the_swap_back() {
+    let deployment = Deployment::new(LENGTH);
+    deployment.produce("in", records(30, 3));
+    let node = worker(&deployment, "a");
+    deploy(&deployment);
+    fs::write(deployment.path("new.toml"), "separator = \";\"\n").unwrap();
+    let plugin = crate::node::plugin("value_length.wasm");
+    let swap = ["plugin", "swap", "length", "length", plugin.to_str().unwrap(), "--config", "new.toml"];
+    done(&deployment, &[&swap[..], &["--probation", "500ms", "--wait"]].concat());
+    done(&deployment, &["undeploy", "length", "--keep-state"]);
+    node.stop();
+
+    let said = fails(&deployment, 64, &["run", "pipeline.toml"]);
+    assert!(
+        said.contains("transform `length`: the file has ") && said.contains("; since rollout 1 it runs "),
+        "{said}"
+    );
+    assert!(said.contains("config.separator: nothing in the file, \";\" runs"), "{said}");
+    assert!(said.contains("`sluicegate revisions length --show 2 > FILE`"), "{said}");
+    let before = fs::read(deployment.path("pipeline.toml")).unwrap();
+    let recorded = done(&deployment, &["revisions", "length", "--show", "2"]);
+    fs::write(deployment.path("pipeline.toml"), recorded).unwrap();
+    let swapped = || deployment.read("out").iter().filter(|record| record.text().1.contains(';')).count();
+    let before_the_run = swapped();
+    deployment.produce("in", records(30, 3));
+    deployment.run_through();
+    assert_eq!(swapped(), before_the_run + 30, "what was swapped in runs");
+
+    fs::write(deployment.path("pipeline.toml"), before).unwrap();
+    let said = done(&deployment, &["deploy", "pipeline.toml", "--dry-run"]);
+    assert!(said.contains("this takes back the swap of transform `length`, rollout 1: from "), "{said}");
+    done(&deployment, &["deploy", "pipeline.toml"]);
+    done(&deployment, &["undeploy", "length", "--keep-state"]);
+    deployment.produce("in", records(30, 3));
+    deployment.run_through();
+    assert_eq!((swapped(), deployment.read("out").len()), (before_the_run + 30, 90), "the file has won");
+}
+
+#[test]
+fn status_shows_a_rollout_under_way_until_it_has_ended() {
+    let deployment = Deployment::new(LENGTH);
+    deployment.produce("in", records(30, 3));
+    let node = worker(&deployment, "a");
+    deploy(&deployment);
+    assert!(status(&deployment)["rollout"].is_null());
+    fs::write(deployment.path("new.toml"), "separator = \";\"\n").unwrap();
+    let plugin = crate::node::plugin("value_length.wasm");
+    let swap = ["plugin", "swap", "length", "length", plugin.to_str().unwrap(), "--config", "new.toml"];
+    done(&deployment, &[&swap[..], &["--probation", "10m"]].concat());
+    let rollout = wait_for("all tasks to have gone over", || {
+        Some(status(&deployment)["rollout"].clone())
+            .filter(|it| it["gone-over"] == 3 && it["watched-since"].is_string())
+    });
+    assert_eq!((&rollout["transform"], &rollout["phase"]), (&"length".into(), &"everywhere".into()), "{rollout}");
+    let shown = done(&deployment, &["status"]);
+    let line = shown.lines().find(|line| line.starts_with("length: rollout 1 of transform `length`, ")).unwrap();
+    assert!(line.contains(" -> ") && line.ends_with(": probation, 3 of 3 tasks have gone over"), "{line}");
+    done(&deployment, &["plugin", "rollback", "length", "length", "--wait"]);
+    assert!(status(&deployment)["rollout"].is_null());
+    assert!(!done(&deployment, &["status"]).contains("rollout"));
+    node.stop();
+}

@@ -1,4 +1,4 @@
-//! What operators look with: `doctor`, `state list|get|scan|export|import`, `version`, logs as JSON.
+//! What operators look with: `doctor`, `state list|get|scan|export|import|drop`, `version`, logs as JSON.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -328,6 +328,64 @@ fn an_import_into_what_is_not_there_is_refused_before_anything_is_changed() {
     assert_eq!(State::of(&deployment).head(0).unwrap(), head);
     let said = fails(&deployment, 64, &["state", "import", "count", "nowhere.jsonl", "--yes"]);
     assert!(said.contains("cannot read `nowhere.jsonl`"), "{said}");
+}
+
+#[test]
+fn a_store_that_a_removed_transform_has_left_behind_is_dropped_and_one_in_use_is_not() {
+    let deployment = Deployment::new(COUNT);
+    deployment.produce("in", records(300, 30));
+    deployment.run_through();
+    let renamed = COUNT.replacen("name = \"count\"\nplugin", "name = \"tally\"\nplugin", 1);
+    assert_ne!(renamed, COUNT);
+    deployment.change(&renamed);
+    deployment.produce("in", records(300, 30));
+    deployment.run_through();
+    deployment.wait_until_group_is_empty();
+    let state = State::of(&deployment);
+    let (before, offsets) = (state.counts().len(), state.head(0).unwrap().committed.offsets);
+    assert_eq!(before, 30);
+
+    let both = fails(&deployment, 64, &["state", "drop", "count", "counts", "--yes"]);
+    assert!(both.contains("transforms `count` and `tally` both have a store `counts`"), "{both}");
+    let used = fails(&deployment, 64, &["state", "drop", "count", "counts", "--transform", "tally", "--yes"]);
+    assert!(used.contains("transform `tally` uses store tally/counts"), "{used}");
+    let drop = ["state", "drop", "count", "counts", "--transform", "count"];
+    let asked = fails(&deployment, 64, &drop);
+    assert!(
+        asked.contains("deletes 30 entries of store count/counts in 3 tasks") && asked.contains("--yes"),
+        "{asked}"
+    );
+    assert_eq!(state.counts().len(), 30, "nothing is deleted by a question");
+    let one = done(&deployment, &[&drop[..], &["--task", "0", "--yes"]].concat());
+    assert!(one.starts_with("task 0: ") && one.lines().count() == 1, "{one}");
+    let rest = done(&deployment, &[&drop[..], &["--yes"]].concat());
+    assert!(rest.contains("task 1: ") && rest.contains("task 2: ") && !rest.contains("task 0"), "{rest}");
+    assert!(state.counts().is_empty());
+    assert_eq!(state.head(0).unwrap().committed.offsets, offsets);
+
+    deployment.produce("in", records(30, 30));
+    deployment.run_through();
+    let tallied = (0..3).flat_map(|task| state.entries(task, "tally", "counts"));
+    assert!(tallied.into_iter().all(|(_, value)| value == [11]), "the other store goes on");
+    assert_eq!(deployment.read("out").len(), 630, "nothing repeats");
+}
+
+#[test]
+fn a_store_that_a_revision_nobody_has_run_yet_uses_is_not_dropped() {
+    let deployment = Deployment::new(COUNT);
+    deployment.produce("in", records(30, 30));
+    deployment.run_through();
+    deployment.change(&COUNT.replacen("name = \"count\"\nplugin", "name = \"tally\"\nplugin", 1));
+    deployment.produce("in", records(30, 30));
+    deployment.run_through();
+    deployment.wait_until_group_is_empty();
+    deployment.change(COUNT);
+    done(&deployment, &["deploy", "pipeline.toml"]);
+    let said = fails(&deployment, 64, &["state", "drop", "count", "counts", "--transform", "count", "--yes"]);
+    assert!(said.contains("revision 3 of pipeline `count` uses store count/counts"), "{said}");
+    let running = fails(&deployment, 64, &["state", "drop", "count", "counts", "--transform", "tally", "--yes"]);
+    assert!(running.contains("transform `tally` uses store"), "{running}");
+    assert_eq!(State::of(&deployment).counts().len(), 30);
 }
 
 #[test]

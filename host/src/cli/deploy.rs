@@ -19,6 +19,7 @@ use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
 use crate::node::NodeError;
 use crate::node::deploy::{self, Deployment};
+use crate::node::swapped::TakenBack;
 
 /// How often is looked how far the nodes are.
 const LOOK: Duration = Duration::from_millis(200);
@@ -90,6 +91,9 @@ fn show(out: &mut impl Write, plan: &Deployment) -> Result<(), CommandError> {
             (None, Some(after)) => writeln!(out, "  + {at}: {}", short(after))?,
             (before, None) => writeln!(out, "  - {at}: {}", short(before.as_ref().unwrap_or(&Value::Null)))?,
         }
+    }
+    for TakenBack { transform, runs, rollout, file } in &plan.takes_back {
+        writeln!(out, "this takes back the swap of transform `{transform}`, rollout {rollout}: from {runs} to {file}")?;
     }
     if plan.discards_state {
         writeln!(out, "its state is discarded: it begins anew where `start` says (incarnation {})", plan.incarnation)?;

@@ -1,5 +1,6 @@
 //! `sluicegate state`: what is in it, and what to do where recovery stops rather than guess.
 
+mod drop;
 mod format;
 mod import;
 mod look;
@@ -17,9 +18,13 @@ use crate::checkpoint::repair;
 use crate::checkpoint::resolve::{self, GroupOffsets};
 use crate::checkpoint::store::TaskStore;
 use crate::cluster::presence::{self, Activity};
+use crate::cluster::registry::Registry;
 use crate::cluster::savepoints::Offsets;
 use crate::config::ClusterArgs;
+use crate::digest::{self, Digest};
+use crate::engine;
 use crate::ids::TaskId;
+use crate::manifest::StoreDeclaration;
 use crate::meta::layout::TaskPath;
 use crate::meta::{MetaError, Version, Write as MetaWrite};
 use crate::node::group::Place;
@@ -37,6 +42,8 @@ pub(super) enum StateCommand {
     Export(look::ExportArgs),
     /// Put entries into the state of a stopped pipeline
     Import(import::ImportArgs),
+    /// Delete the entries of a store that no version uses any more
+    Drop(drop::DropArgs),
     /// Show what the heads and Kafka say, and decide which side is right
     Accept(AcceptArgs),
     /// Let tasks begin again, without state, from offsets that are named
@@ -115,6 +122,7 @@ pub(super) async fn run(command: StateCommand, out: &mut impl Write) -> Result<(
         StateCommand::Scan(args) => look::scan(args, out).await,
         StateCommand::Export(args) => look::export(args, out).await,
         StateCommand::Import(args) => import::import(args, out).await,
+        StateCommand::Drop(args) => drop::run(args, out).await,
         StateCommand::Accept(args) => accept(args, out).await,
         StateCommand::Reset(args) => reset(args, out).await,
     }
@@ -148,6 +156,15 @@ impl Recorded {
 
     fn task(&self, partition: u32) -> TaskId {
         TaskId { pipeline: self.name.to_string(), incarnation: self.record.incarnation, stage: 0, partition }
+    }
+
+    /// The stores that a plugin of the registry declares.
+    async fn declared_by(&self, plugin: &str) -> Result<Vec<StoreDeclaration>, String> {
+        let digest: Digest =
+            format!("{}{plugin}", digest::PREFIX).parse().map_err(|_| "its digest is none".to_owned())?;
+        let registry = Registry::new(Arc::clone(&self.connection.store));
+        let bytes = registry.fetch(&digest).await.map_err(|error| error.to_string())?;
+        engine::inspect(&bytes).map(|found| found.manifest.stores).map_err(|error| error.to_string())
     }
 
     async fn sides(&self, partition: u32) -> Result<Sides, CommandError> {

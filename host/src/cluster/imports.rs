@@ -1,7 +1,8 @@
-//! Entries put into the state of a task that nobody runs, as one more commit of it: `docs/commit-protocol.md` has the rules.
+//! Entries put into the state of a task that nobody runs, or the entries of a store taken out of it, as further commits of it:
+//! `docs/commit-protocol.md` has the rules.
 //!
-//! Does not decide which entries. Invariant: the offsets stay as they are, and whoever runs the task at the same time
-//! makes the import fail, or waits for it.
+//! Does not decide which entries. Invariant: the offsets stay as they are, whoever runs the task at the same time makes
+//! the import fail, or waits for it, and no entry is taken out that what made the state reads.
 
 use std::sync::Arc;
 
@@ -9,11 +10,17 @@ use thiserror::Error;
 
 use super::savepoints::Offsets;
 use crate::checkpoint::head::{Decider, Manifest};
+use crate::checkpoint::ledger::Ledger;
 use crate::checkpoint::resolve::{Disagreement, resolve};
-use crate::checkpoint::store::{Settled, StateError, TaskStore, settle};
+use crate::checkpoint::store::{Claim, Settled, StateError, TaskStore, settle};
 use crate::ids::{Epoch, ManifestId, TaskId};
 use crate::meta::MetaStore;
 use crate::state::{StoreName, TaskState};
+
+/// Entries that one commit takes out: each is written down as deleted, with its key.
+const DROP_ENTRIES: u64 = 10_000;
+/// Bytes of keys after which a commit takes out no more: those of an ordinary commit of a busy task.
+const DROP_BYTES: usize = 1 << 20;
 
 /// An entry as it is to be.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -26,7 +33,18 @@ pub struct Change {
     pub value: Option<Vec<u8>>,
 }
 
-/// Why entries were not put into a task's state.
+/// What was taken out of a task.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Dropped {
+    /// How many entries.
+    pub entries: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
+    /// The last commit of the task.
+    pub epoch: Epoch,
+}
+
+/// Why entries were not put into a task's state, or taken out of it.
 #[derive(Debug, Error)]
 pub enum ImportError {
     /// Its head or its chunks. After an outage it may have been done: the same import again does no harm.
@@ -51,8 +69,18 @@ pub enum ImportError {
         /// Both sides.
         disagreement: Disagreement,
     },
+    /// A transform reads the store, or keeps it as a copy.
+    #[error("task {task}: transform `{}` uses store {store}: entries of a store in use are removed by `sluicegate state import`", .store.transform)]
+    InUse {
+        /// Which task.
+        task: TaskId,
+        /// Which store.
+        store: StoreName,
+    },
     /// Somebody has claimed the task meanwhile.
-    #[error("task {task} was claimed by somebody else meanwhile: nothing of it was changed; is the pipeline running?")]
+    #[error(
+        "task {task} was claimed by somebody else meanwhile: this commit of it was not made; is the pipeline running?"
+    )]
     Claimed {
         /// Which task.
         task: TaskId,
@@ -69,37 +97,102 @@ pub async fn import(
     task: &TaskId,
     changes: &[Change],
 ) -> Result<Epoch, ImportError> {
-    // Before the claim: it would take the task from whoever runs it.
-    nobody_runs(offsets, task).await?;
-    let store = TaskStore::new(Arc::clone(meta), task.clone());
-    let no_head = || StateError::NoHead { task: task.clone() };
-    let (former, _) = store.read().await?.ok_or_else(no_head)?;
-    // In the name of the owner before: what it may have left open in Kafka is found by that name.
-    let mut claim = store.claim(&former.owner, tokio::time::sleep).await?;
-    // And after it: a member that is not in the group any more sends no offsets for what it has prepared.
-    nobody_runs(offsets, task).await?;
-    let kafka = offsets.committed(task.incarnation, task.partition).await.map_err(ImportError::Kafka)?;
-    let resolved = resolve(claim.head(), &kafka);
-    let base: Manifest =
-        resolved.map_err(|disagreement| ImportError::Disagreement { task: task.clone(), disagreement })?.clone();
-    claim.restored(base.id);
-
-    let mut state = TaskState::default();
-    let mut ledger = store.restore(claim.head(), &base, &mut state).await?;
+    let mut opened = Opened::claim(meta, offsets, task).await?;
     for Change { store, key, value } in changes {
-        let number = state.number(store);
-        state.store_mut(number).put(key, value.as_deref());
+        let number = opened.state.number(store);
+        opened.state.store_mut(number).put(key, value.as_deref());
     }
-    let mut pending = [claim.commit(Decider::Head, &ledger, &mut state, |epoch, chunks| Manifest {
-        id: ManifestId { epoch, nonce: rand::random() },
-        chunks,
-        ..base
-    })];
-    settle(&**meta, &mut pending).await?;
-    let [pending] = pending;
-    match claim.settled(pending, &mut ledger, &mut state) {
-        Settled::Durable => Ok(claim.head().committed.id.epoch),
-        Settled::Lost => Err(ImportError::Claimed { task: task.clone() }),
+    opened.commit().await
+}
+
+/// Takes all entries of a store out of the state of a task, in commits of bounded size. Safe to repeat, and to go on with after an
+/// interruption.
+///
+/// # Errors
+/// See [`ImportError`]; [`ImportError::InUse`] before anything is changed.
+pub async fn drop_store(
+    meta: &Arc<dyn MetaStore>,
+    offsets: &dyn Offsets,
+    task: &TaskId,
+    store: &StoreName,
+) -> Result<Dropped, ImportError> {
+    let mut opened = Opened::claim(meta, offsets, task).await?;
+    if uses(&opened.base, store) {
+        return Err(ImportError::InUse { task: task.clone(), store: store.clone() });
+    }
+    let number = opened.state.number(store);
+    let entries = opened.state.store_mut(number);
+    let mut dropped = Dropped { entries: entries.len() as u64, bytes: entries.bytes(), epoch: opened.base.id.epoch };
+    // Nothing is put in, so that no slot is given twice.
+    let (mut slot, slots) = (0, entries.slots());
+    while !opened.state.store(number).is_empty() {
+        let entries = opened.state.store_mut(number);
+        let (mut taken, mut bytes) = (0, 0);
+        while slot < slots && taken < DROP_ENTRIES && bytes < DROP_BYTES {
+            if let (key, Some(_)) = entries.entry(slot) {
+                let key = key.to_vec();
+                entries.put(&key, None);
+                (taken, bytes) = (taken + 1, bytes + key.len());
+            }
+            slot += 1;
+        }
+        dropped.epoch = opened.commit().await?;
+    }
+    Ok(dropped)
+}
+
+/// Whether what made the state reads this store, or keeps it as a copy.
+#[must_use]
+pub fn uses(manifest: &Manifest, store: &StoreName) -> bool {
+    manifest.transforms.iter().any(|transform| {
+        let mut stores = transform.stores.iter().chain(&transform.copies);
+        stores.any(|(name, schema)| StoreName::of(&transform.name, name, *schema) == *store)
+    })
+}
+
+/// A task that was claimed from outside, and its state.
+struct Opened {
+    claim: Claim,
+    /// What the state goes on from.
+    base: Manifest,
+    state: TaskState,
+    ledger: Ledger,
+    meta: Arc<dyn MetaStore>,
+    task: TaskId,
+}
+
+impl Opened {
+    async fn claim(meta: &Arc<dyn MetaStore>, offsets: &dyn Offsets, task: &TaskId) -> Result<Self, ImportError> {
+        // Before the claim: it would take the task from whoever runs it.
+        nobody_runs(offsets, task).await?;
+        let store = TaskStore::new(Arc::clone(meta), task.clone());
+        let no_head = || StateError::NoHead { task: task.clone() };
+        let (former, _) = store.read().await?.ok_or_else(no_head)?;
+        // In the name of the owner before: what it may have left open in Kafka is found by that name.
+        let mut claim = store.claim(&former.owner, tokio::time::sleep).await?;
+        // And after it: a member that is not in the group any more sends no offsets for what it has prepared.
+        nobody_runs(offsets, task).await?;
+        let kafka = offsets.committed(task.incarnation, task.partition).await.map_err(ImportError::Kafka)?;
+        let resolved = resolve(claim.head(), &kafka);
+        let base: Manifest =
+            resolved.map_err(|disagreement| ImportError::Disagreement { task: task.clone(), disagreement })?.clone();
+        claim.restored(base.id);
+        let mut state = TaskState::default();
+        let ledger = store.restore(claim.head(), &base, &mut state).await?;
+        Ok(Self { claim, base, state, ledger, meta: Arc::clone(meta), task: task.clone() })
+    }
+
+    /// Makes what has changed in the state durable.
+    async fn commit(&mut self) -> Result<Epoch, ImportError> {
+        let base = self.base.clone();
+        let make = |epoch, chunks| Manifest { id: ManifestId { epoch, nonce: rand::random() }, chunks, ..base };
+        let mut pending = [self.claim.commit(Decider::Head, &self.ledger, &mut self.state, make)];
+        settle(&*self.meta, &mut pending).await?;
+        let [pending] = pending;
+        match self.claim.settled(pending, &mut self.ledger, &mut self.state) {
+            Settled::Durable => Ok(self.claim.head().committed.id.epoch),
+            Settled::Lost => Err(ImportError::Claimed { task: self.task.clone() }),
+        }
     }
 }
 
@@ -118,6 +211,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
+    use crate::checkpoint::head::TransformIdentity;
     use crate::checkpoint::protocol;
     use crate::checkpoint::resolve::{GroupOffset, GroupOffsets};
     use crate::cluster::inspection;
@@ -210,5 +304,69 @@ mod tests {
         let other = Kafka { metadata: "9-0000000000000009", ..Kafka::empty() };
         let error = import(&meta, &other, &task(), &[change("ada", Some("5"))]).await.unwrap_err().to_string();
         assert!(error.contains("sluicegate state accept"), "{error}");
+    }
+
+    fn store(transform: &str, store: &str) -> StoreName {
+        StoreName { transform: transform.to_owned(), store: store.to_owned() }
+    }
+
+    /// A head as genesis makes it, of a task whose only transform is `count`.
+    async fn begun_with(stores: &[(&str, u32)], copies: &[(&str, u32)]) -> (tempfile::TempDir, Arc<dyn MetaStore>) {
+        let dir = tempfile::tempdir().unwrap();
+        let meta: Arc<dyn MetaStore> = Arc::new(LocalStore::open(dir.path()).await.unwrap());
+        let of = |named: &[(&str, u32)]| named.iter().map(|(name, schema)| ((*name).to_owned(), *schema)).collect();
+        let mut head = protocol::tests::genesis();
+        head.committed.transforms = vec![TransformIdentity {
+            name: "count".into(),
+            plugin: String::new(),
+            config: String::new(),
+            stores: of(stores),
+            copies: of(copies),
+            since: BTreeMap::new(),
+        }];
+        TaskStore::new(Arc::clone(&meta), task()).genesis(&head).await.unwrap();
+        (dir, meta)
+    }
+
+    #[tokio::test]
+    async fn a_large_store_is_dropped_in_several_commits_and_others_stay_with_the_offsets() {
+        let (_dir, meta) = begun_with(&[("counts", 2)], &[]).await;
+        let old = |at: u64| Change { value: Some(b"1".to_vec()), ..change(&format!("{at:05}"), None) };
+        let kept = Change { store: store("count", "counts@2"), ..change("ada", Some("5")) };
+        let put: Vec<Change> = (0..=DROP_ENTRIES).map(old).chain([kept]).collect();
+        assert_eq!(import(&meta, &Kafka::empty(), &task(), &put).await.unwrap(), Epoch(1));
+        let dropped = drop_store(&meta, &Kafka::empty(), &task(), &store("count", "counts")).await.unwrap();
+        let entries = DROP_ENTRIES + 1;
+        assert_eq!(dropped, Dropped { entries, bytes: entries * 6, epoch: Epoch(3) });
+        let view = inspection::view(&meta, &Kafka::empty(), &task()).await.unwrap().unwrap();
+        assert_eq!((view.state.len(), view.manifest.offsets), (1, [("orders".to_owned(), 100)].into()));
+        let again = drop_store(&meta, &Kafka::empty(), &task(), &store("count", "counts")).await.unwrap();
+        assert_eq!(again, Dropped { entries: 0, bytes: 0, epoch: Epoch(3) }, "there is nothing left to commit");
+    }
+
+    #[tokio::test]
+    async fn a_store_that_a_version_reads_or_keeps_as_a_copy_is_not_dropped() {
+        let (_dir, meta) = begun_with(&[("counts", 2)], &[("counts", 1)]).await;
+        import(&meta, &Kafka::empty(), &task(), &[change("ada", Some("5"))]).await.unwrap();
+        for named in ["counts", "counts@2"] {
+            let error = drop_store(&meta, &Kafka::empty(), &task(), &store("count", named)).await.unwrap_err();
+            assert!(matches!(error, ImportError::InUse { .. }), "{named}: {error}");
+        }
+        assert_eq!(entry(&meta, "ada").await, Some(b"5".to_vec()));
+        for named in [store("count", "counts@3"), store("other", "counts")] {
+            assert_eq!(drop_store(&meta, &Kafka::empty(), &task(), &named).await.unwrap().entries, 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_group_with_members_keeps_its_stores() {
+        let (_dir, meta) = begun().await;
+        import(&meta, &Kafka::empty(), &task(), &[change("ada", Some("5"))]).await.unwrap();
+        for joined_at in [1, 2] {
+            let busy = Kafka { joined_at, ..Kafka::empty() };
+            let error = drop_store(&meta, &busy, &task(), &store("count", "counts")).await.unwrap_err();
+            assert!(matches!(error, ImportError::Running { members: 1 }), "{error}");
+        }
+        assert_eq!(entry(&meta, "ada").await, Some(b"5".to_vec()));
     }
 }

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use super::pipelines::Specification;
 use crate::candidate::{Counted, Switched, TaskReport};
+use crate::digest;
 
 /// Nodes that have not loaded the candidate by then call the rollout off.
 pub const PREPARE_MAX: Duration = Duration::from_secs(300);
@@ -38,6 +39,45 @@ pub struct Version {
     pub plugin: String,
     /// SHA-256 of its configuration, in hexadecimal.
     pub config: String,
+}
+
+/// Characters of a digest that people are shown.
+const DIGEST_CHARACTERS: usize = 12;
+
+impl Version {
+    /// The plugin, as people are shown it.
+    #[must_use]
+    pub fn plugin(&self) -> String {
+        match self.reference.strip_prefix(digest::PREFIX) {
+            Some(digest) => format!("{}{}", digest::PREFIX, short(digest)),
+            None => self.reference.clone(),
+        }
+    }
+
+    /// What a transform ran and is to run, as people are shown it: where that is the same plugin, with its configurations.
+    #[must_use]
+    pub fn both(from: &Self, to: &Self) -> [String; 2] {
+        let same = from.plugin == to.plugin;
+        [from, to].map(|version| if same { version.to_string() } else { version.plugin() })
+    }
+
+    /// Whether this is the same code with the same configuration, however the plugin is named.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.plugin, &self.config) == (&other.plugin, &other.config)
+    }
+}
+
+impl fmt::Display for Version {
+    /// With the configuration.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} configuration {}", self.plugin(), short(&self.config))
+    }
+}
+
+/// Enough of a digest to tell it from others.
+fn short(digest: &str) -> &str {
+    digest.get(..DIGEST_CHARACTERS).unwrap_or(digest)
 }
 
 /// How many tasks go first.
@@ -224,6 +264,19 @@ pub enum Next {
 }
 
 impl Rollout {
+    /// What the transform ran and is to run, as people are shown it.
+    #[must_use]
+    pub fn versions(&self) -> [String; 2] {
+        Version::both(&self.from, &self.to)
+    }
+
+    /// Tasks that run the candidate, by what nodes say.
+    #[must_use]
+    pub fn gone_over<'a>(&self, reports: impl IntoIterator<Item = &'a NodeReport>) -> usize {
+        let reports = reports.into_iter().filter(|report| report.number == self.number);
+        reports.flat_map(|report| report.tasks.values()).filter(|task| task.switched.is_some()).count()
+    }
+
     /// Whether the task of this partition is to run the candidate.
     #[must_use]
     pub fn wants(&self, partition: u32) -> bool {
@@ -376,4 +429,4 @@ impl Rollout {
 #[cfg(test)]
 mod model;
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -28,10 +28,12 @@ use utoipa_axum::routes;
 use self::problem::{Code, Problem, Problems};
 use self::token::Token;
 use super::deploy::{self, Deployment};
-use super::status::{self, NodeStatus, PipelineStatus, RATES_OVER};
+use super::status::{self, NodeStatus, PipelineStatus, RATES_OVER, Rollouts};
+use super::swap;
 use crate::cluster::leader::Left;
 use crate::cluster::pipelines::{self, Desired, PipelineRecord, Revision};
 use crate::cluster::registry::{PluginEntry, Registry};
+use crate::cluster::rollout::Rollout;
 use crate::config::{Cluster, Pipeline, PluginReference};
 use crate::engine::Engine;
 use crate::meta::MetaStore;
@@ -115,11 +117,13 @@ fn described(token: Token) -> (Router<Api>, OpenApi) {
         .routes(routes!(list_pipelines))
         .routes(routes!(show_pipeline))
         .routes(routes!(list_revisions))
+        .routes(routes!(list_rollouts))
         .routes(routes!(list_plugins));
     let changes = OpenApiRouter::new()
         .routes(routes!(deploy_pipeline, undeploy_pipeline))
         .routes(routes!(pause_pipeline))
         .routes(routes!(resume_pipeline))
+        .routes(routes!(call_off_rollout))
         .route_layer(middleware::from_fn_with_state(token, token::demand))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
     let (router, paths) = reads.merge(changes).split_for_parts();
@@ -203,6 +207,27 @@ async fn list_revisions(State(api): State<Api>, name: Result<InPath<String>, Pat
     let name = segment(&name?)?;
     api.known(&name).await?;
     Ok(Json(pipelines::revisions(&*api.store, &name).await?))
+}
+
+/// The rollouts of a pipeline: the one under way, and those that have ended and are kept, the oldest first.
+#[utoipa::path(get, path = "/pipelines/{pipeline}/rollouts", tag = "pipelines",
+    params(("pipeline" = String, Path, description = "Name of the pipeline.")),
+    responses((status = 200, body = Rollouts), Problems))]
+async fn list_rollouts(State(api): State<Api>, name: Result<InPath<String>, PathRejection>) -> Answer<Rollouts> {
+    let name = segment(&name?)?;
+    api.known(&name).await?;
+    Ok(Json(status::rollouts(&*api.store, &name).await?))
+}
+
+/// Calls off the rollout that is under way: its tasks go back to what they ran before.
+#[utoipa::path(delete, path = "/pipelines/{pipeline}/rollouts/current", tag = "pipelines", security(("token" = [])),
+    params(("pipeline" = String, Path, description = "Name of the pipeline.")),
+    responses((status = 200, body = Rollout), Problems))]
+async fn call_off_rollout(State(api): State<Api>, name: Result<InPath<String>, PathRejection>) -> Answer<Rollout> {
+    let name = segment(&name?)?;
+    api.known(&name).await?;
+    info!(pipeline = %name, "its rollout is to be called off, over http");
+    Ok(Json(swap::call_off_current(&*api.store, &name, "called off over http").await?))
 }
 
 /// The plugins of the registry, by name and version.

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::NodeError;
 use super::group::{Group, KafkaGroups};
 use super::load::{Loaded, Loader, kafka_settings};
+use super::swapped::{self, TakenBack};
 use crate::checkpoint::store::{StateError, TaskStore};
 use crate::cluster::election;
 use crate::cluster::leader::{self, Left};
@@ -39,6 +40,7 @@ pub struct Deployable {
     pub specification: Specification,
     /// Whether it begins without state, and where it says that it starts.
     pub discards_state: bool,
+    takes_back: Vec<TakenBack>,
 }
 
 /// What a deployment changes.
@@ -61,6 +63,9 @@ pub struct Deployment {
     pub partitions: u32,
     /// What differs from the revision that there is.
     pub differences: Vec<Difference>,
+    /// Transforms that it takes back to what they ran before a swap.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub takes_back: Vec<TakenBack>,
     /// Whether it was done, and not only looked at.
     pub deployed: bool,
 }
@@ -100,7 +105,14 @@ pub async fn check(
     if known.is_some() && !discards_state {
         goes_on(&store, &plan).await?;
     }
-    Ok(Deployable { store, name, known, specification, discards_state })
+    let takes_back = match &known {
+        Some(known) => {
+            let ended = pipelines::rollouts(&*store, &name).await?;
+            swapped::taken_back(known, &ended, &specification).map_err(NodeError::Config)?
+        }
+        None => Vec::new(),
+    };
+    Ok(Deployable { store, name, known, specification, discards_state, takes_back })
 }
 
 async fn by_itself_nowhere(store: &dyn MetaStore, name: &Segment) -> Result<(), NodeError> {
@@ -161,6 +173,7 @@ impl Deployable {
             paused: known.is_some_and(|known| known.desired == Desired::Paused),
             partitions: self.specification.partitions,
             differences: differences(before, &self.specification.canonical),
+            takes_back: self.takes_back.clone(),
             deployed: false,
         }
     }

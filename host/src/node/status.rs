@@ -23,6 +23,7 @@ use crate::cluster::membership::{self, NodeRecord};
 use crate::cluster::pipelines::{self, Desired, PipelineRecord};
 use crate::cluster::placement::Placement;
 use crate::cluster::presence::{self, Activity, Incident, Presence};
+use crate::cluster::rollout::{Ended, Phase, Rollout, Version};
 use crate::config::{Cluster, Pipeline, Transform};
 use crate::ids::TaskId;
 use crate::meta::layout::{self, Segment};
@@ -61,6 +62,9 @@ pub struct PipelineStatus {
     pub state_bytes: Option<u64>,
     /// What its transforms run.
     pub plugins: Vec<PluginStatus>,
+    /// The rollout that is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<RolloutStatus>,
     /// Where it runs.
     pub nodes: BTreeMap<String, Presence>,
     /// What the leader has decided.
@@ -88,6 +92,68 @@ pub struct PluginStatus {
     pub plugin: String,
     /// SHA-256, in hexadecimal.
     pub digest: String,
+}
+
+/// How far a rollout is.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct RolloutStatus {
+    /// Counts the rollouts of the pipeline, from 1.
+    pub number: u64,
+    /// Which transform.
+    pub transform: String,
+    /// What it ran before.
+    pub from: Version,
+    /// What it is to run.
+    pub to: Version,
+    /// What happens now.
+    pub phase: Phase,
+    /// Since when the tasks that are to run the new version do, and are watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watched_since: Option<jiff::Timestamp>,
+    /// Tasks that have gone over.
+    pub gone_over: usize,
+    /// Of so many.
+    pub tasks: u32,
+    /// Why it is being called off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl RolloutStatus {
+    fn new(rollout: &Rollout, nodes: &BTreeMap<String, Presence>) -> Self {
+        Self {
+            number: rollout.number,
+            transform: rollout.transform.clone(),
+            from: rollout.from.clone(),
+            to: rollout.to.clone(),
+            phase: rollout.phase,
+            watched_since: rollout.watched_since,
+            gone_over: rollout.gone_over(nodes.values().filter_map(|presence| presence.rollout.as_ref())),
+            tasks: rollout.candidate.partitions,
+            reason: rollout.reason.clone(),
+        }
+    }
+}
+
+/// The rollouts of a pipeline.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Rollouts {
+    /// The one that has not ended.
+    pub under_way: Option<Rollout>,
+    /// Those that have and are kept, the oldest first.
+    pub ended: Vec<Ended>,
+}
+
+/// The rollouts of a pipeline, how far the one under way is, and what became of the others.
+///
+/// # Errors
+/// There is no such pipeline; those of the store.
+pub async fn rollouts(store: &dyn MetaStore, name: &Segment) -> Result<Rollouts, NodeError> {
+    let unknown = || NodeError::UnknownPipeline { pipeline: name.to_string() };
+    let record = pipelines::read(store, name).await?.ok_or_else(unknown)?.record;
+    Ok(Rollouts { under_way: record.rollout, ended: pipelines::rollouts(store, name).await? })
 }
 
 /// How a task is.
@@ -211,6 +277,7 @@ async fn pipeline(
         rates: None,
         state_bytes: task_status.as_ref().map(|tasks| tasks.iter().filter_map(|task| task.state_bytes).sum()),
         plugins: plugins(&record),
+        rollout: record.rollout.as_ref().map(|rollout| RolloutStatus::new(rollout, &nodes)),
         problems: nodes.iter().filter_map(problem).collect(),
         last_errors: nodes.iter().filter_map(last_error).collect(),
         nodes,
@@ -342,7 +409,9 @@ fn owner(name: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::candidate::{Switched, TaskReport};
     use crate::cluster::pipelines::Specification;
+    use crate::cluster::rollout::NodeReport;
 
     fn record(desired: Desired) -> PipelineRecord {
         let (file, canonical, digest) = (String::new(), String::new(), String::new());
@@ -379,6 +448,32 @@ mod tests {
         assert_eq!(state(&record(Desired::Running), false, &here(Activity::Failed, 0)), "failed");
         // By `run`, without the leader's decision.
         assert_eq!(state(&record(Desired::ByItself), false, &here(Activity::Running, 2)), "running");
+    }
+
+    #[test]
+    fn tasks_have_gone_over_that_say_so_of_this_rollout() {
+        let rollout = crate::cluster::rollout::tests::rollout(None);
+        let report = |number: u64, switched: &[bool]| NodeReport {
+            number,
+            prepared: true,
+            problem: None,
+            tasks: switched.iter().zip(0..).map(|(switched, task)| (task, task_report(*switched))).collect(),
+        };
+        let node = |report| Presence { rollout: Some(report), ..presence(Activity::Running, 2) };
+        let nodes = BTreeMap::from([
+            ("a".to_owned(), node(report(rollout.number, &[true, false]))),
+            ("b".to_owned(), node(report(rollout.number, &[true]))),
+            ("c".to_owned(), node(report(rollout.number + 1, &[true, true]))),
+            ("d".to_owned(), presence(Activity::Running, 2)),
+        ]);
+        let status = RolloutStatus::new(&rollout, &nodes);
+        assert_eq!((status.gone_over, status.tasks, status.reason), (2, rollout.candidate.partitions, None));
+        let off = RolloutStatus::new(&rollout.called_off("it traps"), &nodes);
+        assert_eq!((off.phase, off.reason.as_deref()), (Phase::Return, Some("it traps")));
+    }
+
+    fn task_report(switched: bool) -> TaskReport {
+        TaskReport { switched: switched.then(Switched::default), ..TaskReport::default() }
     }
 
     #[test]

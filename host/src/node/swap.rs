@@ -264,6 +264,27 @@ pub enum Rollback {
     Back(Box<Swap>),
 }
 
+/// Calls the rollout off that is under way, of whatever transform.
+///
+/// # Errors
+/// There is none; those of the store.
+pub async fn call_off_current(store: &dyn MetaStore, name: &Segment, reason: &str) -> Result<Rollout, NodeError> {
+    let unknown = || NodeError::UnknownPipeline { pipeline: name.to_string() };
+    let known = pipelines::read(store, name).await?.ok_or_else(unknown)?.record;
+    let none = || refused(format!("no rollout of pipeline `{name}` is under way"));
+    call_off(store, name, known.rollout.as_ref().ok_or_else(none)?, reason).await
+}
+
+async fn call_off(
+    store: &dyn MetaStore,
+    name: &Segment,
+    rollout: &Rollout,
+    reason: &str,
+) -> Result<Rollout, NodeError> {
+    let ended = || refused(format!("the rollout has just ended: `sluicegate plugin rollouts {name}` shows how"));
+    pipelines::call_off(store, name, rollout.number, reason).await?.ok_or_else(ended)
+}
+
 /// Takes a transform back to the version before its last rollout: plugin and configuration.
 ///
 /// # Errors
@@ -279,9 +300,7 @@ pub async fn roll_back(
     let known = pipelines::read(&*store, name).await?.ok_or_else(unknown)?.record;
     if let Some(rollout) = known.rollout.as_ref().filter(|rollout| rollout.transform == transform) {
         let reason = format!("called off by {}", pipelines::whoever());
-        let off = pipelines::call_off(&*store, name, rollout.number, &reason).await?;
-        let ended = || refused(format!("the rollout has just ended: `sluicegate plugin rollouts {name}` shows how"));
-        return off.map(|off| Rollback::CalledOff(Box::new(off))).ok_or_else(ended);
+        return call_off(&*store, name, rollout, &reason).await.map(|off| Rollback::CalledOff(Box::new(off)));
     }
     let ended = pipelines::rollouts(&*store, name).await?;
     let is_it = |ended: &&Ended| ended.outcome == Outcome::Done && ended.rollout.transform == transform;

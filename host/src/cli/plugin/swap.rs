@@ -19,7 +19,7 @@ use crate::cluster::rollout::{Ended, Outcome, Rollout, Share, Strategy};
 use crate::config::ClusterArgs;
 use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
-use crate::node::NodeError;
+use crate::node::status;
 use crate::node::swap::{self, Finding, Request, Rollback, Source, Swap};
 
 /// How often is looked how far the nodes are.
@@ -287,20 +287,10 @@ pub(in crate::cli) struct RolloutsArgs {
     cluster: ClusterArgs,
 }
 
-/// The rollouts of a pipeline.
-#[derive(Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct Rollouts {
-    under_way: Option<Rollout>,
-    ended: Vec<Ended>,
-}
-
 pub(super) async fn rollouts(args: RolloutsArgs, out: &mut (impl Write + Send)) -> Result<(), CommandError> {
     let name = connection::name(&args.pipeline)?;
     let Connection { store, .. } = Connection::open(&args.cluster).await?;
-    let unknown = || NodeError::UnknownPipeline { pipeline: name.to_string() };
-    let record = pipelines::read(&*store, &name).await?.ok_or_else(unknown)?.record;
-    let rollouts = Rollouts { under_way: record.rollout, ended: pipelines::rollouts(&*store, &name).await? };
+    let rollouts = status::rollouts(&*store, &name).await?;
     if args.json {
         return Ok(table::json(out, &rollouts)?);
     }

@@ -95,7 +95,10 @@ fn parse(file: &Path, text: &str, partitions: u32) -> Result<Changes, CommandErr
 
 impl From<ImportError> for CommandError {
     fn from(error: ImportError) -> Self {
-        Self::Failed(error.to_string())
+        match error {
+            ImportError::InUse { .. } => Self::BadInput(error.to_string()),
+            _ => Self::Failed(error.to_string()),
+        }
     }
 }
 
@@ -152,7 +155,8 @@ async fn has_stores(
     }
 }
 
-async fn is_stopped(pipeline: &Recorded) -> Result<(), CommandError> {
+/// Refuses while a node has the pipeline, or may be told to at any moment.
+pub(super) async fn is_stopped(pipeline: &Recorded) -> Result<(), CommandError> {
     let nodes = presence::list(&*pipeline.connection.store, &pipeline.name).await?;
     // A pipeline that the cluster is to run may be started at any moment.
     if nodes.is_empty() && pipeline.record.desired != Desired::Running {

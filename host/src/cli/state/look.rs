@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufWriter, Write};
-use std::sync::Arc;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytesize::ByteSize;
@@ -12,10 +11,7 @@ use serde::Serialize;
 use super::format::Format;
 use super::{CommandError, Recorded, table};
 use crate::cluster::inspection::{self, InspectionError, TaskView};
-use crate::cluster::registry::Registry;
 use crate::config::ClusterArgs;
-use crate::digest::{self, Digest};
-use crate::engine;
 use crate::manifest::StoreDeclaration;
 use crate::state::StoreName;
 
@@ -250,21 +246,13 @@ impl Viewer {
 
     async fn declarations(&mut self, plugin: &str) -> &[StoreDeclaration] {
         if !self.declared.contains_key(plugin) {
-            let found = self.fetch(plugin).await.unwrap_or_else(|reason| {
+            let found = self.pipeline.declared_by(plugin).await.unwrap_or_else(|reason| {
                 eprintln!("warning: keys and values are shown as they are: plugin {plugin} cannot be read: {reason}");
                 Vec::new()
             });
             self.declared.insert(plugin.to_owned(), found);
         }
         self.declared.get(plugin).map_or(&[], Vec::as_slice)
-    }
-
-    async fn fetch(&self, plugin: &str) -> Result<Vec<StoreDeclaration>, String> {
-        let digest: Digest =
-            format!("{}{plugin}", digest::PREFIX).parse().map_err(|_| "its digest is none".to_owned())?;
-        let registry = Registry::new(Arc::clone(&self.pipeline.connection.store));
-        let bytes = registry.fetch(&digest).await.map_err(|error| error.to_string())?;
-        engine::inspect(&bytes).map(|found| found.manifest.stores).map_err(|error| error.to_string())
     }
 }
 

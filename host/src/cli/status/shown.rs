@@ -4,7 +4,8 @@ use std::io::Write;
 
 use crate::cli::{CommandError, table};
 use crate::cluster::presence::Incident;
-use crate::node::status::{PipelineStatus, PluginStatus, SourceStatus, TaskStatus};
+use crate::cluster::rollout::{Phase, Version};
+use crate::node::status::{PipelineStatus, PluginStatus, RolloutStatus, SourceStatus, TaskStatus};
 
 /// Characters of a digest that are shown, enough to tell plugins apart; `--json` has all of it.
 const DIGEST_CHARACTERS: usize = 12;
@@ -37,6 +38,11 @@ pub(super) fn print(out: &mut impl Write, statuses: &[PipelineStatus]) -> Result
     };
     table::print(out, PIPELINES, &statuses.iter().map(row).collect::<Vec<_>>())?;
     for status in statuses {
+        if let Some(rollout) = &status.rollout {
+            writeln!(out, "{}", rollout_line(&status.pipeline, rollout))?;
+        }
+    }
+    for status in statuses {
         if let Some(tasks) = &status.task_status {
             let plugin = |it: &PluginStatus| {
                 let digest = it.digest.chars().take(DIGEST_CHARACTERS).collect();
@@ -67,6 +73,24 @@ pub(super) fn print(out: &mut impl Write, statuses: &[PipelineStatus]) -> Result
     Ok(())
 }
 
+/// How far a rollout is, below the pipelines.
+fn rollout_line(pipeline: &str, rollout: &RolloutStatus) -> String {
+    let RolloutStatus { number, transform, gone_over, tasks, .. } = rollout;
+    let [from, to] = Version::both(&rollout.from, &rollout.to);
+    // As `plugin swap --wait` calls it.
+    let phase = match (rollout.phase, rollout.watched_since) {
+        (Phase::Prepare, _) => "prepare",
+        (Phase::Canary, _) => "canary",
+        (Phase::Everywhere, None) => "switch",
+        (Phase::Everywhere, Some(_)) => "probation",
+        (Phase::Return, _) => "return",
+    };
+    let reason = rollout.reason.as_ref().map_or_else(String::new, |reason| format!("; called off: {reason}"));
+    format!(
+        "{pipeline}: rollout {number} of transform `{transform}`, {from} -> {to}: {phase}, {gone_over} of {tasks} tasks have gone over{reason}"
+    )
+}
+
 /// One for each source topic.
 fn task_rows(task: &TaskStatus) -> Vec<[String; 7]> {
     let dash = || "-".to_owned();
@@ -89,5 +113,36 @@ fn task_rows(task: &TaskStatus) -> Vec<[String; 7]> {
     match task.sources.is_empty() {
         true => vec![row("?".to_owned(), "?".to_owned())],
         false => task.sources.iter().map(of).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rollout_is_a_line_with_both_versions_and_how_far_it_is() {
+        let version = |reference: &str| Version {
+            reference: reference.to_owned(),
+            plugin: reference.to_owned(),
+            config: "f89c88c4b8ca0011".to_owned(),
+        };
+        let rollout = RolloutStatus {
+            number: 3,
+            transform: "mask".to_owned(),
+            from: version("mask-json@1.2.0"),
+            to: version("mask-json@1.3.0"),
+            phase: Phase::Everywhere,
+            watched_since: None,
+            gone_over: 1,
+            tasks: 4,
+            reason: None,
+        };
+        assert_eq!(
+            rollout_line("orders", &rollout),
+            "orders: rollout 3 of transform `mask`, mask-json@1.2.0 -> mask-json@1.3.0: switch, 1 of 4 tasks have gone over"
+        );
+        let off = RolloutStatus { phase: Phase::Return, reason: Some("it traps".to_owned()), ..rollout };
+        assert!(rollout_line("orders", &off).ends_with(": return, 1 of 4 tasks have gone over; called off: it traps"));
     }
 }

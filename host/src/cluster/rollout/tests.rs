@@ -10,7 +10,7 @@ fn version(plugin: &str) -> Version {
     Version { reference: format!("{plugin}@1.0.0"), plugin: plugin.to_owned(), config: "c".to_owned() }
 }
 
-pub(in crate::cluster) fn rollout(canary: Option<&str>) -> Rollout {
+pub(crate) fn rollout(canary: Option<&str>) -> Rollout {
     let text = String::new;
     Rollout {
         number: 3,

@@ -150,6 +150,7 @@ impl From<NodeError> for Problem {
             NodeError::Deployed { .. }
             | NodeError::ByItself { .. }
             | NodeError::Incompatible { .. }
+            | NodeError::FromBefore(_)
             | NodeError::ChangedMeanwhile { .. }
             | NodeError::Refused(_) => Code::Conflict,
             error if error.is_bad_input() => Code::InvalidPipeline,

@@ -19,6 +19,7 @@ struct Arguments {
 }
 
 struct Served {
+    store: Arc<LocalStore>,
     base: String,
     agent: ureq::Agent,
     _folder: tempfile::TempDir,
@@ -35,7 +36,7 @@ impl Served {
         let engine = Arc::new(Engine::new(EngineOptions { cache_dir: None }).unwrap());
         let router = router(Api {
             cluster: Arc::new(cluster),
-            store,
+            store: Arc::clone(&store) as Arc<dyn MetaStore>,
             engine,
             on_loopback: true,
             turns: Arc::new(Semaphore::new(TURNS)),
@@ -44,7 +45,7 @@ impl Served {
         let base = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router).await });
         let agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-        Self { base, agent, _folder: folder }
+        Self { store, base, agent, _folder: folder }
     }
 
     /// Status, kind of content, body.
@@ -145,6 +146,7 @@ async fn what_is_asked_wrong_is_a_problem_that_says_how() {
     let cases = [
         ("GET", "/api/v1/pipelines/orders", "", 404, "unknown-pipeline", "`orders`"),
         ("GET", "/api/v1/pipelines/orders/revisions", "", 404, "unknown-pipeline", "`orders`"),
+        ("GET", "/api/v1/pipelines/orders/rollouts", "", 404, "unknown-pipeline", "`orders`"),
         ("POST", "/api/v1/pipelines/orders/pause", "", 404, "unknown-pipeline", "`orders`"),
         ("GET", "/api/v1/pipelines?watch=true", "", 400, "invalid-request", "`watch`"),
         ("GET", "/api/v1/pipelines/a%2Fb", "", 400, "invalid-request", "a/b"),
@@ -192,4 +194,34 @@ async fn an_empty_cluster_has_lists_without_entries() {
     for path in ["/api/v1/nodes", "/api/v1/pipelines", "/api/v1/plugins"] {
         assert_eq!(served.ask("GET", path, None, ""), (200, "application/json".into(), Value::Array(Vec::new())));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_under_way_is_shown_and_called_off_and_one_that_has_ended_is_kept() {
+    let served = Served::new(Some(TOKEN)).await;
+    let name = Segment::new("orders").unwrap();
+    let rollout = crate::cluster::rollout::tests::rollout(None);
+    let (first, under_way) = (rollout.candidate.clone(), rollout.clone());
+    let begin = move |_: Option<&PipelineRecord>| {
+        let record = PipelineRecord::first(first.clone(), Desired::Running);
+        Ok::<_, crate::meta::MetaError>(Some(PipelineRecord { rollout: Some(under_way.clone()), ..record }))
+    };
+    pipelines::change(&*served.store, &name, begin).await.unwrap();
+
+    let path = "/api/v1/pipelines/orders/rollouts";
+    let shown = || served.ask("GET", path, None, "").2;
+    assert_eq!(shown()["under-way"]["transform"], rollout.transform.as_str());
+    assert_eq!(shown()["ended"], Value::Array(Vec::new()));
+    let (status, _, off) = served.ask("DELETE", &format!("{path}/current"), Some(TOKEN), "");
+    assert_eq!((status, &off["phase"], &off["reason"]), (200, &"return".into(), &"called off over http".into()));
+    assert_eq!(shown()["under-way"], off);
+
+    let now = pipelines::read(&*served.store, &name).await.unwrap().unwrap().record.rollout.unwrap();
+    pipelines::end_rollout(&*served.store, &name, &now, &now, crate::cluster::rollout::Outcome::Returned)
+        .await
+        .unwrap();
+    assert_eq!((&shown()["under-way"], &shown()["ended"][0]["outcome"]), (&Value::Null, &"returned".into()));
+    let (status, code, detail) = served.problem("DELETE", &format!("{path}/current"), Some(TOKEN), "");
+    assert_eq!((status, code.as_str()), (409, "conflict"), "{detail}");
+    assert!(detail.contains("no rollout of pipeline `orders` is under way"), "{detail}");
 }

@@ -4,16 +4,15 @@ use std::io::{self, Write};
 
 use crate::cli::table;
 use crate::cluster::presence::Presence;
-use crate::cluster::rollout::{Ended, Outcome, Phase, Rollout, Version};
+use crate::cluster::rollout::{Ended, Outcome, Phase, Rollout};
 use crate::meta::layout::Segment;
 use crate::node::swap::{Finding, Level};
 
 const ROLLOUTS: [&str; 8] = ["ROLLOUT", "TRANSFORM", "FROM", "TO", "STARTED", "BY", "OUTCOME", "PAUSE"];
-const DIGEST_CHARACTERS: usize = 12;
 
 /// What was looked at before anything is touched.
 pub(super) fn findings(out: &mut impl Write, rollout: &Rollout, findings: &[Finding]) -> io::Result<()> {
-    let [from, to] = versions(rollout);
+    let [from, to] = rollout.versions();
     writeln!(out, "transform `{}`: {from} -> {to}", rollout.transform)?;
     for Finding { level, subject, finding } in findings {
         let level = match level {
@@ -26,35 +25,14 @@ pub(super) fn findings(out: &mut impl Write, rollout: &Rollout, findings: &[Find
     Ok(())
 }
 
-/// What a transform ran and is to run: where that is the same plugin, with its configurations.
-fn versions(rollout: &Rollout) -> [String; 2] {
-    let same = rollout.from.plugin == rollout.to.plugin;
-    [&rollout.from, &rollout.to].map(|version| match same {
-        true => format!("{} configuration {}", reference(version), short(&version.config)),
-        false => reference(version),
-    })
-}
-
-fn reference(version: &Version) -> String {
-    match version.reference.strip_prefix(crate::digest::PREFIX) {
-        Some(digest) => format!("{}{}", crate::digest::PREFIX, short(digest)),
-        None => version.reference.clone(),
-    }
-}
-
-/// Enough of a digest to tell it from others; `--json` has all of it.
-fn short(digest: &str) -> &str {
-    digest.get(..DIGEST_CHARACTERS).unwrap_or(digest)
-}
-
 /// How far it is, in a line.
 pub(super) fn progress(rollout: &Rollout, nodes: &[(String, Presence)]) -> String {
     let reports = || nodes.iter().filter_map(|(_, presence)| presence.rollout.as_ref());
     let reports = || reports().filter(|report| report.number == rollout.number);
     let tasks = rollout.candidate.partitions;
-    let run = reports().flat_map(|report| report.tasks.values()).filter(|task| task.switched.is_some()).count();
+    let run = rollout.gone_over(reports());
     let wanted = (0..tasks).filter(|task| rollout.wants(*task)).count();
-    let [_, to] = versions(rollout);
+    let [_, to] = rollout.versions();
     match (rollout.phase, rollout.watched_since) {
         (Phase::Prepare, _) => {
             let prepared = reports().filter(|report| report.prepared).count();
@@ -78,7 +56,7 @@ pub(super) fn progress(rollout: &Rollout, nodes: &[(String, Presence)]) -> Strin
 pub(super) fn done(out: &mut impl Write, ended: &Ended) -> io::Result<()> {
     let rollout = &ended.rollout;
     let pause = pause(ended).map_or_else(String::new, |pause| format!(", the longest pause of a task {pause}"));
-    let (transform, [_, to], revision) = (&rollout.transform, versions(rollout), rollout.revision);
+    let (transform, [_, to], revision) = (&rollout.transform, rollout.versions(), rollout.revision);
     writeln!(
         out,
         "done: transform `{transform}` runs {to} in all {} tasks{pause}; revision {revision}",
@@ -103,7 +81,7 @@ pub(super) fn history(out: &mut impl Write, name: &Segment, ended: &[Ended]) -> 
             Outcome::Done => format!("done, revision {}", rollout.revision),
             Outcome::Returned => "returned".to_owned(),
         };
-        let [from, to] = versions(rollout);
+        let [from, to] = rollout.versions();
         [
             rollout.number.to_string(),
             rollout.transform.clone(),
