@@ -11,6 +11,7 @@ pub mod group;
 mod hosted;
 mod hosting;
 mod load;
+pub mod offline;
 pub mod sandbox;
 pub mod status;
 mod store;

@@ -18,6 +18,7 @@ mod guests;
 mod kafka;
 mod meta;
 mod node;
+mod offline;
 mod operators;
 mod outages;
 mod records;

@@ -18,6 +18,7 @@ const TRANSACTION_TIMEOUT_MIN: Duration = Duration::from_secs(15);
 const TRANSACTION_SLACK: Duration = Duration::from_secs(10);
 
 /// A pipeline, ready to run.
+#[derive(Clone)]
 pub struct Plan {
     /// Its name.
     pub pipeline: String,
@@ -86,6 +87,7 @@ pub enum FailingRecords {
 }
 
 /// One transform of the chain.
+#[derive(Clone)]
 pub struct TransformPlan {
     /// Its name in the pipeline.
     pub name: String,

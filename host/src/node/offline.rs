@@ -1,0 +1,19 @@
+//! Running versions of a pipeline's transforms over recorded records, beside the pipeline and without it.
+//!
+//! - [`run`]: one version over batches, with a copy of a task's state; what comes of each record.
+//! - [`outcome`]: what that is (pure).
+//! - [`compare`]: how two of them differ (pure).
+//!
+//! A run sees the virtual sandbox only: a clock that shows the newest timestamp of the records so far, random numbers that follow
+//! from pipeline, transform and task, and nothing of the real world. It sends nothing, commits nothing, and is nobody's member.
+//!
+//! Two runs from the same state over the same batches differ by what the versions do, and by nothing else. A run differs from what a
+//! pipeline did where that depended on the hour, on random numbers, or on the order of several inputs.
+
+pub mod compare;
+pub mod outcome;
+pub mod run;
+
+pub use self::compare::{Comparison, StoreDifference, states};
+pub use self::outcome::{Cause, Outcomes, RecordOutcome, Refusal, Sent};
+pub use self::run::{NotRun, Run, Stopped};
