@@ -1,5 +1,6 @@
 //! The command line: one command, one file.
 
+mod comparison;
 mod completions;
 mod config;
 mod connection;

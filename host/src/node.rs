@@ -389,7 +389,7 @@ impl Node {
         let budget = Budget::new(cluster.limits.zookeeper_bytes_per_second, Instant::now());
         let Parts { kafka, store, local } = parts;
         let meta = Arc::clone(&store) as Arc<dyn MetaStore>;
-        let loader = Loader { cluster, kafka: kafka.clone(), store: meta, engine };
+        let loader = Loader { cluster, kafka: kafka.clone(), store: meta, engine, given: None };
         let services = Services { loader, kafka, store, metrics, budget: Arc::new(Mutex::new(budget)), node: name };
         Ok(Self { services: Arc::new(services), instance, membership, served, replaced, local })
     }

@@ -22,6 +22,7 @@ mod offline;
 mod operators;
 mod outages;
 mod records;
+mod replay;
 mod resolve;
 mod restarts;
 mod security;

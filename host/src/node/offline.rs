@@ -3,6 +3,7 @@
 //! - [`run`]: one version over batches, with a copy of a task's state; what comes of each record.
 //! - [`outcome`]: what that is (pure).
 //! - [`compare`]: how two of them differ (pure).
+//! - [`tape`]: the records, as they stand in the source topics.
 //!
 //! A run sees the virtual sandbox only: a clock that shows the newest timestamp of the records so far, random numbers that follow
 //! from pipeline, transform and task, and nothing of the real world. It sends nothing, commits nothing, and is nobody's member.
@@ -13,6 +14,7 @@
 pub mod compare;
 pub mod outcome;
 pub mod run;
+pub mod tape;
 
 pub use self::compare::{Comparison, StoreDifference, states};
 pub use self::outcome::{Cause, Outcomes, RecordOutcome, Refusal, Sent};

@@ -54,6 +54,23 @@ impl Counts {
             + self.failed_by_first_only
             + self.failed_by_second_only
     }
+
+    /// In a line, for people; `first` and `second` are what the two are called.
+    #[must_use]
+    pub fn in_words(&self, first: &str, second: &str) -> String {
+        let each = [
+            (self.different, "different".to_owned()),
+            (self.missing, format!("of {first} only")),
+            (self.additional, format!("of {second} only")),
+            (self.repeated, "repeated".to_owned()),
+            (self.rejected_by_first_only, format!("rejected by {first} only")),
+            (self.rejected_by_second_only, format!("rejected by {second} only")),
+            (self.failed_by_first_only, format!("failing with {first} only")),
+            (self.failed_by_second_only, format!("failing with {second} only")),
+        ];
+        let others = each.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));
+        format!("{} the same{}", self.same, others.collect::<String>())
+    }
 }
 
 /// What kind of difference an example is of.
