@@ -12,6 +12,7 @@ mod hosted;
 mod hosting;
 mod load;
 pub mod offline;
+pub mod replay;
 pub mod sandbox;
 pub mod status;
 mod store;
@@ -33,6 +34,7 @@ use self::group::KafkaGroups;
 use self::hosted::{Hosted, OnFailure, Wanted};
 use self::load::Loader;
 pub use self::load::{LoadError, digests_in_use, group as consumer_group, kafka_settings};
+use self::offline::snapshot::SnapshotError;
 pub use self::store::{StoreError, open_for_commands, open_for_node};
 use crate::checkpoint::store::StateError;
 use crate::cluster::election::{self, Leader};
@@ -42,6 +44,7 @@ use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
 use crate::config::{Cluster, Errors, Http, Pipeline};
 use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::http::{Endpoint, View, meta_api};
+use crate::kafka::log::LogError;
 use crate::kafka::settings::KafkaSettings;
 use crate::kafka::topics::TopicsError;
 use crate::meta::layout::{Segment, SegmentError};
@@ -130,6 +133,15 @@ pub enum NodeError {
         /// Its name.
         pipeline: String,
     },
+    /// Kafka does not answer, or refuses; in words.
+    #[error("kafka: {0}")]
+    Kafka(String),
+    /// A topic cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// State of an earlier commit cannot be had.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// What was asked for makes no sense now.
     #[error("{0}")]
     Refused(String),
@@ -171,6 +183,7 @@ impl NodeError {
             | Self::Incompatible { .. }
             | Self::Refused(_) => true,
             Self::Load(error) => error.is_bad_input(),
+            Self::Snapshot(error) => error.is_bad_input(),
             _ => false,
         }
     }

@@ -50,7 +50,7 @@ fn plan(chain: &[(&str, &str)]) -> Plan {
         inputs: 1,
         partitions: 4,
         transforms: chain.iter().enumerate().map(transform).collect(),
-        sinks: vec![SinkPlan { topic: "out".to_owned(), partitions: 4 }],
+        sinks: vec![SinkPlan { topic: "out".to_owned(), partitions: 4, provenance: None }],
         guarantee: Guarantee::ExactlyOnce,
         commit_interval: Duration::from_millis(100),
         commit_bytes: 1 << 20,

@@ -15,6 +15,7 @@ mod push;
 mod remove;
 mod swap;
 
+pub(in crate::cli) use self::swap::{config, source};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;

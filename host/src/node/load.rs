@@ -24,6 +24,7 @@ use crate::meta::layout;
 use crate::meta::{MetaError, MetaStore};
 use crate::worker::control::Control;
 use crate::worker::plan::{FailingRecords, OutletPlan, Plan, SinkPlan, SourcePlan, TransformPlan};
+use crate::worker::provenance;
 use crate::worker::runtime::Runtime;
 use crate::worker::task;
 
@@ -360,15 +361,24 @@ fn assemble(
             plugin,
         }
     });
-    let topics = pipeline.sinks.iter().map(|sink| &sink.topic).chain(pipeline.dead_letter_topic());
-    let sinks = topics.map(|topic| SinkPlan { topic: topic.clone(), partitions: partitions[topic] });
+    let transforms: Vec<TransformPlan> = transforms.collect();
+    let identities: Vec<TransformIdentity> = transforms.iter().map(|transform| transform.identity.clone()).collect();
+    let made_by = |at: usize| provenance::made_by(pipeline.name.as_str(), &identities[..=at]);
+    let sinks = pipeline
+        .sinks
+        .iter()
+        .map(|sink| (&sink.topic, pipeline.delivery.provenance_headers.then(|| made_by(sink.transform))));
+    // Dead letters say where they come from as it is.
+    let sinks = sinks.chain(pipeline.dead_letter_topic().map(|topic| (topic, None)));
+    let sinks =
+        sinks.map(|(topic, provenance)| SinkPlan { topic: topic.clone(), partitions: partitions[topic], provenance });
     Plan {
         group: group(cluster, pipeline.name.as_str(), incarnation),
         revision,
         pipeline: pipeline.name.as_str().to_owned(),
         incarnation,
         partitions: partitions[&sources[0].topic],
-        transforms: transforms.collect(),
+        transforms,
         sources,
         inputs,
         sinks: sinks.collect(),

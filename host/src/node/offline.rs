@@ -4,6 +4,8 @@
 //! - [`outcome`]: what that is (pure).
 //! - [`compare`]: how two of them differ (pure).
 //! - [`tape`]: the records, as they stand in the source topics.
+//! - [`snapshot`]: state to go on from, at an earlier commit.
+//! - [`emitted`]: what was really sent.
 //!
 //! A run sees the virtual sandbox only: a clock that shows the newest timestamp of the records so far, random numbers that follow
 //! from pipeline, transform and task, and nothing of the real world. It sends nothing, commits nothing, and is nobody's member.
@@ -12,8 +14,10 @@
 //! pipeline did where that depended on the hour, on random numbers, or on the order of several inputs.
 
 pub mod compare;
+pub mod emitted;
 pub mod outcome;
 pub mod run;
+pub mod snapshot;
 pub mod tape;
 
 pub use self::compare::{Comparison, StoreDifference, states};

@@ -24,7 +24,10 @@ pub fn offsets(plan: &Plan, task: &TaskId, head: &Head, manifest: &Manifest) -> 
 }
 
 /// Refuses state that the plugins would misread.
-fn schemas(plan: &Plan, task: &TaskId, manifest: &Manifest) -> Result<(), Failure> {
+///
+/// # Errors
+/// A store is of another schema.
+pub fn schemas(plan: &Plan, task: &TaskId, manifest: &Manifest) -> Result<(), Failure> {
     for declared in plan.identities() {
         let Some(written) = manifest.transforms.iter().find(|written| written.name == declared.name) else {
             continue;

@@ -70,6 +70,9 @@ pub struct SinkPlan {
     pub topic: String,
     /// Partitions that it had at start.
     pub partitions: u32,
+    /// What its records say of the code that made them, where they say where they come from: see
+    /// [`provenance`](super::provenance).
+    pub provenance: Option<String>,
 }
 
 /// What a record does that a plugin rejects, on which a plugin fails, or whose output Kafka refuses.

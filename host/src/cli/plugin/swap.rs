@@ -219,7 +219,7 @@ async fn until_end(store: &dyn MetaStore, name: &Segment, number: u64, wait: Dur
 }
 
 /// What was typed for a plugin. A file goes first: its name may look like anything.
-fn source(text: &str) -> Result<Source, CommandError> {
+pub(in crate::cli) fn source(text: &str) -> Result<Source, CommandError> {
     if Path::new(text).is_file() {
         return Ok(Source::File(text.into()));
     }
@@ -228,7 +228,7 @@ fn source(text: &str) -> Result<Source, CommandError> {
 }
 
 /// A configuration in TOML or JSON: one table.
-fn config(path: &Path) -> Result<Value, CommandError> {
+pub(in crate::cli) fn config(path: &Path) -> Result<Value, CommandError> {
     let wrong = |problem: String| CommandError::BadInput(format!("the configuration {}: {problem}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
     let json = serde_json::from_str::<Value>(&text);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::record::{Batch, Emission, HeaderList, RecordView};
+use crate::worker::provenance;
 
 /// A source record, by where it lies.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -33,7 +34,7 @@ pub struct Sent {
     pub key: Option<Vec<u8>>,
     /// Value.
     pub value: Option<Vec<u8>>,
-    /// Headers.
+    /// Headers, without those that say where a record comes from.
     pub headers: Headers,
     /// Milliseconds since 1970. `None` where whoever stores the record gives it one: nothing to compare.
     pub timestamp: Option<i64>,
@@ -74,7 +75,8 @@ impl Sent {
 }
 
 fn headers(headers: HeaderList<'_>) -> Headers {
-    headers.map(|(name, value)| (name.to_vec(), value.map(<[u8]>::to_vec))).collect()
+    let theirs = headers.filter(|(name, _)| !provenance::is_ours(name));
+    theirs.map(|(name, value)| (name.to_vec(), value.map(<[u8]>::to_vec))).collect()
 }
 
 /// A record that a transform rejected, or failed on by itself.

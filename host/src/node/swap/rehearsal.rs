@@ -116,6 +116,7 @@ impl Stage {
         let naming = Naming { sources: self.tape.topics(), sinks, ..Naming::default() };
         let mut comparison = Comparison::new(naming);
         let (mut spent, mut stores) = ([Spent::default(); 2], Vec::new());
+        let mut cold: Option<[Spent; 2]> = None;
         let (mut stopped, mut tasks, mut notes) = ([None, None], 0, Vec::new());
         if self.before.inputs > 1 {
             notes.push("the records of several inputs were merged by their timestamps; the pipeline may see them in another order".to_owned());
@@ -148,7 +149,10 @@ impl Stage {
                     break;
                 }
                 match runs.each_mut().map(|run| run.process(batch)) {
-                    [Ok(first), Ok(second)] => comparison.add(&first, &second),
+                    [Ok(first), Ok(second)] => {
+                        comparison.add(&first, &second);
+                        cold.get_or_insert_with(|| runs.each_ref().map(|run| run.spent(self.at)));
+                    }
                     failed => {
                         halted = failed.map(|outcome| outcome.err().map(|stopped| stopped.reason));
                         break;
@@ -174,6 +178,12 @@ impl Stage {
             notes.push(format!("after {time} the time was over"));
         }
         let [stopped_before, stopped_after] = stopped;
+        // What comes first takes longer, whatever it is.
+        for (total, cold) in spent.iter_mut().zip(cold.unwrap_or_default()) {
+            if total.records > cold.records {
+                (total.records, total.time) = (total.records - cold.records, total.time.saturating_sub(cold.time));
+            }
+        }
         let each = |spent: Spent| {
             let count = u128::try_from(spent.records).ok().filter(|count| *count > 0)?;
             u64::try_from(spent.time.as_nanos() / count).ok()

@@ -1,0 +1,647 @@
+//! A candidate over recorded input, from state of that time, compared with what was really sent, or with the versions that ran.
+//!
+//! Reads only: source topics, sinks, heads and savepoints. Nothing is written, and no group is joined.
+//!
+//! Which of the two comparisons was made is part of the result. With what was sent, each record is matched with its cause by the
+//! header that it carries; what differs then may also be due to the hour, or to the order of several inputs, which are not
+//! recorded. With the versions that ran, both runs see the same, so that only the versions differ; that they did the same at the
+//! time is not known.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::runtime::Handle;
+
+use super::NodeError;
+use super::deploy::PATIENCE;
+use super::group::Group;
+use super::load::Loader;
+use super::offline::compare::{Counts, Example, Naming};
+use super::offline::outcome::{self, Outcomes};
+use super::offline::run::without_world;
+use super::offline::snapshot::{self, Snapshot, SnapshotError};
+use super::offline::tape::{Recording, Tape};
+use super::offline::{Comparison, NotRun, Run, StoreDifference, emitted, states};
+use super::swap::{self, Source};
+use crate::checkpoint::head::{Manifest, TransformIdentity};
+use crate::cluster::inspection;
+use crate::cluster::pipelines::{self, PipelineRecord, Specification};
+use crate::cluster::savepoints::{Offsets, SavepointError, Savepoints};
+use crate::config::{Cluster, Guarantee, Pipeline};
+use crate::kafka::log::LogError;
+use crate::meta::MetaStore;
+use crate::meta::layout::Segment;
+use crate::state::TaskState;
+use crate::worker::compatible;
+use crate::worker::control::Control;
+use crate::worker::plan::Plan;
+
+/// Bytes of each input of a task that are read at most.
+const BYTES_MAX: usize = 256 << 20;
+/// Bytes of outputs that are held for the comparison with what was sent.
+const OUTCOME_BYTES_MAX: usize = 256 << 20;
+
+/// Where to begin.
+#[derive(Clone, Debug)]
+pub enum Begin {
+    /// As far back as there is state; without state so many records before what is committed as are to be replayed.
+    Default,
+    /// At this offset of the source partition.
+    Offset(i64),
+    /// At the first record of this time, in milliseconds since 1970.
+    Time(i64),
+    /// Where a savepoint was made.
+    Savepoint(Segment),
+}
+
+/// What the candidate is compared with.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Against {
+    /// What was really sent.
+    Emitted,
+    /// A run of the versions that ran then.
+    Present,
+}
+
+/// What of the pipeline is to be another version.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Name of the transform.
+    pub transform: String,
+    /// Its plugin; as recorded if none.
+    pub source: Option<Source>,
+    /// Its configuration; as recorded if none.
+    pub config: Option<Value>,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The candidate; what is recorded of the pipeline if none.
+    pub change: Option<Change>,
+    /// Where to begin.
+    pub begin: Begin,
+    /// So many records of each source topic for each task at most.
+    pub records: usize,
+    /// Only these tasks; all if there are none.
+    pub tasks: Vec<u32>,
+    /// What to compare with; what the pipeline allows if it is not said.
+    pub against: Option<Against>,
+}
+
+/// What was replayed of a task.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct ReplayedTask {
+    /// Its number.
+    pub task: u32,
+    /// The first offset that was compared, by topic.
+    pub from: BTreeMap<String, i64>,
+    /// The offset behind the last one.
+    pub to: BTreeMap<String, i64>,
+    /// Records that were compared.
+    pub records: usize,
+    /// Where the state was taken from; none without state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// Records before the first that only brought the state there.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub brought_up: usize,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+/// What it came to.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Replayed {
+    /// What was compared with.
+    pub against: Against,
+    /// Why with that, where nobody asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+    /// The transforms as the candidate has them.
+    pub candidate: Vec<String>,
+    /// The tasks.
+    pub tasks: Vec<ReplayedTask>,
+    /// How the outputs compare; the candidate is the second.
+    pub counts: Counts,
+    /// A few records of which something else came.
+    pub examples: Vec<Example>,
+    /// How the states compare; only against a run.
+    pub stores: Vec<StoreDifference>,
+    /// Where the candidate would have stopped the pipeline.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stopped: Vec<String>,
+    /// What the comparison cannot say.
+    pub notes: Vec<String>,
+}
+
+impl Replayed {
+    /// Whether the candidate does anything else.
+    #[must_use]
+    pub fn differs(&self) -> bool {
+        let entries: u64 = self.stores.iter().map(StoreDifference::differences).sum();
+        self.counts.differences() + entries > 0 || !self.stopped.is_empty()
+    }
+}
+
+/// Replays.
+///
+/// # Errors
+/// What was asked for is wrong, or something cannot be read.
+pub async fn replay(
+    cluster: &Arc<Cluster>,
+    store: &Arc<dyn MetaStore>,
+    name: &Segment,
+    record: PipelineRecord,
+    request: Request,
+) -> Result<Replayed, NodeError> {
+    let mut loader = Loader::of_command(cluster, store)?;
+    let recorded = &record.specification;
+    let pipeline = Pipeline::parse(Path::new("recorded"), &recorded.file).map_err(NodeError::Config)?;
+    let specification = match &request.change {
+        None => recorded.clone(),
+        Some(change) => {
+            let at = pipeline.transforms.iter().position(|transform| transform.name == change.transform);
+            let at = at.ok_or_else(|| unknown_transform(&pipeline, &change.transform))?;
+            let (source, config) = (change.source.as_ref(), change.config.as_ref());
+            swap::changed(&mut loader, recorded, at, source, config).await?.specification
+        }
+    };
+    if let Some(unknown) = request.tasks.iter().find(|task| **task >= recorded.partitions) {
+        let last = recorded.partitions.saturating_sub(1);
+        return Err(refused(format!("there is no task {unknown}: they go from 0 to {last}")));
+    }
+    if matches!(request.begin, Begin::Offset(_)) && pipeline.sources.len() > 1 {
+        return Err(refused(format!(
+            "pipeline `{name}` has {} source topics, and an offset is of one: begin at a time or a savepoint",
+            pipeline.sources.len()
+        )));
+    }
+    let candidate = plan(&loader, &record, &specification).await?;
+    let group = Group::new(cluster, &record).map_err(NodeError::Refused)?;
+    let tape = Tape::open(&loader.kafka, &candidate)?;
+    let says_where_from = pipeline.delivery.provenance_headers;
+    let stage = Stage {
+        handle: Handle::current(),
+        store: Arc::clone(store),
+        name: name.clone(),
+        loader,
+        group,
+        tape,
+        candidate,
+        record,
+        request,
+        versions: BTreeMap::new(),
+    };
+    let replayed = tokio::task::spawn_blocking(move || stage.replay(says_where_from)).await;
+    replayed.map_err(|error| NodeError::Kafka(error.to_string()))?
+}
+
+fn unknown_transform(pipeline: &Pipeline, transform: &str) -> NodeError {
+    let names: Vec<String> = pipeline.transforms.iter().map(|transform| format!("`{}`", transform.name)).collect();
+    refused(format!("pipeline `{}` has no transform `{transform}`; it has {}", pipeline.name, names.join(", ")))
+}
+
+/// The plan of a specification, as a run takes it.
+async fn plan(loader: &Loader, record: &PipelineRecord, specification: &Specification) -> Result<Arc<Plan>, NodeError> {
+    let never = Arc::new(Control::default());
+    let record = PipelineRecord { specification: specification.clone(), ..record.clone() };
+    let loaded = loader.load_recorded(&record, Some(PATIENCE), &never).await?.expect("nobody drains it");
+    let plan = loader.plan(loaded, record.revision, record.incarnation).await?;
+    Ok(without_world(&plan)?)
+}
+
+/// Everything that a replay takes; on a thread that may block.
+struct Stage {
+    handle: Handle,
+    store: Arc<dyn MetaStore>,
+    name: Segment,
+    loader: Loader,
+    group: Group,
+    tape: Tape,
+    candidate: Arc<Plan>,
+    record: PipelineRecord,
+    request: Request,
+    /// Plans of versions that ran, by the digests of their specifications.
+    versions: BTreeMap<String, Arc<Plan>>,
+}
+
+/// A task, ready to be replayed.
+struct Prepared {
+    number: u32,
+    state: TaskState,
+    manifest: Option<Manifest>,
+    /// The first offset of each input that is compared.
+    start: Vec<i64>,
+    recording: Recording,
+}
+
+impl Prepared {
+    /// Leaves out what only brings the state to where the comparison begins.
+    fn compared(&self, mut outcomes: Outcomes) -> Outcomes {
+        outcomes.retain(|cause, _| self.is_compared((cause.input, cause.partition, cause.offset)));
+        outcomes
+    }
+
+    fn is_compared(&self, (input, _, offset): (u32, i32, i64)) -> bool {
+        self.start.get(input as usize).is_some_and(|start| offset >= *start)
+    }
+
+    /// The oldest timestamp of what is compared; `None` where a record has none.
+    fn since(&self) -> Option<i64> {
+        let batches = self.recording.batches.iter();
+        let of = |batch: &crate::record::Batch| {
+            let timestamps = batch.origins().zip(batch.timestamps.clone());
+            timestamps
+                .filter(|(origin, _)| self.is_compared(*origin))
+                .map(|(_, timestamp)| timestamp)
+                .collect::<Vec<_>>()
+        };
+        batches.flat_map(of).min().filter(|&since| since > 0)
+    }
+}
+
+impl Stage {
+    fn replay(mut self, says_where_from: bool) -> Result<Replayed, NodeError> {
+        let replayed = match (self.request.against, says_where_from) {
+            (Some(Against::Present), _) => self.against_present(None)?,
+            (Some(Against::Emitted), _) => self.against_emitted()?.map_err(NodeError::Refused)?,
+            (None, true) => match self.against_emitted()? {
+                Ok(replayed) => replayed,
+                Err(why) => self.against_present(Some(why))?,
+            },
+            (None, false) => {
+                let why =
+                    "the pipeline has no `provenance-headers`, so that what was sent does not say where it comes from";
+                self.against_present(Some(why.to_owned()))?
+            }
+        };
+        if replayed.counts.records == 0 && replayed.stopped.is_empty() {
+            let notes: String = replayed.notes.iter().map(|note| format!("\n{note}")).collect();
+            return Err(refused(format!(
+                "there is no record of pipeline `{}` to replay from there on: begin earlier, with --from{notes}",
+                self.name
+            )));
+        }
+        Ok(replayed)
+    }
+
+    fn tasks(&self) -> Vec<u32> {
+        match self.request.tasks.is_empty() {
+            true => (0..self.candidate.partitions).collect(),
+            false => self.request.tasks.clone(),
+        }
+    }
+
+    fn blank(&self, against: Against, because: Option<String>) -> Replayed {
+        let of = |transform: &crate::worker::plan::TransformPlan| {
+            let (manifest, identity) = (transform.plugin.manifest(), &transform.identity);
+            let [plugin, config] =
+                [&identity.plugin, &identity.config].map(|digest| digest.get(..12).unwrap_or(digest));
+            let (name, version) = (&manifest.name, &manifest.version);
+            format!("{}: {name}@{version}, plugin {plugin}, configuration {config}", transform.name)
+        };
+        let mut notes = Vec::new();
+        if self.candidate.inputs > 1 {
+            notes.push("the records of several inputs were merged by their timestamps; the pipeline may have seen them in another order".to_owned());
+        }
+        Replayed {
+            against,
+            because,
+            candidate: self.candidate.transforms.iter().map(of).collect(),
+            tasks: Vec::new(),
+            counts: Counts::default(),
+            examples: Vec::new(),
+            stores: Vec::new(),
+            stopped: Vec::new(),
+            notes,
+        }
+    }
+
+    fn naming(&self) -> Naming {
+        let sinks = self.candidate.sinks.iter().map(|sink| sink.topic.clone()).collect();
+        Naming { sources: self.tape.topics(), sinks, ..Naming::default() }
+    }
+
+    fn run(&self, plan: &Arc<Plan>, prepared: &Prepared) -> Result<Run, NodeError> {
+        let now_ms = prepared.recording.begins_ms();
+        Ok(Run::new(plan, prepared.number, &prepared.state, now_ms, None)?)
+    }
+
+    /// Compares with what was sent; why that cannot be done, if the sinks do not say enough.
+    fn against_emitted(&mut self) -> Result<Result<Replayed, String>, NodeError> {
+        let mut replayed = self.blank(Against::Emitted, None);
+        let (mut outcomes, mut bytes) = (Outcomes::new(), 0);
+        let mut since: Option<Option<i64>> = None;
+        for task in self.tasks() {
+            let Some(prepared) = self.prepare(task, &mut replayed)? else { continue };
+            let mut run = self.run(&self.candidate, &prepared)?;
+            for batch in &prepared.recording.batches {
+                match run.process(batch) {
+                    Ok(came) => {
+                        let came = prepared.compared(came);
+                        bytes += outcome::bytes(&came);
+                        outcomes.extend(came);
+                    }
+                    Err(stopped) => {
+                        replayed.stopped.push(stopped.reason);
+                        break;
+                    }
+                }
+            }
+            let oldest = prepared.since();
+            since = Some(match since {
+                None => oldest,
+                Some(known) => known.zip(oldest).map(|(one, other)| one.min(other)),
+            });
+            if bytes > OUTCOME_BYTES_MAX {
+                replayed.notes.push(format!(
+                    "the tasks behind {task} were not replayed: the outputs are too large; --task chooses"
+                ));
+                break;
+            }
+        }
+        // A plugin may have put out records that are older than their causes.
+        let oldest = outcomes.values().flat_map(|outcome| &outcome.sent).filter_map(|sent| sent.timestamp).min();
+        let since = since.flatten().map(|since| oldest.map_or(since, |oldest| oldest.min(since)));
+        let found = emitted::read(&self.loader.kafka, &self.candidate, &outcomes, since)?;
+        let sends = outcomes.values().any(|outcome| !outcome.sent.is_empty());
+        if found.matched == 0 && sends {
+            return Ok(Err("no record of the sinks says that it comes from these records: `provenance-headers` under [delivery] was not set when they were sent".to_owned()));
+        }
+        if found.unattributed > 0 {
+            let note =
+                format!("{} records of the sinks in this range do not say where they come from", found.unattributed);
+            if self.request.against.is_none() {
+                return Ok(Err(note));
+            }
+            replayed.notes.push(format!("{note}: they are not compared, and may be what seems to be missing"));
+        }
+        let without_refusals = !(0..self.candidate.sinks.len()).any(|sink| self.candidate.is_dead_letters(sink));
+        if without_refusals {
+            replayed
+                .notes
+                .push("what was put aside is not compared: the pipeline has no topic for dead letters".to_owned());
+        }
+        let may_repeat = self.candidate.guarantee == Guarantee::AtLeastOnce;
+        replayed.notes.push("plugins saw the time of the records, and not that of the hour".to_owned());
+        let mut comparison = Comparison::new(Naming { without_refusals, may_repeat, ..self.naming() });
+        comparison.add(&found.outcomes, &outcomes);
+        (replayed.counts, replayed.examples) = (comparison.counts, comparison.examples());
+        Ok(Ok(replayed))
+    }
+
+    /// Compares with a run of the versions that ran.
+    fn against_present(&mut self, because: Option<String>) -> Result<Replayed, NodeError> {
+        let mut replayed = self.blank(Against::Present, because);
+        let mut comparison = Comparison::new(self.naming());
+        let mut is_other = false;
+        for task in self.tasks() {
+            let Some(prepared) = self.prepare(task, &mut replayed)? else { continue };
+            let version = self.version(&prepared, &mut replayed.notes)?;
+            is_other |=
+                version.transforms.iter().zip(&self.candidate.transforms).any(|(one, other)| !one.is_same(other));
+            let (mut first, mut second) = (self.run(&version, &prepared)?, self.run(&self.candidate, &prepared)?);
+            let mut halted = false;
+            for batch in &prepared.recording.batches {
+                match (first.process(batch), second.process(batch)) {
+                    (Ok(one), Ok(other)) => comparison.add(&prepared.compared(one), &prepared.compared(other)),
+                    (Ok(_), Err(stopped)) => {
+                        replayed.stopped.push(stopped.reason);
+                        halted = true;
+                        break;
+                    }
+                    (Err(stopped), _) => {
+                        replayed
+                            .notes
+                            .push(format!("the versions that ran would have stopped the pipeline: {stopped}"));
+                        halted = true;
+                        break;
+                    }
+                }
+            }
+            if !halted {
+                states(&mut replayed.stores, task, first.state(), second.state());
+            }
+        }
+        if !is_other && !replayed.tasks.is_empty() {
+            replayed
+                .notes
+                .push("the candidate is what ran: this shows only whether it does the same each time".to_owned());
+        }
+        (replayed.counts, replayed.examples) = (comparison.counts, comparison.examples());
+        Ok(replayed)
+    }
+
+    /// Finds state and records of a task; `None` where there are none.
+    fn prepare(&self, task: u32, replayed: &mut Replayed) -> Result<Option<Prepared>, NodeError> {
+        let partition = i32::try_from(task).unwrap_or(i32::MAX);
+        let topics = self.tape.topics();
+        let bounds = self.tape.inputs().iter().map(|input| input.bounds(partition));
+        let bounds: Vec<Range<i64>> = bounds.collect::<Result<_, LogError>>()?;
+        let committed = self.handle.block_on(self.committed(task))?;
+        let Some(snapshot) = self.snapshot(task, &bounds, committed.as_ref(), &mut replayed.notes)? else {
+            return Ok(None);
+        };
+        let Start { snapshot, start } = snapshot;
+        let Snapshot { offsets, state, manifest, origin } = snapshot;
+        if let Some(manifest) = &manifest {
+            compatible::schemas(&self.candidate, &self.candidate.task(task), manifest)
+                .map_err(|failure| refused(failure.to_string()))?;
+        }
+        let records = i64::try_from(self.request.records).unwrap_or(i64::MAX);
+        let (mut ranges, mut to) = (Vec::new(), Vec::new());
+        for ((topic, bounds), start) in topics.iter().zip(&bounds).zip(&start) {
+            let end = match replayed.against {
+                Against::Emitted => committed.as_ref().and_then(|of| of.get(topic).copied()).unwrap_or(bounds.start),
+                Against::Present => bounds.end,
+            };
+            let end = end.min(bounds.end).min(start.saturating_add(records));
+            let from = offsets.get(topic).copied().unwrap_or(*start).min(*start);
+            if from < bounds.start {
+                return Err(refused(format!(
+                    "topic {topic} partition {task}: the records from offset {from} on, where the replay would begin, are gone; the oldest is {}",
+                    bounds.start
+                )));
+            }
+            ranges.push(from..end);
+            to.push(end);
+        }
+        if start.iter().zip(&to).all(|(start, to)| start >= to) {
+            return Ok(None);
+        }
+        let recording = self.tape.read(task, &ranges, BYTES_MAX, None)?;
+        let prepared = Prepared { number: task, state, manifest, start, recording };
+        let origins = prepared.recording.batches.iter().flat_map(crate::record::Batch::origins);
+        let compared = origins.filter(|origin| prepared.is_compared(*origin)).count();
+        if prepared.recording.is_cut {
+            replayed.notes.push(format!("of task {task}, only {compared} records were compared: more are too large"));
+        }
+        let by_topic = |offsets: &[i64]| topics.iter().cloned().zip(offsets.iter().copied()).collect();
+        replayed.tasks.push(ReplayedTask {
+            task,
+            from: by_topic(&prepared.start),
+            to: by_topic(&to),
+            records: compared,
+            state: prepared.manifest.is_some().then_some(origin),
+            brought_up: prepared.recording.records() - compared,
+        });
+        Ok(Some(prepared))
+    }
+
+    /// What a task has committed, by topic.
+    async fn committed(&self, task: u32) -> Result<Option<BTreeMap<String, i64>>, NodeError> {
+        if self.candidate.is_stateful() {
+            let position = inspection::position(&self.store, &self.group, &self.candidate.task(task)).await;
+            return position.map_err(|error| SnapshotError::from(error).into());
+        }
+        let committed = self.group.committed(self.record.incarnation, task).await.map_err(NodeError::Kafka)?;
+        let offsets = committed.into_iter().filter_map(|(topic, group)| Some((topic, group.offset?)));
+        let offsets: BTreeMap<String, i64> = offsets.collect();
+        Ok((!offsets.is_empty()).then_some(offsets))
+    }
+
+    /// State of a task to begin with, and where.
+    fn snapshot(
+        &self,
+        task: u32,
+        bounds: &[Range<i64>],
+        committed: Option<&BTreeMap<String, i64>>,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Start>, NodeError> {
+        let partition = i32::try_from(task).unwrap_or(i32::MAX);
+        let topics = self.tape.topics();
+        let savepoints = Savepoints::new(Arc::clone(&self.store), &self.group, self.name.clone());
+        let wanted: Option<Vec<i64>> = match &self.request.begin {
+            Begin::Savepoint(name) => {
+                let saved = self.handle.block_on(snapshot::saved(&savepoints, name, task))?;
+                if saved.is_none() {
+                    notes.push(format!("task {task} had never started when savepoint `{name}` was made"));
+                }
+                return Ok(saved.and_then(|saved| Start::at(saved, &topics)));
+            }
+            Begin::Offset(offset) => Some(vec![*offset]),
+            Begin::Time(time) => {
+                let at = |(input, bounds): (&crate::kafka::log::Archive, &Range<i64>)| {
+                    Ok(input.at(partition, *time)?.unwrap_or(bounds.end))
+                };
+                Some(self.tape.inputs().iter().zip(bounds).map(at).collect::<Result<_, LogError>>()?)
+            }
+            Begin::Default if self.candidate.is_stateful() => None,
+            Begin::Default => {
+                let Some(committed) = committed else { return Ok(None) };
+                let records = i64::try_from(self.request.records).unwrap_or(i64::MAX);
+                let before = |(topic, bounds): (&String, &Range<i64>)| {
+                    committed.get(topic).map(|next| next.saturating_sub(records).max(bounds.start))
+                };
+                let Some(wanted) = topics.iter().zip(bounds).map(before).collect() else { return Ok(None) };
+                Some(wanted)
+            }
+        };
+        if !self.candidate.is_stateful() {
+            let Some(start) = wanted else { return Ok(None) };
+            let offsets = topics.iter().cloned().zip(start.iter().copied()).collect();
+            let snapshot = Snapshot { offsets, state: TaskState::default(), manifest: None, origin: String::new() };
+            return Ok(Some(Start { snapshot, start }));
+        }
+        let by_topic = wanted.as_ref().map(|wanted| topics.iter().cloned().zip(wanted.iter().copied()).collect());
+        let id = self.candidate.task(task);
+        let found = self.handle.block_on(snapshot::before(&self.store, &savepoints, &id, by_topic.as_ref()))?;
+        match (found, wanted) {
+            (Some(snapshot), Some(start)) => Ok(Some(Start { snapshot, start })),
+            (Some(snapshot), None) => Ok(Start::at(snapshot, &topics)),
+            (None, None) => Ok(None),
+            (None, Some(_)) if committed.is_none() => Ok(None),
+            (None, Some(_)) => Err(refused(format!(
+                "there is no state of task {task} at or before that place any more: begin at a savepoint; `sluicegate savepoint list {}` shows what there is",
+                self.name
+            ))),
+        }
+    }
+
+    /// The versions that made the state of a task, as a run takes them.
+    fn version(&mut self, prepared: &Prepared, notes: &mut Vec<String>) -> Result<Arc<Plan>, NodeError> {
+        let specification = match &prepared.manifest {
+            None => None,
+            Some(manifest) => self.handle.block_on(self.specification(&manifest.transforms))?,
+        };
+        if specification.is_none() && prepared.manifest.is_some() {
+            notes.push(format!(
+                "the versions that made the state of task {} are not known any more: what is recorded now took their place",
+                prepared.number
+            ));
+        }
+        let specification = specification.unwrap_or_else(|| self.record.specification.clone());
+        if let Some(known) = self.versions.get(&specification.digest) {
+            return Ok(Arc::clone(known));
+        }
+        let plan = self.handle.block_on(plan(&self.loader, &self.record, &specification))?;
+        if let Some(manifest) = &prepared.manifest {
+            compatible::schemas(&plan, &plan.task(prepared.number), manifest)
+                .map_err(|failure| refused(failure.to_string()))?;
+        }
+        self.versions.insert(specification.digest, Arc::clone(&plan));
+        Ok(plan)
+    }
+
+    /// The specification that has all of these transforms: plugins and configurations.
+    async fn specification(&self, transforms: &[TransformIdentity]) -> Result<Option<Specification>, NodeError> {
+        let mut known = vec![self.record.specification.clone()];
+        known.extend(self.record.rollout.iter().map(|rollout| rollout.candidate.clone()));
+        let revisions = pipelines::revisions(&*self.store, &self.name).await?;
+        known.extend(revisions.into_iter().rev().map(|revision| revision.specification));
+        Ok(known.into_iter().find(|specification| has_all(specification, transforms)))
+    }
+}
+
+/// A snapshot, and the first offset of each input that is compared.
+struct Start {
+    snapshot: Snapshot,
+    start: Vec<i64>,
+}
+
+impl Start {
+    /// Right where the snapshot was made; `None` if that does not say where in each topic.
+    fn at(snapshot: Snapshot, topics: &[String]) -> Option<Self> {
+        let start = topics.iter().map(|topic| snapshot.offsets.get(topic).copied()).collect::<Option<_>>()?;
+        Some(Self { snapshot, start })
+    }
+}
+
+fn has_all(specification: &Specification, transforms: &[TransformIdentity]) -> bool {
+    let Ok(pipeline) = Pipeline::parse(Path::new("recorded"), &specification.file) else { return false };
+    let named = |identity: &TransformIdentity| {
+        let at = pipeline.transforms.iter().position(|transform| transform.name == identity.name);
+        at.is_some_and(|at| {
+            specification.plugins.get(at) == Some(&identity.plugin)
+                && pipeline.config_hash(at).as_ref() == Some(&identity.config)
+        })
+    };
+    transforms.len() == pipeline.transforms.len() && transforms.iter().all(named)
+}
+
+impl From<NotRun> for NodeError {
+    fn from(error: NotRun) -> Self {
+        Self::Refused(error.to_string())
+    }
+}
+
+impl SnapshotError {
+    /// Whether what was asked for is wrong.
+    pub(super) fn is_bad_input(&self) -> bool {
+        matches!(self, Self::Savepoint(SavepointError::Unknown { .. } | SavepointError::Incomplete { .. }))
+    }
+}
+
+fn refused(message: impl Into<String>) -> NodeError {
+    NodeError::Refused(message.into())
+}
