@@ -485,3 +485,60 @@ fn in_a_rollout_each_record_names_the_version_that_made_it() {
     assert_ne!(made_by[0], made_by[1]);
     site.stop();
 }
+
+#[test]
+fn a_dry_run_of_dead_letters_shows_what_would_come_of_them_and_writes_nothing() {
+    let pipeline = |on: &str| {
+        format!(
+            r#"
+name = "letters"
+[[source]]
+topic = "in"
+[[transform]]
+name = "guest"
+plugin = "guest_misbehaves.wasm"
+config = {{ how = "trap", on = "{on}" }}
+[[transform]]
+name = "count"
+plugin = "keyed_count.wasm"
+[[sink]]
+topic = "out"
+[errors]
+dead-letter-topic = "dead"
+"#
+        )
+    };
+    let deployment = Deployment::new(&pipeline("bad"));
+    let values = ["good", "bad one", "good", "bad two", "badder"];
+    deployment.produce("in", values.map(|value| Record::of("ada", value).in_partition(1)));
+    deployment.produce("in", [0, 2].map(|partition| Record::of("grace", "good").in_partition(partition)));
+    deployment.run_through();
+    let letters = || deployment.read("dead").len();
+    assert_eq!(letters(), 3);
+    let dry = |more: &[&str]| done(&deployment, &[&["dlq", "replay", "letters", "--all", "--dry-run"], more].concat());
+
+    // As it is, it fails again.
+    let said = dry(&[]);
+    assert_eq!(said.matches("be put aside: transform `guest`: trap: ").count(), 3, "{said}");
+
+    // With the fix most go through, one after the other, on today's counts.
+    deployment.change(&pipeline("badder"));
+    deployment.start_ready().stop();
+    let found: Value = serde_json::from_str(&dry(&["--json"])).unwrap();
+    let would = found["would"].as_array().unwrap();
+    assert_eq!((&found["ordered"], would.len()), (&false.into(), 3), "{found}");
+    let sent = |at: usize| (&would[at]["sent"][0][0], &would[at]["sent"][0][1]["sent"]["value"]);
+    assert_eq!(sent(0), (&deployment.topic("out").into(), &"3".into()), "{found}");
+    assert_eq!(sent(1).1, "4", "{found}");
+    assert_eq!(would[2]["put-aside"][0]["put-aside"]["kind"], "trap", "{found}");
+    let said = dry(&[]);
+    assert!(said.contains(&format!("send to {}: ada: 3", deployment.topic("out"))), "{said}");
+
+    assert_eq!((letters(), deployment.read("out").len()), (3, 4));
+    assert_eq!(crate::state::State::of(&deployment).counts()["ada"], 2);
+    let renamed = pipeline("never").replace("\"guest\"", "\"other\"");
+    deployment.change(&renamed);
+    deployment.start_ready().stop();
+    let said = dry(&[]);
+    assert!(said.contains("not be processed: the pipeline does not have both transform `guest`"), "{said}");
+}

@@ -7,6 +7,8 @@
 //! recorded. With the versions that ran, both runs see the same, so that only the versions differ; that they did the same at the
 //! time is not known.
 
+pub mod letters;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;

@@ -284,7 +284,9 @@ fn are_alike(one: &Refusal, other: &Refusal) -> bool {
     (&one.transform, &one.kind) == (&other.transform, &other.kind) && (!one.is_reject() || one.reason == other.reason)
 }
 
-fn put_aside(Refusal { transform, kind, reason }: &Refusal) -> Side {
+/// A side of what was put aside.
+#[must_use]
+pub fn put_aside(Refusal { transform, kind, reason }: &Refusal) -> Side {
     let reason = reason[..reason.floor_char_boundary(SHOWN_BYTES)].to_owned();
     Side::PutAside { transform: transform.clone(), kind: kind.clone(), reason }
 }
@@ -296,7 +298,9 @@ fn outputs(outcome: &RecordOutcome) -> Side {
     }
 }
 
-fn record(sent: &Sent) -> Side {
+/// A side of a record that was sent.
+#[must_use]
+pub fn record(sent: &Sent) -> Side {
     let header = |(name, value): &(Vec<u8>, Option<Vec<u8>>)| {
         (String::from_utf8_lossy(name).into_owned(), value.as_deref().map(shown))
     };
