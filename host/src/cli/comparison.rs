@@ -24,7 +24,10 @@ pub(super) fn examples(out: &mut impl Write, examples: &[Example], names: [&str;
         };
         let sink = sink.as_ref().map_or_else(String::new, |sink| format!(", for topic {sink}"));
         writeln!(out, "  {what}: topic {topic} partition {partition} offset {offset}{sink}")?;
-        sides(out, names, [one.as_ref().map(side), other.as_ref().map(side)])?;
+        // A timestamp is worth its place where nothing else differs.
+        let plain = [one, other].map(|of| of.as_ref().map(Side::without_timestamp));
+        let shown = if plain[0] == plain[1] { [one.clone(), other.clone()] } else { plain };
+        sides(out, names, shown.map(|of| of.as_ref().map(side)))?;
     }
     Ok(())
 }

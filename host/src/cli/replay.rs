@@ -169,11 +169,11 @@ fn print(out: &mut impl Write, name: &Segment, replayed: &Replayed) -> std::io::
         writeln!(out, "  task {task}     {}: {records} records{state}{brought}", places.join(", "))?;
     }
     let names = match replayed.against {
-        Against::Emitted => ["sent", "candidate"],
+        Against::Emitted => ["pipeline", "candidate"],
         Against::Present => ["before", "candidate"],
     };
     let [first, second] = match replayed.against {
-        Against::Emitted => ["what was sent", "the candidate"],
+        Against::Emitted => ["the pipeline", "the candidate"],
         Against::Present => ["the versions that ran", "the candidate"],
     };
     let how = match replayed.against {
@@ -200,6 +200,19 @@ fn print(out: &mut impl Write, name: &Segment, replayed: &Replayed) -> std::io::
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_has_every_flag() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/commands.md");
+        let text = std::fs::read_to_string(page).unwrap();
+        let (_, section) = text.split_once("\n## replay\n").unwrap();
+        let cluster = ClusterArgs::augment_args(clap::Command::new("cluster"));
+        for argument in ReplayArgs::augment_args(clap::Command::new("replay")).get_arguments() {
+            let Some(flag) = argument.get_long() else { continue };
+            let is_of_cluster = cluster.get_arguments().any(|other| other.get_long() == Some(flag));
+            assert!(is_of_cluster || section.contains(&format!("| `--{flag}")), "--{flag} is missing");
+        }
+    }
 
     #[test]
     fn a_number_is_an_offset_and_what_reads_as_a_time_is_one_and_the_rest_are_savepoints() {

@@ -83,7 +83,10 @@ impl Would {
 
     /// For people.
     fn lines(&self) -> Vec<String> {
-        let sent = self.sent.iter().map(|(topic, side)| format!("send to {topic}: {}", comparison::side(side)));
+        let sent = self
+            .sent
+            .iter()
+            .map(|(topic, side)| format!("send to {topic}: {}", comparison::side(&side.without_timestamp())));
         let aside = self.put_aside.iter().map(|side| format!("be put aside: {}", comparison::side(side)));
         let problem = self.problem.iter().map(|problem| problem.lines().next().unwrap_or_default().to_owned());
         let lines: Vec<String> = sent.chain(aside).chain(problem).collect();

@@ -123,6 +123,18 @@ pub enum Side {
     Outputs(usize),
 }
 
+impl Side {
+    /// The same, whenever it was.
+    #[must_use]
+    pub fn without_timestamp(&self) -> Self {
+        let mut plain = self.clone();
+        if let Self::Sent { timestamp, .. } = &mut plain {
+            *timestamp = None;
+        }
+        plain
+    }
+}
+
 /// A source record of which something else came.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -116,7 +116,7 @@ impl Stage {
         let naming = Naming { sources: self.tape.topics(), sinks, ..Naming::default() };
         let mut comparison = Comparison::new(naming);
         let (mut spent, mut stores) = ([Spent::default(); 2], Vec::new());
-        let mut cold: Option<[Spent; 2]> = None;
+        let (mut cold, mut turn): (Option<[Spent; 2]>, usize) = (None, 0);
         let (mut stopped, mut tasks, mut notes) = ([None, None], 0, Vec::new());
         if self.before.inputs > 1 {
             notes.push("the records of several inputs were merged by their timestamps; the pipeline may see them in another order".to_owned());
@@ -148,7 +148,16 @@ impl Stage {
                     is_out_of_time = true;
                     break;
                 }
-                match runs.each_mut().map(|run| run.process(batch)) {
+                // By turns: who comes second finds the records in the processor's caches.
+                let outcomes = match turn % 2 {
+                    0 => runs.each_mut().map(|run| run.process(batch)),
+                    _ => {
+                        let second = runs[1].process(batch);
+                        [runs[0].process(batch), second]
+                    }
+                };
+                turn += 1;
+                match outcomes {
                     [Ok(first), Ok(second)] => {
                         comparison.add(&first, &second);
                         cold.get_or_insert_with(|| runs.each_ref().map(|run| run.spent(self.at)));
