@@ -1,6 +1,7 @@
 //! What the present version would do with dead letters: each where it failed, with the state as it is now. Writes nothing.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -9,7 +10,7 @@ use super::plan;
 use crate::cluster::inspection;
 use crate::cluster::pipelines::PipelineRecord;
 use crate::config::Cluster;
-use crate::kafka::log::Entry;
+use crate::kafka::log;
 use crate::meta::MetaStore;
 use crate::node::NodeError;
 use crate::node::group::Group;
@@ -43,7 +44,7 @@ pub async fn try_again(
     cluster: &Arc<Cluster>,
     store: &Arc<dyn MetaStore>,
     record: &PipelineRecord,
-    orders: Vec<Entry>,
+    orders: Vec<log::Entry>,
 ) -> Result<(Arc<Plan>, Vec<Fate>), NodeError> {
     let loader = Loader::of_command(cluster, store)?;
     let plan = plan(&loader, record, &record.specification).await?;
@@ -63,7 +64,7 @@ pub async fn try_again(
 fn fates(
     plan: &Arc<Plan>,
     states: &BTreeMap<u32, TaskState>,
-    orders: &[Entry],
+    orders: &[log::Entry],
     now_ms: i64,
 ) -> Result<Vec<Fate>, NodeError> {
     // Of each task: none any more when it has stopped.
@@ -76,11 +77,13 @@ fn fates(
             fates.push(Fate::Unknown);
             continue;
         };
-        if !runs.contains_key(&task) {
-            let state = states.get(&task).unwrap_or(&empty);
-            runs.insert(task, Some(Run::new(plan, task, state, now_ms, None)?));
-        }
-        let Some(slot) = runs.get_mut(&task) else { continue };
+        let slot = match runs.entry(task) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let state = states.get(&task).unwrap_or(&empty);
+                new.insert(Some(Run::new(plan, task, state, now_ms, None)?))
+            }
+        };
         let fate = match slot {
             None => Fate::NotReached,
             Some(run) => match run.process_from(transform, &batch) {
@@ -97,7 +100,7 @@ fn fates(
 }
 
 /// The order as the pipeline reads it.
-fn order(plan: &Plan, Entry { partition, offset, timestamp, key, value, headers }: &Entry) -> Option<Order> {
+fn order(plan: &Plan, log::Entry { partition, offset, timestamp, key, value, headers }: &log::Entry) -> Option<Order> {
     let mut batch = Batch::default();
     let headers = headers.iter().map(|(name, value)| (name.as_bytes(), value.as_deref()));
     batch.push((0, *partition, *offset), *timestamp, key.as_deref(), value.as_deref(), headers);
