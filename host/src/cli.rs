@@ -1,5 +1,6 @@
 //! The command line: one command, one file.
 
+mod comparison;
 mod completions;
 mod config;
 mod connection;
@@ -12,6 +13,7 @@ mod file;
 mod logging;
 mod nodes;
 mod plugin;
+mod replay;
 mod run;
 mod savepoint;
 mod signals;
@@ -80,6 +82,8 @@ enum Command {
         #[command(subcommand)]
         command: state::StateCommand,
     },
+    /// Run a version over recorded records, and compare with what was sent then
+    Replay(replay::ReplayArgs),
     /// Dead letters: records that a pipeline could not process
     #[command(subcommand_required = true, arg_required_else_help = true)]
     Dlq {
@@ -244,6 +248,7 @@ async fn perform(command: Command, matches: &ArgMatches) -> Result<(), CommandEr
         Command::State { command } => state::run(command, out).await,
         Command::Doctor(args) => doctor::run(args, out).await,
         Command::Config { command } => config::run(command, matches, out),
+        Command::Replay(args) => replay::run(args, out).await,
         Command::Dlq { command } => dlq::run(command, out).await,
         Command::Dev(args) => dev::run(args).await,
         Command::Demo(args) => demo::run(args).await,

@@ -24,7 +24,7 @@ pub mod digest;
 pub mod ids;
 pub mod manifest;
 pub mod metrics;
-mod payload;
+pub mod payload;
 pub mod provenance;
 pub mod record;
 pub mod signing;

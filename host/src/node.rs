@@ -12,6 +12,8 @@ mod hosted;
 mod hosting;
 mod in_use;
 mod load;
+pub mod offline;
+pub mod replay;
 pub mod sandbox;
 pub mod status;
 mod store;
@@ -35,6 +37,7 @@ use self::hosted::{Hosted, OnFailure, Wanted};
 pub use self::in_use::digests_in_use;
 use self::load::Loader;
 pub use self::load::{LoadError, group as consumer_group, kafka_settings};
+use self::offline::snapshot::SnapshotError;
 pub use self::store::{StoreError, open_for_commands, open_for_node};
 use self::swapped::FromBefore;
 use crate::checkpoint::store::StateError;
@@ -45,6 +48,7 @@ use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
 use crate::config::{Cluster, Errors, Http, Pipeline};
 use crate::engine::{Engine, EngineError, EngineOptions};
 use crate::http::{Endpoint, View, meta_api};
+use crate::kafka::log::LogError;
 use crate::kafka::settings::KafkaSettings;
 use crate::kafka::topics::TopicsError;
 use crate::meta::layout::{Segment, SegmentError};
@@ -136,6 +140,15 @@ pub enum NodeError {
         /// Its name.
         pipeline: String,
     },
+    /// Kafka does not answer, or refuses; in words.
+    #[error("kafka: {0}")]
+    Kafka(String),
+    /// A topic cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// State of an earlier commit cannot be had.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// What was asked for makes no sense now.
     #[error("{0}")]
     Refused(String),
@@ -178,6 +191,7 @@ impl NodeError {
             | Self::FromBefore(_)
             | Self::Refused(_) => true,
             Self::Load(error) => error.is_bad_input(),
+            Self::Snapshot(error) => error.is_bad_input(),
             _ => false,
         }
     }
@@ -405,7 +419,7 @@ impl Node {
         let budget = Budget::new(cluster.limits.zookeeper_bytes_per_second, Instant::now());
         let Parts { kafka, store, local } = parts;
         let meta = Arc::clone(&store) as Arc<dyn MetaStore>;
-        let loader = Loader { cluster, kafka: kafka.clone(), store: meta, engine };
+        let loader = Loader { cluster, kafka: kafka.clone(), store: meta, engine, given: None };
         let services = Services { loader, kafka, store, metrics, budget: Arc::new(Mutex::new(budget)), node: name };
         Ok(Self { services: Arc::new(services), instance, membership, served, replaced, local })
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A key or a value.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) struct Payload(pub(crate) Vec<u8>);
+pub struct Payload(pub Vec<u8>);
 
 impl From<&[u8]> for Payload {
     fn from(bytes: &[u8]) -> Self {

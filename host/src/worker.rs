@@ -1,6 +1,7 @@
 //! The worker: an OS thread with one consumer-group member, one producer and the tasks that Kafka assigned to it.
 //!
 //! - [`plan`]: what a pipeline comes down to once its plugins are loaded; shared by all threads.
+//! - [`provenance`]: headers that say where a record comes from (pure).
 //! - [`plans`]: the same while it changes.
 //! - [`candidate`]: what tasks go over to in a rollout.
 //! - [`step`]: what a thread does next (pure).
@@ -39,6 +40,7 @@ pub mod outbox;
 pub mod permit;
 pub mod plan;
 pub mod plans;
+pub mod provenance;
 pub mod restore;
 pub mod runtime;
 pub mod settling;

@@ -109,7 +109,7 @@ pub(crate) fn plan(scenario: &Scenario, revision: u64) -> Plan {
         inputs: scenario.inputs as usize,
         partitions: scenario.partitions,
         transforms,
-        sinks: vec![SinkPlan { topic: "out".to_owned(), partitions: scenario.partitions }],
+        sinks: vec![SinkPlan { topic: "out".to_owned(), partitions: scenario.partitions, provenance: None }],
         guarantee: scenario.guarantee,
         commit_interval: Duration::from_millis(200),
         commit_bytes: 512,

@@ -17,9 +17,15 @@ use sluicegate::state::{Store, TransformState};
 
 const NOW_MS: i64 = 1_700_000_000_000;
 
+static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(EngineOptions::default()).unwrap());
+
+/// Compiled anew.
+pub(crate) fn load(bytes: &[u8]) -> Arc<Plugin> {
+    ENGINE.load(bytes).unwrap()
+}
+
 /// Compiled once for all tests.
-fn plugin(name: &str) -> Arc<Plugin> {
-    static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(EngineOptions::default()).unwrap());
+pub(crate) fn plugin(name: &str) -> Arc<Plugin> {
     static PLUGINS: Mutex<BTreeMap<String, Arc<Plugin>>> = Mutex::new(BTreeMap::new());
     let compile = || {
         let target = std::env::var_os("CARGO_TARGET_DIR")

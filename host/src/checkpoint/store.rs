@@ -217,11 +217,25 @@ impl TaskStore {
     /// # Errors
     /// When the store is away, or a chunk is missing or damaged: names the task, the epoch and the chunk.
     pub async fn restore(&self, head: &Head, manifest: &Manifest, state: &mut TaskState) -> Result<Ledger, StateError> {
+        self.restore_from(&|chunk| self.path.chunk(chunk), head, manifest, state).await
+    }
+
+    /// The same with chunks that were copied to other places, which `path` names.
+    ///
+    /// # Errors
+    /// As [`TaskStore::restore`].
+    pub async fn restore_from(
+        &self,
+        path: &(dyn Fn(ChunkName) -> String + Sync),
+        head: &Head,
+        manifest: &Manifest,
+        state: &mut TaskState,
+    ) -> Result<Ledger, StateError> {
         let mut ledger = Ledger::default();
         let unusable =
             |chunk, source| StateError::Chunk { task: self.task.clone(), epoch: manifest.id.epoch, chunk, source };
         let read = |name: ChunkName| async move {
-            let node = self.meta.get(&self.path.chunk(name)).await.map_err(|source| self.failed(source))?;
+            let node = self.meta.get(&path(name)).await.map_err(|source| self.failed(source))?;
             let stored = node.ok_or_else(|| unusable(name, ChunkError::Damaged("it is missing")))?.data;
             let expected = head.chunks.get(&name).map(|facts| facts.digest);
             if expected != Some(ChunkDigest::of(&stored)) {

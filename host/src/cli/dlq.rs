@@ -2,6 +2,7 @@
 //! one again, which the pipeline reads, and notes that one is not needed.
 
 mod letters;
+mod rehearsal;
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -11,7 +12,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use self::letters::{Fate, Letter, Place};
-use super::connection::{self, Recorded};
+use super::connection::{self, Connection, Recorded};
 use super::{CommandError, table, wait};
 use crate::cluster::pipelines::PipelineRecord;
 use crate::config::{ClusterArgs, Pipeline};
@@ -106,13 +107,16 @@ A dead letter is processed by the transform that could not process it before, as
 goes on from there. That happens once, as with every record. One that fails again becomes a dead letter again, with one attempt
 more.
 
+With --dry-run the present version tries them here, with a copy of that state, and what would come of each is shown. Nothing is
+written, and nothing ordered.
+
 Examples:
   sluicegate dlq replay orders 2/17 --wait
   sluicegate dlq replay orders --all --error trap --dry-run")]
 pub(super) struct ReplayArgs {
     #[command(flatten)]
     selection: Selection,
-    /// Show which would be processed again, and do nothing
+    /// Show what the present version would make of them, and do nothing
     #[arg(long)]
     dry_run: bool,
     /// Wait until they are processed, for so long at most, and say how it went
@@ -163,6 +167,7 @@ pub(super) async fn run(command: DlqCommand, out: &mut impl Write) -> Result<(),
 
 /// The topic of a pipeline's dead letters.
 struct Topic {
+    connection: Connection,
     pipeline: Pipeline,
     record: PipelineRecord,
     group: Group,
@@ -184,7 +189,7 @@ impl Topic {
             )));
         };
         let id = format!("{}/dlq", group.name(record.incarnation));
-        Ok(Self { pipeline, record, group, kafka, topic, id })
+        Ok(Self { connection, pipeline, record, group, kafka, topic, id })
     }
 
     async fn letters(&self) -> Result<BTreeMap<Place, Letter>, CommandError> {
@@ -340,6 +345,9 @@ struct Replayed {
     /// Those that became dead letters again: before and after.
     #[serde(skip_serializing_if = "Option::is_none")]
     failed_again: Option<Vec<(Place, Place)>>,
+    /// What would come of each, if nothing was ordered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    would: Vec<rehearsal::Would>,
 }
 
 async fn replay(args: ReplayArgs, out: &mut impl Write) -> Result<(), CommandError> {
@@ -347,14 +355,7 @@ async fn replay(args: ReplayArgs, out: &mut impl Write) -> Result<(), CommandErr
     let topic = Topic::open(&selection.pipeline, &cluster).await?;
     if dry_run {
         let chosen = selection.choose(topic.letters().await?)?;
-        if json {
-            let letters = chosen.iter().map(|letter| letter.letter).collect();
-            return Ok(table::json(out, &Replayed { letters, ordered: false, failed_again: None })?);
-        }
-        if chosen.is_empty() {
-            return Ok(writeln!(out, "there is nothing to process again")?);
-        }
-        return print(out, &chosen);
+        return rehearsal::rehearse(&topic, &chosen, json, out).await;
     }
     let known = |letter: &Letter| {
         topic.pipeline.transforms.iter().any(|transform| transform.name == letter.transform)
@@ -386,7 +387,7 @@ async fn replay(args: ReplayArgs, out: &mut impl Write) -> Result<(), CommandErr
     };
     let failed = failed_again.clone().unwrap_or_default();
     if json {
-        table::json(out, &Replayed { letters: places, ordered: true, failed_again })?;
+        table::json(out, &Replayed { letters: places, ordered: true, failed_again, would: Vec::new() })?;
     } else if failed_again.is_some() {
         writeln!(out, "{} of them went through", chosen.len() - failed.len())?;
         for (before, after) in &failed {

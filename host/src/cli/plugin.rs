@@ -18,6 +18,7 @@ mod sign;
 mod signatures;
 mod swap;
 
+pub(in crate::cli) use self::swap::{config, source};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 //! Writes nothing. Which commit is decided as recovery decides it, by what Kafka and the head say; the owner may commit
 //! between the questions, and delete chunks that are about to be read: then everything is asked again.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,6 +96,64 @@ pub async fn view(
     Err(InspectionError::Changing { task: task.clone() })
 }
 
+/// Where a task is, by topic: the offsets of what it has committed, as far as that is certain. `None` for one that has never
+/// started, or keeps no state.
+///
+/// # Errors
+/// See [`InspectionError`].
+pub async fn position(
+    meta: &Arc<dyn MetaStore>,
+    offsets: &dyn Offsets,
+    task: &TaskId,
+) -> Result<Option<BTreeMap<String, i64>>, InspectionError> {
+    let store = TaskStore::new(Arc::clone(meta), task.clone());
+    let mut doubtful = None;
+    loop {
+        let Some((head, version)) = store.read().await? else { return Ok(None) };
+        let kafka = offsets.committed(task.incarnation, task.partition).await.map_err(InspectionError::Kafka)?;
+        match resolve(&head, &kafka) {
+            Ok(manifest) => return Ok(Some(manifest.offsets.clone())),
+            // A commit between the two looks, if the head is another one now.
+            Err(_) if doubtful != Some(version) => doubtful = Some(version),
+            Err(_) => return Ok(Some(head.committed.offsets)),
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// A manifest of a task that is certainly committed, with its state: the one that `choose` names among those that its head keeps.
+/// `None` when it chooses none, or there is no head.
+///
+/// # Errors
+/// See [`InspectionError`].
+pub async fn kept(
+    meta: &Arc<dyn MetaStore>,
+    task: &TaskId,
+    choose: &(dyn Fn(&[&Manifest]) -> Option<usize> + Sync),
+) -> Result<Option<(Manifest, TaskState)>, InspectionError> {
+    let store = TaskStore::new(Arc::clone(meta), task.clone());
+    for attempt in 0..ATTEMPTS_MAX {
+        if attempt > 0 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        let Some((head, version)) = store.read().await? else { return Ok(None) };
+        let manifests: Vec<&Manifest> = std::iter::once(&head.committed).chain(&head.retained).collect();
+        let Some(&manifest) = choose(&manifests).and_then(|at| manifests.get(at)) else { return Ok(None) };
+        let mut state = TaskState::default();
+        match store.restore(&head, manifest, &mut state).await {
+            Ok(_) => return Ok(Some((manifest.clone(), state))),
+            // Deleted by the owner, if the head is another one now.
+            Err(error @ StateError::Chunk { .. }) => {
+                if store.read().await?.is_some_and(|(_, now)| now == version) {
+                    return Err(error.into());
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(InspectionError::Changing { task: task.clone() })
+}
+
 /// Bytes of the chunks of one of the head's manifests, as they are stored.
 #[must_use]
 pub fn stored_bytes(head: &Head, manifest: &Manifest) -> u64 {
@@ -104,8 +163,6 @@ pub fn stored_bytes(head: &Head, manifest: &Manifest) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use async_trait::async_trait;
 
     use super::*;

@@ -25,6 +25,7 @@ use crate::checkpoint::store::{StateError, TaskStore};
 use crate::ids::{ChunkName, ManifestId, TaskId};
 use crate::meta::layout::{self, Segment, TaskPath};
 use crate::meta::{MetaError, MetaStore, Version, Write};
+use crate::state::TaskState;
 
 /// A pipeline that runs commits while its state is copied: so often is looked again.
 const ATTEMPTS_MAX: usize = 50;
@@ -384,6 +385,36 @@ impl<'a> Savepoints<'a> {
         Err(SavepointError::Running { pipeline: self.pipeline.to_string(), nodes })
     }
 
+    /// A task's part of a savepoint that is complete; `None` for a task that had never started.
+    ///
+    /// # Errors
+    /// See [`SavepointError`].
+    pub async fn part(&self, name: &Segment, partition: u32) -> Result<Option<Part>, SavepointError> {
+        if !self.known(name).await?.complete {
+            return Err(SavepointError::Incomplete { pipeline: self.pipeline.to_string(), name: name.to_string() });
+        }
+        let path = self.part_path(name, partition);
+        let node = self.store.get(&path).await?.filter(|node| !node.data.is_empty());
+        Ok(node.map(|node| decode(&path, &node.data)).transpose()?)
+    }
+
+    /// The state of a part.
+    ///
+    /// # Errors
+    /// See [`SavepointError`].
+    pub async fn state(&self, name: &Segment, partition: u32, head: &Head) -> Result<TaskState, SavepointError> {
+        let (path, mut state) = (self.part_path(name, partition), TaskState::default());
+        // Whose it was counts for messages only.
+        let task = TaskStore::new(Arc::clone(&self.store), task_id(&self.pipeline, 0, partition));
+        let chunk = |chunk| format!("{path}/{chunk}");
+        task.restore_from(&chunk, head, &head.committed, &mut state).await?;
+        Ok(state)
+    }
+
+    fn part_path(&self, name: &Segment, partition: u32) -> String {
+        format!("{}/{partition}", layout::savepoint(&self.pipeline, name))
+    }
+
     /// Deletes one.
     ///
     /// # Errors
@@ -449,7 +480,7 @@ mod tests {
     use crate::checkpoint::resolve::GroupOffset;
     use crate::checkpoint::store::{Claim, settle};
     use crate::meta::local::LocalStore;
-    use crate::state::{StoreName, TaskState};
+    use crate::state::StoreName;
 
     /// A group that has what the heads say, or what it is told.
     #[derive(Default)]

@@ -207,6 +207,8 @@ pub struct Delivery {
     pub commit_interval: Duration,
     /// Bytes of records after which a worker thread commits sooner.
     pub commit_bytes: u64,
+    /// Whether records of the sinks say in headers where they come from.
+    pub provenance_headers: bool,
 }
 
 /// What holds after a crash.

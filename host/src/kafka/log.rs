@@ -1,5 +1,7 @@
-//! A topic as a log: read whole, as far as it is committed now, and appended to in one transaction. For commands, not for the record
-//! path: everything blocks.
+//! A topic as a log: read whole or in part, as far as it is committed now, and appended to in one transaction. For commands, not for
+//! the record path: everything blocks.
+
+mod archive;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -7,7 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use thiserror::Error;
 
 use super::ClientError;
@@ -16,6 +18,8 @@ use super::native::HeaderIter;
 use super::producer::{FlushError, Producer, ProducerOptions, SendError, Transactions};
 use super::settings::{KafkaSettings, creation_error};
 use super::transaction::TransactionError;
+
+pub use self::archive::{Archive, Found, Reached};
 
 /// How long the brokers may take to answer, and how long nothing may come while a topic is read.
 const WAIT: Duration = Duration::from_secs(15);
@@ -156,11 +160,16 @@ fn failed(topic: &str, error: &KafkaError) -> LogError {
 
 /// One that commits nothing, and is nobody's member.
 fn consumer(settings: &KafkaSettings, tells_ends: bool) -> Result<BaseConsumer<Context>, LogError> {
+    let config = consumer_config(settings, tells_ends)?;
+    Ok(config.create_with_context(Context::default()).map_err(creation_error)?)
+}
+
+fn consumer_config(settings: &KafkaSettings, tells_ends: bool) -> Result<ClientConfig, LogError> {
     let mut config = settings.metadata_config().map_err(ClientError::from)?;
     config.set("enable.partition.eof", tells_ends.to_string()).set("isolation.level", "read_committed");
     config.set("group.id", "sluicegate/log").set("enable.auto.commit", "false");
     config.set("fetch.wait.max.ms", "50").set("fetch.queue.backoff.ms", "1");
-    Ok(config.create_with_context(Context::default()).map_err(creation_error)?)
+    Ok(config)
 }
 
 /// Adds all partitions of a topic; how many.

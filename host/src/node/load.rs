@@ -24,6 +24,7 @@ use crate::meta::{MetaError, MetaStore};
 use crate::signing::{BesideError, NotTrusted, Signatures, read_beside};
 use crate::worker::control::Control;
 use crate::worker::plan::{FailingRecords, OutletPlan, Plan, SinkPlan, SourcePlan, TransformPlan};
+use crate::worker::provenance;
 use crate::worker::runtime::Runtime;
 use crate::worker::task;
 
@@ -104,6 +105,16 @@ pub(super) struct Loader {
     pub(super) kafka: KafkaSettings,
     pub(super) store: Arc<dyn MetaStore>,
     pub(super) engine: Arc<Engine>,
+    /// A plugin that the registry need not have: what is only looked at is not stored.
+    pub(super) given: Option<Given>,
+}
+
+/// A plugin as it came from a file, with signatures that were checked.
+#[derive(Clone)]
+pub(super) struct Given {
+    pub(super) digest: Digest,
+    pub(super) bytes: Vec<u8>,
+    pub(super) signatures: Signatures,
 }
 
 /// A pipeline with its plugins, and with topics that exist.
@@ -126,7 +137,7 @@ impl Loader {
 
     pub(super) fn new(cluster: &Arc<Cluster>, store: &Arc<dyn MetaStore>, engine: Arc<Engine>) -> Self {
         let kafka = kafka_settings(cluster);
-        Self { cluster: Arc::clone(cluster), kafka, store: Arc::clone(store), engine }
+        Self { cluster: Arc::clone(cluster), kafka, store: Arc::clone(store), engine, given: None }
     }
 
     /// Whether a plugin is small enough.
@@ -239,6 +250,10 @@ impl Loader {
         Ok(trusted.map_err(|error| LoadError::NotTrusted { transform: transform.to_owned(), error })?)
     }
 
+    fn given(&self, digest: &Digest) -> Option<&Given> {
+        self.given.as_ref().filter(|given| given.digest == *digest)
+    }
+
     async fn plugin(&self, pipeline: &Pipeline, at: usize) -> Result<Arc<Plugin>, NodeError> {
         let transform = &pipeline.transforms[at];
         let registry = Registry::new(Arc::clone(&self.store));
@@ -257,6 +272,10 @@ impl Loader {
                     wrong(&format!("cannot read the plugin: {error}"), "build it, or correct the path")
                 })?;
                 let signatures = self.signatures_beside(&transform.name, path, &bytes)?;
+                (bytes, signatures)
+            }
+            Ok(RegistryReference::Digest(digest)) if self.given(&digest).is_some() => {
+                let Given { bytes, signatures, .. } = self.given(&digest).cloned().expect("it was there");
                 (bytes, signatures)
             }
             Ok(reference) => {
@@ -424,15 +443,24 @@ fn assemble(
             plugin,
         }
     });
-    let topics = pipeline.sinks.iter().map(|sink| &sink.topic).chain(pipeline.dead_letter_topic());
-    let sinks = topics.map(|topic| SinkPlan { topic: topic.clone(), partitions: partitions[topic] });
+    let transforms: Vec<TransformPlan> = transforms.collect();
+    let identities: Vec<TransformIdentity> = transforms.iter().map(|transform| transform.identity.clone()).collect();
+    let made_by = |at: usize| provenance::made_by(pipeline.name.as_str(), &identities[..=at]);
+    let sinks = pipeline
+        .sinks
+        .iter()
+        .map(|sink| (&sink.topic, pipeline.delivery.provenance_headers.then(|| made_by(sink.transform))));
+    // Dead letters say where they come from as it is.
+    let sinks = sinks.chain(pipeline.dead_letter_topic().map(|topic| (topic, None)));
+    let sinks =
+        sinks.map(|(topic, provenance)| SinkPlan { topic: topic.clone(), partitions: partitions[topic], provenance });
     Plan {
         group: group(cluster, pipeline.name.as_str(), incarnation),
         revision,
         pipeline: pipeline.name.as_str().to_owned(),
         incarnation,
         partitions: partitions[&sources[0].topic],
-        transforms: transforms.collect(),
+        transforms,
         sources,
         inputs,
         sinks: sinks.collect(),

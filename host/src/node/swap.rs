@@ -1,6 +1,8 @@
 //! What a swap of one transform checks before anything is touched, and how it is begun.
 
+mod change;
 mod gate;
+mod rehearsal;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,16 +11,17 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+pub(super) use self::change::{Change, changed};
 use self::gate::Ways;
 pub use self::gate::{Finding, Level};
+pub use self::rehearsal::{Rehearsal, Rehearsed};
 use super::deploy::PATIENCE;
-use super::load::{Loader, of_record};
+use super::load::{Given, Loader, of_record};
 use super::{LoadError, NodeError};
 use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
-use crate::cluster::registry::{Registry, RegistryError, RegistryReference};
+use crate::cluster::registry::{Registry, RegistryReference};
 use crate::cluster::rollout::{Ended, Outcome, Phase, Rollout, Strategy, Version};
-use crate::config::{Cluster, Pipeline, with_transform};
-use crate::digest::Digest;
+use crate::config::{Cluster, Pipeline};
 use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
 use crate::record::Column;
@@ -49,6 +52,8 @@ pub struct Request {
     pub config: Option<Value>,
     /// How carefully.
     pub strategy: Strategy,
+    /// How much is tried on recorded records first, if anything.
+    pub rehearsal: Option<Rehearsal>,
 }
 
 /// A swap that has passed the gate.
@@ -56,10 +61,14 @@ pub struct Swap {
     store: Arc<dyn MetaStore>,
     name: Segment,
     known: PipelineRecord,
+    /// The plugin, where it comes from a file.
+    plugin: Option<Given>,
     /// What is to be begun.
     pub rollout: Rollout,
     /// What was looked at.
     pub findings: Vec<Finding>,
+    /// How both versions did on recorded records, if that was tried.
+    pub rehearsed: Option<Rehearsed>,
 }
 
 /// Checks everything that can be checked before a swap: that the pipeline runs and nothing else is being rolled out, that the plugin
@@ -81,31 +90,18 @@ pub async fn check(
         let (transform, names) = (&request.transform, names.join(", "));
         return Err(refused(format!("pipeline `{name}` has no transform `{transform}`; it has {names}")));
     };
-    let loader = Loader::of_command(cluster, &store)?;
-    let (reference, digest) = resolve(&loader, &request).await?;
-    let text = with_transform(file, at, &reference, request.config.as_ref())
-        .ok_or_else(|| refused("the configuration has a null, which a pipeline file cannot have: leave the key out"))?;
-    let origin = format!("pipeline `{name}` with {reference}");
-    let after = Pipeline::parse(Path::new(&origin), &text).map_err(NodeError::Config)?;
-    let plugins = known.specification.plugins.iter().enumerate();
-    let plugins: Vec<String> =
-        plugins.map(|(index, old)| if index == at { digest.hex() } else { old.clone() }).collect();
+    let mut loader = Loader::of_command(cluster, &store)?;
+    let change = changed(&mut loader, &known.specification, at, Some(&request.source), request.config.as_ref()).await?;
+    let Change { pipeline: after, specification: candidate, reference } = change;
     let version = |pipeline: &Pipeline, plugins: &[String]| Version {
         reference: pipeline.transforms[at].plugin.to_string(),
         plugin: plugins[at].clone(),
         config: pipeline.config_hash(at).unwrap_or_default(),
     };
-    let (from, to) = (version(&before, &known.specification.plugins), version(&after, &plugins));
+    let (from, to) = (version(&before, &known.specification.plugins), version(&after, &candidate.plugins));
     if (&from.plugin, &from.config) == (&to.plugin, &to.config) {
         return Err(refused(format!("transform `{}` runs this already: {reference}", request.transform)));
     }
-    let candidate = Specification {
-        canonical: after.canonical_json(&plugins),
-        digest: after.digest(&plugins),
-        file: text,
-        plugins,
-        partitions: known.specification.partitions,
-    };
     // A call that hangs is known as one when its time is over.
     let call = after.transforms[at].limits.time_per_batch + SLACK;
     let probation_ms = request.strategy.probation_ms.max(u64::try_from(call.as_millis()).unwrap_or(u64::MAX));
@@ -127,9 +123,10 @@ pub async fn check(
         switched: BTreeMap::new(),
         candidate,
     };
-    let (findings, converts) = gate(&loader, &known, &rollout, at).await?;
+    let (findings, rehearsed, converts) = gate(&loader, &known, &rollout, at, request.rehearsal).await?;
     let rollout = Rollout { converts, ..rollout };
-    Ok(Swap { store, name: name.clone(), known, rollout, findings })
+    let plugin = loader.given.take();
+    Ok(Swap { store, name: name.clone(), known, plugin, rollout, findings, rehearsed })
 }
 
 /// The record of a pipeline that can be swapped.
@@ -159,41 +156,14 @@ async fn running(store: &dyn MetaStore, name: &Segment) -> Result<PipelineRecord
     Ok(known)
 }
 
-/// As the pipeline file is to name the plugin, and its digest.
-async fn resolve(loader: &Loader, request: &Request) -> Result<(String, Digest), NodeError> {
-    let registry = Registry::new(Arc::clone(&loader.store));
-    let failed = |reference: String| {
-        let transform = request.transform.clone();
-        move |source: RegistryError| NodeError::from(LoadError::Registry { transform, reference, source })
-    };
-    match &request.source {
-        Source::File(path) => {
-            let shown = path.display();
-            let bytes = tokio::fs::read(path).await;
-            let bytes = bytes.map_err(|error| refused(format!("cannot read the plugin {shown}: {error}")))?;
-            loader.has_room_for(&bytes).map_err(|message| refused(format!("{shown}: {message}")))?;
-            let signatures = loader.signatures_beside(&request.transform, path, &bytes)?;
-            let digest = registry.store_blob(&bytes, &signatures).await.map_err(failed(shown.to_string()))?;
-            Ok((digest.to_string(), digest))
-        }
-        Source::Registry(reference @ RegistryReference::Digest(_)) => {
-            let digest = registry.resolve(reference).await.map_err(failed(reference.to_string()))?;
-            Ok((digest.to_string(), digest))
-        }
-        Source::Registry(reference) => {
-            let entry = registry.find(reference).await.map_err(failed(reference.to_string()))?;
-            Ok((format!("{}@{}", entry.name, entry.version), entry.record.digest))
-        }
-    }
-}
-
-/// Loads both versions, as nodes will, and compares them. Also whether state has to be converted.
+/// Loads both versions, as nodes will, and compares them; at the end on recorded records. Also whether state has to be converted.
 async fn gate(
     loader: &Loader,
     known: &PipelineRecord,
     rollout: &Rollout,
     at: usize,
-) -> Result<(Vec<Finding>, bool), NodeError> {
+    rehearsal: Option<Rehearsal>,
+) -> Result<(Vec<Finding>, Option<Rehearsed>, bool), NodeError> {
     let never = Arc::new(Control::default());
     let plan = async |specification: &Specification, revision: u64| {
         let record = PipelineRecord { specification: specification.clone(), revision, ..known.clone() };
@@ -209,14 +179,24 @@ async fn gate(
     };
     let mut findings = gate::compare(&before.transforms[at], &after.transforms[at], &ways);
     findings.push(gate::strategy(&rollout.strategy));
-    if let Some(finding) = findings.iter().find(|finding| finding.level == Level::Refused) {
-        return Err(refused(format!("{}: {}", finding.subject, finding.finding)));
-    }
-    match candidate {
-        Some(candidate) => Ok((findings, !candidate.routes.is_empty())),
-        None => Err(refused(
+    passes(&findings)?;
+    let Some(candidate) = candidate else {
+        return Err(refused(
             "more differs than a swap can change while records flow: deploy the changed pipeline file instead",
-        )),
+        ));
+    };
+    let converts = !candidate.routes.is_empty();
+    let Some(rehearsal) = rehearsal else { return Ok((findings, None, converts)) };
+    let rehearsed = rehearsal::rehearse(loader, known, [before, after], at, rehearsal).await;
+    findings.extend(rehearsal::findings(&rehearsed, &rollout.transform));
+    passes(&findings)?;
+    Ok((findings, rehearsed.ok(), converts))
+}
+
+fn passes(findings: &[Finding]) -> Result<(), NodeError> {
+    match findings.iter().find(|finding| finding.level == Level::Refused) {
+        Some(finding) => Err(refused(format!("{}: {}", finding.subject, finding.finding))),
+        None => Ok(()),
     }
 }
 
@@ -242,6 +222,11 @@ impl Swap {
     /// # Errors
     /// Somebody else has changed the pipeline since it was checked; those of the store.
     pub async fn begin(&self) -> Result<PipelineRecord, NodeError> {
+        if let Some(Given { bytes, signatures, .. }) = &self.plugin {
+            let (transform, reference) = (self.rollout.transform.clone(), self.rollout.to.reference.clone());
+            let stored = Registry::new(Arc::clone(&self.store)).store_blob(bytes, signatures).await;
+            stored.map_err(|source| LoadError::Registry { transform, reference, source })?;
+        }
         let begin = |known: Option<&PipelineRecord>| match known {
             // A lost answer.
             Some(known) if known.rollout.as_ref().is_some_and(|it| it.is_same(&self.rollout)) => Ok(None),
@@ -322,7 +307,8 @@ pub async fn roll_back(
         // A file that was on somebody's machine: the registry has its bytes.
         _ => Source::Registry(RegistryReference::Digest(of_record(&from.plugin)?)),
     };
-    let request = Request { transform: transform.to_owned(), source, config, strategy };
+    // Who goes back is in a hurry, and knows what comes.
+    let request = Request { transform: transform.to_owned(), source, config, strategy, rehearsal: None };
     Ok(Rollback::Back(Box::new(check(cluster, store, name, request).await?)))
 }
 

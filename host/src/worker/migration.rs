@@ -12,8 +12,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::plan::TransformPlan;
+use super::compatible;
+use super::failure::Failure;
+use super::plan::{Plan, TransformPlan};
 use crate::engine::{Conversion, MigrateError, Migrator};
+use crate::ids::TaskId;
 use crate::record::Column;
 use crate::state::{Slot, StoreName, TaskState};
 
@@ -435,19 +438,32 @@ pub enum Migration {
     },
 }
 
-/// Converts all of a state at once, for a task that comes up with code of another schema version than made its state.
+/// Converts all of a state at once, for a task that comes up with code of another schema version than made its state: what
+/// [`compatible::conversions`] has found. Runs guests: on a thread that may block.
 ///
 /// # Errors
-/// It cannot be converted, in words.
+/// It cannot be converted.
 pub fn convert_all(
-    routes: Arc<[Route]>,
-    converter: Converter,
+    plan: &Plan,
+    task: &TaskId,
+    conversions: Vec<(usize, Vec<Route>)>,
     state: &mut TaskState,
     now_ms: i64,
-) -> Result<(), MigrateError> {
-    let mut copying = Copying::new(routes, state);
-    copying.converter = Some(converter);
-    copying.finish(state, now_ms)
+) -> Result<(), Failure> {
+    for (at, routes) in conversions {
+        let (transform, routes): (_, Arc<[Route]>) = (&plan.transforms[at], routes.into());
+        let opened = Converter::open((transform, transform), &routes, (&plan.pipeline, task.partition), now_ms);
+        let converted = opened.and_then(|converter| {
+            let mut copying = Copying::new(Arc::clone(&routes), state);
+            copying.converter = Some(converter);
+            copying.finish(state, now_ms).map_err(|error| error.to_string())
+        });
+        converted.map_err(|problem| {
+            let problem = format!("could not convert it: {problem}");
+            compatible::misread(task, transform, &routes[0].conversion, &problem)
+        })?;
+    }
+    Ok(())
 }
 
 impl Put {

@@ -18,6 +18,7 @@ const TRANSACTION_TIMEOUT_MIN: Duration = Duration::from_secs(15);
 const TRANSACTION_SLACK: Duration = Duration::from_secs(10);
 
 /// A pipeline, ready to run.
+#[derive(Clone)]
 pub struct Plan {
     /// Its name.
     pub pipeline: String,
@@ -69,6 +70,9 @@ pub struct SinkPlan {
     pub topic: String,
     /// Partitions that it had at start.
     pub partitions: u32,
+    /// What its records say of the code that made them, where they say where they come from: see
+    /// [`provenance`](super::provenance).
+    pub provenance: Option<String>,
 }
 
 /// What a record does that a plugin rejects, on which a plugin fails, or whose output Kafka refuses.
@@ -86,6 +90,7 @@ pub enum FailingRecords {
 }
 
 /// One transform of the chain.
+#[derive(Clone)]
 pub struct TransformPlan {
     /// Its name in the pipeline.
     pub name: String,

@@ -18,7 +18,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use super::candidate::Candidate;
 use super::compatible;
 use super::failure::Failure;
-use super::migration::{self, Converter, Migration, Mirror, Route};
+use super::migration::{self, Migration, Mirror, Route};
 use super::orphans::Orphans;
 use super::plan::Plan;
 use super::runtime::Runtime;
@@ -270,20 +270,8 @@ impl<K: Kafka> Bringing<K> {
     ) -> Result<TaskState, Failure> {
         let (plan, id, now_ms) = (Arc::clone(plan), self.id.clone(), self.means.runtime.now_ms());
         let convert = move || {
-            for (at, routes) in conversions {
-                let (transform, routes): (_, Arc<[Route]>) = (&plan.transforms[at], routes.into());
-                let opened = Converter::open((transform, transform), &routes, (&plan.pipeline, id.partition), now_ms);
-                let converted = opened.and_then(|converter| {
-                    let converted = migration::convert_all(Arc::clone(&routes), converter, &mut state, now_ms);
-                    converted.map_err(|error| error.to_string())
-                });
-                let misread = |problem: String| {
-                    let problem = format!("could not convert it: {problem}");
-                    compatible::misread(&id, transform, &routes[0].conversion, &problem)
-                };
-                converted.map_err(misread)?;
-                info!(task = %id, transform = transform.name, "converted the state of an earlier version");
-            }
+            migration::convert_all(&plan, &id, conversions, &mut state, now_ms)?;
+            info!(task = %id, "converted the state of an earlier version");
             Ok(state)
         };
         match self.means.runtime.blocking(Box::new(convert)).await {

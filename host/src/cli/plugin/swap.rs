@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::cli::connection::{self, Connection};
-use crate::cli::{CommandError, table, wait};
+use crate::cli::{CommandError, comparison, table, wait};
 use crate::cluster::pipelines;
 use crate::cluster::presence;
 use crate::cluster::rollout::{Ended, Outcome, Rollout, Share, Strategy};
@@ -20,10 +20,14 @@ use crate::config::ClusterArgs;
 use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
 use crate::node::status;
-use crate::node::swap::{self, Finding, Request, Rollback, Source, Swap};
+use crate::node::swap::{self, Finding, Rehearsal, Rehearsed, Request, Rollback, Source, Swap};
 
 /// How often is looked how far the nodes are.
 const LOOK: Duration = Duration::from_millis(100);
+/// How long records are tried on both versions where nothing else is done ..
+const REHEARSAL_DRY: Duration = Duration::from_secs(30);
+/// .. and where somebody waits for the swap.
+const REHEARSAL: Duration = Duration::from_secs(5);
 
 /// How carefully, and what is said of it.
 #[derive(Args, Clone, Debug)]
@@ -74,10 +78,13 @@ fn parts_per_million(text: &str) -> Result<u32, String> {
 Every node loads the new version beside the old one. Each task goes over between two commits, with its state as it is, and says
 at which offset. What goes wrong while the new version is watched takes every task back to the old one, by itself.
 
+Before that, the last records of each task go through both versions, from a copy of its state: how what comes out differs is shown,
+and a version that fails where the present one does not is refused. Nothing is written for it.
+
 Examples:
   sluicegate plugin swap orders mask mask-json@1.3.0 --wait
   sluicegate plugin swap orders mask mask-json@1 --canary 25% --probation 5m
-  sluicegate plugin swap orders mask target/wasm32-wasip2/release/mask.wasm --dry-run
+  sluicegate plugin swap orders mask target/wasm32-wasip2/release/mask.wasm --dry-run --records 10000
   sluicegate plugin swap orders mask mask-json@1.3.0 --config mask.toml")]
 pub(in crate::cli) struct SwapArgs {
     /// Name of the pipeline
@@ -93,6 +100,9 @@ pub(in crate::cli) struct SwapArgs {
     /// Check everything and change nothing
     #[arg(long)]
     dry_run: bool,
+    /// Try both versions on the last so many records of each task, for 5s at most, or 30s with --dry-run; 0 tries none
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    records: usize,
     #[command(flatten)]
     how: HowArgs,
     #[command(flatten)]
@@ -105,6 +115,8 @@ pub(in crate::cli) struct SwapArgs {
 struct Report<'a> {
     pipeline: &'a str,
     findings: &'a [Finding],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rehearsed: Option<&'a Rehearsed>,
     begun: bool,
     rollout: &'a Rollout,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,7 +129,9 @@ pub(super) async fn run(args: SwapArgs, out: &mut (impl Write + Send)) -> Result
     let config = args.config.as_deref().map(config).transpose()?;
     let Connection { cluster, store } = Connection::open(&args.cluster).await?;
     connection::kafka(&cluster)?;
-    let request = Request { transform: args.transform, source, config, strategy: args.how.strategy() };
+    let time = if args.dry_run { REHEARSAL_DRY } else { REHEARSAL };
+    let rehearsal = (args.records > 0).then_some(Rehearsal { records: args.records, time });
+    let request = Request { transform: args.transform, source, config, strategy: args.how.strategy(), rehearsal };
     let swap = swap::check(&cluster, Arc::clone(&store), &name, request).await?;
     go(&*store, &name, &swap, args.dry_run, &args.how, out).await
 }
@@ -133,6 +147,11 @@ async fn go(
 ) -> Result<(), CommandError> {
     if !json {
         shown::findings(out, &swap.rollout, &swap.findings)?;
+        if let Some(rehearsed) = &swap.rehearsed {
+            let names = ["present", "new"];
+            comparison::examples(out, &rehearsed.examples, names)?;
+            comparison::entries(out, &rehearsed.stores, names)?;
+        }
     }
     let mut ended = None;
     if !dry_run {
@@ -147,7 +166,8 @@ async fn go(
     if json {
         let (rollout, outcome) =
             ended.as_ref().map_or((&swap.rollout, None), |ended| (&ended.rollout, Some(ended.outcome)));
-        let report = Report { pipeline: name.as_str(), findings: &swap.findings, begun: !dry_run, rollout, outcome };
+        let (findings, rehearsed) = (&swap.findings, swap.rehearsed.as_ref());
+        let report = Report { pipeline: name.as_str(), findings, rehearsed, begun: !dry_run, rollout, outcome };
         table::json(out, &report)?;
     }
     let Some(ended) = ended else { return Ok(()) };
@@ -199,7 +219,7 @@ async fn until_end(store: &dyn MetaStore, name: &Segment, number: u64, wait: Dur
 }
 
 /// What was typed for a plugin. A file goes first: its name may look like anything.
-fn source(text: &str) -> Result<Source, CommandError> {
+pub(in crate::cli) fn source(text: &str) -> Result<Source, CommandError> {
     if Path::new(text).is_file() {
         return Ok(Source::File(text.into()));
     }
@@ -208,7 +228,7 @@ fn source(text: &str) -> Result<Source, CommandError> {
 }
 
 /// A configuration in TOML or JSON: one table.
-fn config(path: &Path) -> Result<Value, CommandError> {
+pub(in crate::cli) fn config(path: &Path) -> Result<Value, CommandError> {
     let wrong = |problem: String| CommandError::BadInput(format!("the configuration {}: {problem}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
     let json = serde_json::from_str::<Value>(&text);

@@ -32,6 +32,7 @@ impl Pipeline {
         list.add("delivery.guarantee", self.delivery.guarantee);
         list.add("delivery.commit-interval", humantime::format_duration(self.delivery.commit_interval));
         list.add("delivery.commit-bytes", value::plain_size(self.delivery.commit_bytes));
+        list.add("delivery.provenance-headers", self.delivery.provenance_headers);
         errors(&mut list, &self.on_error);
         list.add("errors.give-up-after", self.give_up_after);
         list.add("limits.batch-records", self.batches.records);

@@ -51,17 +51,22 @@ impl Pipeline {
             OnError::Skip => ("skip", None),
             OnError::DeadLetter(topic) => ("dead-letter", Some(topic)),
         };
+        let mut delivery = json!({
+            "guarantee": self.delivery.guarantee.to_string(),
+            "commit-interval-ms": milliseconds(self.delivery.commit_interval),
+            "commit-bytes": self.delivery.commit_bytes,
+        });
+        // The form is that of earlier versions where nothing newer is used.
+        if self.delivery.provenance_headers {
+            delivery["provenance-headers"] = json!(true);
+        }
         canonical(&json!({
             "name": self.name.as_str(),
             "source": sources.collect::<Vec<_>>(),
             "transform": transforms.collect::<Vec<_>>(),
             "sink": sinks.collect::<Vec<_>>(),
             "discard": discards.collect::<Vec<_>>(),
-            "delivery": {
-                "guarantee": self.delivery.guarantee.to_string(),
-                "commit-interval-ms": milliseconds(self.delivery.commit_interval),
-                "commit-bytes": self.delivery.commit_bytes,
-            },
+            "delivery": delivery,
             "errors": {
                 "on-error": on_error,
                 "dead-letter-topic": dead_letter_topic,

@@ -34,8 +34,12 @@ const TRANSFORM_LIMITS: Shape = Shape {
 };
 const SINK: Shape = Shape { heading: "[[sink]]", keys: &["topic", "transform", "output"], tables: &[], open: false };
 const DISCARD: Shape = Shape { heading: "[[discard]]", keys: &["transform", "output"], tables: &[], open: false };
-const DELIVERY: Shape =
-    Shape { heading: "[delivery]", keys: &["guarantee", "commit-interval", "commit-bytes"], tables: &[], open: false };
+const DELIVERY: Shape = Shape {
+    heading: "[delivery]",
+    keys: &["guarantee", "commit-interval", "commit-bytes", "provenance-headers"],
+    tables: &[],
+    open: false,
+};
 const ERRORS: Shape =
     Shape { heading: "[errors]", keys: &["on-error", "dead-letter-topic", "give-up-after"], tables: &[], open: false };
 const LIMITS: Shape = Shape {
@@ -421,5 +425,11 @@ fn delivery(section: &Section<'_>) -> Option<Delivery> {
     let commit_bytes = section.value("commit-bytes", COMMIT_BYTES_DEFAULT, |field| {
         field.parsed_or_number(|text| value::size(text, &COMMIT_BYTES))
     });
-    Some(Delivery { guarantee: guarantee?, commit_interval: commit_interval?, commit_bytes: commit_bytes? })
+    let provenance_headers = section.value("provenance-headers", false, Field::boolean);
+    Some(Delivery {
+        guarantee: guarantee?,
+        commit_interval: commit_interval?,
+        commit_bytes: commit_bytes?,
+        provenance_headers: provenance_headers?,
+    })
 }

@@ -64,6 +64,7 @@ output = "rest"
 guarantee = "at-least-once"
 commit-interval = "250ms"
 commit-bytes = "8MiB"
+provenance-headers = true
 [errors]
 on-error = "skip"
 give-up-after = 7
@@ -95,7 +96,10 @@ fn what_is_left_out_has_its_default() {
 fn everything_that_is_written_is_read() {
     let pipeline = parse(LARGE);
     let (guarantee, commit_interval) = (Guarantee::AtLeastOnce, Duration::from_millis(250));
-    assert_eq!(pipeline.delivery, Delivery { guarantee, commit_interval, commit_bytes: 8 << 20 });
+    assert_eq!(
+        pipeline.delivery,
+        Delivery { guarantee, commit_interval, commit_bytes: 8 << 20, provenance_headers: true }
+    );
     assert_eq!(pipeline.sources[0].start, Start::Latest);
     assert_eq!(pipeline.sources[1].start, Start::Timestamp(1_769_860_800_000));
     let join = &pipeline.transforms[0];
@@ -193,6 +197,9 @@ fn the_digest_is_that_of_the_meaning() {
     assert_eq!(digest(SMALL), digest(&same));
     assert_ne!(digest(SMALL), digest(&SMALL.replace("lengths", "others")));
     assert_ne!(digest(SMALL), parse(SMALL).digest(&["e".to_owned()]));
+    let headers = format!("{SMALL}\n[delivery]\nprovenance-headers = ");
+    assert_eq!(digest(SMALL), digest(&format!("{headers}false")));
+    assert_ne!(digest(SMALL), digest(&format!("{headers}true")));
     let by_path = SMALL.replace("value-length@0.1.0", "a.wasm");
     let elsewhere = Pipeline::parse(Path::new("/else/where.toml"), &by_path).unwrap();
     assert_eq!(parse(&by_path).digest(&digests), elsewhere.digest(&digests));

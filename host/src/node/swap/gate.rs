@@ -144,7 +144,7 @@ fn other_format(old: &StoreDeclaration, new: &StoreDeclaration) -> Option<String
     formats.into_iter().find(differs).map(|(what, old, new)| format!("{what} are `{new}`, and were `{old}`,"))
 }
 
-fn finding(level: Level, subject: impl Into<String>, finding: impl Into<String>) -> Finding {
+pub(super) fn finding(level: Level, subject: impl Into<String>, finding: impl Into<String>) -> Finding {
     Finding { level, subject: subject.into(), finding: finding.into() }
 }
 

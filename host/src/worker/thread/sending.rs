@@ -21,6 +21,7 @@ use crate::worker::dead_letter;
 use crate::worker::failure::Failure;
 use crate::worker::outbox::Outbox;
 use crate::worker::plan::{FailingRecords, Plan};
+use crate::worker::provenance;
 use crate::worker::runtime::Runtime;
 use crate::worker::task;
 
@@ -107,6 +108,21 @@ impl<'a, K: Kafka> Sending<'a, K> {
         if refused.is_empty() { Ok(()) } else { Err(Unsent::Refused(refused)) }
     }
 
+    /// Sends what was emitted, with headers that say where it comes from.
+    fn send_stamped(&mut self, sink: usize, stamped: Batch, emission: &Emission) -> Result<(), Unsent<Box<Failure>>> {
+        if self.outbox.is_closed() {
+            self.outbox.hold(sink, stamped);
+            return Ok(());
+        }
+        self.deliver(sink, &stamped, stamped.records()).map_err(|unsent| match (unsent, &emission.causes) {
+            (Unsent::Refused(refused), Some(causes)) => {
+                let cause = |index: u32| causes.get(index as usize).copied().unwrap_or(index);
+                Unsent::Refused(refused.into_iter().map(|(index, reason)| (cause(index), reason)).collect())
+            }
+            (unsent, _) => unsent,
+        })
+    }
+
     /// Does with records of `batch`, by index, what the pipeline does with those that a transform has trouble with.
     fn put_aside(&mut self, transform: usize, batch: &Batch, troubles: &[(u32, &Trouble)]) -> Result<(), Box<Failure>> {
         let FailingRecords::DeadLetter { sink } = self.plan.failing else { return Ok(()) };
@@ -136,6 +152,10 @@ impl<K: Kafka> Destination for Sending<'_, K> {
     type Error = Box<Failure>;
 
     fn send(&mut self, sink: usize, batch: &Batch, emission: &Emission) -> Result<(), Unsent<Box<Failure>>> {
+        if let Some(made_by) = &self.plan.sinks[sink].provenance {
+            let stamped = provenance::stamped(self.plan, made_by, batch, emission);
+            return self.send_stamped(sink, stamped, emission);
+        }
         if self.outbox.is_closed() {
             let mut held = Batch::default();
             held.append_emitted(batch, emission);
