@@ -14,6 +14,8 @@ pub mod worker;
 
 pub mod candidate;
 pub mod checkpoint;
+pub mod comparison;
+pub mod lineage;
 
 pub mod engine;
 pub mod kafka;

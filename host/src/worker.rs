@@ -40,7 +40,6 @@ pub mod outbox;
 pub mod permit;
 pub mod plan;
 pub mod plans;
-pub mod provenance;
 pub mod restore;
 pub mod runtime;
 pub mod settling;

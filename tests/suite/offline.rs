@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluicegate::checkpoint::head::TransformIdentity;
+use sluicegate::comparison::Naming;
+use sluicegate::comparison::{Outcomes, RecordOutcome};
 use sluicegate::config::{Guarantee, Start};
 use sluicegate::engine::{Grants, Limits, LogLevel};
-use sluicegate::node::offline::compare::Naming;
-use sluicegate::node::offline::outcome::{Outcomes, RecordOutcome};
 use sluicegate::node::offline::run::without_world;
 use sluicegate::node::offline::{Cause, Comparison, NotRun, Run, states};
 use sluicegate::record::Batch;

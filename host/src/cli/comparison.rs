@@ -2,8 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::node::offline::StoreDifference;
-use crate::node::offline::compare::{EntryExample, Example, Kind, Side};
+use crate::comparison::{EntryExample, Example, Kind, Side, StoreDifference};
 use crate::payload::Payload;
 
 /// Characters of a value or a reason that are shown; `--json` has more.

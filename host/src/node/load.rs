@@ -19,12 +19,12 @@ use crate::digest::{self, Digest};
 use crate::engine::{self, Engine, EngineError, EngineOptions, OpenError, Plugin};
 use crate::kafka::settings::KafkaSettings;
 use crate::kafka::topics::{TopicsError, wait_for_topics};
+use crate::lineage;
 use crate::meta::layout;
 use crate::meta::{MetaError, MetaStore};
 use crate::signing::{BesideError, NotTrusted, Signatures, read_beside};
 use crate::worker::control::Control;
 use crate::worker::plan::{FailingRecords, OutletPlan, Plan, SinkPlan, SourcePlan, TransformPlan};
-use crate::worker::provenance;
 use crate::worker::runtime::Runtime;
 use crate::worker::task;
 
@@ -445,7 +445,7 @@ fn assemble(
     });
     let transforms: Vec<TransformPlan> = transforms.collect();
     let identities: Vec<TransformIdentity> = transforms.iter().map(|transform| transform.identity.clone()).collect();
-    let made_by = |at: usize| provenance::made_by(pipeline.name.as_str(), &identities[..=at]);
+    let made_by = |at: usize| lineage::made_by(pipeline.name.as_str(), &identities[..=at]);
     let sinks = pipeline
         .sinks
         .iter()

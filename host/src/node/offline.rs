@@ -1,8 +1,6 @@
 //! Running versions of a pipeline's transforms over recorded records, beside the pipeline and without it.
 //!
 //! - [`run`]: one version over batches, with a copy of a task's state; what comes of each record.
-//! - [`outcome`]: what that is (pure).
-//! - [`compare`]: how two of them differ (pure).
 //! - [`tape`]: the records, as they stand in the source topics.
 //! - [`snapshot`]: state to go on from, at an earlier commit.
 //! - [`emitted`]: what was really sent.
@@ -15,21 +13,19 @@
 
 use std::collections::BTreeSet;
 
-pub mod compare;
+use crate::comparison;
+
 pub mod emitted;
-pub mod outcome;
 pub mod run;
 pub mod snapshot;
 pub mod tape;
 
-pub use self::compare::{Comparison, StoreDifference};
-pub use self::outcome::{Cause, Outcomes, RecordOutcome, Refusal, Sent};
 pub use self::run::{NotRun, Run, Stopped};
 
 /// Compares the states that two runs of a task have, in the stores that both versions read: those of another schema hold other bytes.
 /// Adds to what is known of the stores from other tasks.
-pub fn states(known: &mut Vec<StoreDifference>, task: u32, first: &Run, second: &Run) {
+pub fn states(known: &mut Vec<comparison::StoreDifference>, task: u32, first: &Run, second: &Run) {
     let of_second: BTreeSet<_> = second.stores().collect();
     let both = first.stores().filter(|store| of_second.contains(store)).collect();
-    compare::states(known, task, &both, [first.state(), second.state()]);
+    comparison::states(known, task, &both, [first.state(), second.state()]);
 }

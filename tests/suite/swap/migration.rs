@@ -165,10 +165,13 @@ fn state_that_cannot_be_converted_calls_the_swap_off_before_anything_has_switche
         many_keys(&cluster.deployment, 5_000);
         cluster.deployment.produce("in", [Record::of(key, "1")]);
         cluster.wait_until_done();
-        let output = swap(&cluster.deployment, &["--wait", "--probation", "500ms"]);
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("store `counts` from schema 1 to 2") && said.contains(reason), "{said}");
+        let refused = swap(&cluster.deployment, &[]);
+        let output = swap(&cluster.deployment, &["--records", "0", "--wait", "--probation", "500ms"]);
+        for (output, code) in [(refused, 64), (output, 1)] {
+            let said = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(code), "{said}");
+            assert!(said.contains("store `counts` from schema 1 to 2") && said.contains(reason), "{said}");
+        }
         let ended = rollouts(&cluster.deployment)["ended"][0].clone();
         assert_eq!((&ended["outcome"], &ended["rollout"]["switched"]), (&"returned".into(), &Value::Null), "{ended}");
         wait_until_tidy(&cluster, "counts@2");

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::letters::{self, Letter, Place};
 use super::{Replayed, Topic};
 use crate::cli::{CommandError, comparison, table};
-use crate::node::offline::compare::{self, Side};
+use crate::comparison::{Side, put_aside, record};
 use crate::node::replay::letters::{Fate, try_again};
 
 /// Shows what the present version would make of letters.
@@ -68,8 +68,8 @@ impl Would {
         match fate {
             Fate::Processed(outcome) => Self {
                 letter: place,
-                sent: outcome.sent.iter().map(|sent| (sinks[sent.sink].clone(), compare::record(sent))).collect(),
-                put_aside: outcome.refusals.iter().map(compare::put_aside).collect(),
+                sent: outcome.sent.iter().map(|sent| (sinks[sent.sink].clone(), record(sent))).collect(),
+                put_aside: outcome.refusals.iter().map(put_aside).collect(),
                 problem: None,
             },
             Fate::Stops(reason) => cannot(format!("stop the pipeline: {reason}")),

@@ -4,14 +4,14 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
-use super::outcome::{Cause, Outcomes, Refusal, Sent};
+use crate::comparison::{Cause, Outcomes, Refusal, Sent};
 use crate::config::Guarantee;
 use crate::kafka::HeaderIter;
 use crate::kafka::log::{Archive, Found, LogError};
 use crate::kafka::settings::KafkaSettings;
+use crate::lineage;
 use crate::worker::dead_letter as letter;
 use crate::worker::plan::Plan;
-use crate::worker::provenance;
 
 /// What was found in the sinks.
 #[derive(Debug, Default)]
@@ -80,17 +80,17 @@ fn cause(plan: &Plan, (topic, partition, offset): (&str, i32, i64)) -> Option<Ca
 
 impl Emitted {
     fn take(&mut self, plan: &Plan, sink: usize, found: &Found<'_>) {
-        let ours = texts(&found.headers, provenance::is_ours);
-        let (Some(source), Some(made_by)) = (ours.get(provenance::SOURCE), ours.get(provenance::PLUGIN)) else {
+        let ours = texts(&found.headers, lineage::is_ours);
+        let (Some(source), Some(made_by)) = (ours.get(lineage::SOURCE), ours.get(lineage::PLUGIN)) else {
             self.unattributed += 1;
             return;
         };
-        let cause = provenance::source(source).and_then(|source| cause(plan, source));
-        if provenance::pipeline(made_by) != Some(&plan.pipeline) {
+        let cause = lineage::source(source).and_then(|source| cause(plan, source));
+        if lineage::pipeline(made_by) != Some(&plan.pipeline) {
             return;
         }
         let Some(outcome) = cause.and_then(|cause| self.outcomes.get_mut(&cause)) else { return };
-        let theirs = found.headers.clone().filter(|(name, _)| !provenance::is_ours(name));
+        let theirs = found.headers.clone().filter(|(name, _)| !lineage::is_ours(name));
         self.matched += 1;
         outcome.sent.push(Sent {
             sink,

@@ -13,8 +13,8 @@ use futures::executor::block_on;
 use futures::future::{BoxFuture, ready};
 use thiserror::Error;
 
-use super::outcome::{self, Outcomes, REJECTED, Refusal};
 use crate::checkpoint::head::Manifest;
+use crate::comparison::outcome::{self, Outcomes, REJECTED, Refusal};
 use crate::engine::{Grants, OpenError, Remedy};
 use crate::record::{Batch, Emission, Reject};
 use crate::state::{StoreName, TaskState};

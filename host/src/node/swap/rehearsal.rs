@@ -15,13 +15,13 @@ use crate::checkpoint::head::Manifest;
 use crate::cluster::inspection;
 use crate::cluster::pipelines::PipelineRecord;
 use crate::cluster::savepoints::Offsets;
+use crate::comparison::{Comparison, Counts, Example, Kind, Naming, Side, StoreDifference};
 use crate::meta::MetaStore;
 use crate::node::group::Group;
 use crate::node::load::Loader;
-use crate::node::offline::compare::{Counts, Example, Kind, Naming, Side};
 use crate::node::offline::run::{NotRun, Spent, without_world};
 use crate::node::offline::tape::{Recording, Tape};
-use crate::node::offline::{Comparison, Run, StoreDifference, states};
+use crate::node::offline::{Run, states};
 use crate::state::TaskState;
 use crate::worker::plan::Plan;
 

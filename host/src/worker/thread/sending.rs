@@ -12,6 +12,7 @@ use crate::config::Guarantee;
 use crate::kafka::clients::{ConsumerClient, Kafka};
 use crate::kafka::producer::{FlushError, SendError};
 use crate::kafka::transaction::TransactionError;
+use crate::lineage;
 use crate::record::{Batch, Emission, RecordView, Reject};
 use crate::worker::careful::Trouble;
 use crate::worker::chain::{Destination, Unsent};
@@ -21,7 +22,6 @@ use crate::worker::dead_letter;
 use crate::worker::failure::Failure;
 use crate::worker::outbox::Outbox;
 use crate::worker::plan::{FailingRecords, Plan};
-use crate::worker::provenance;
 use crate::worker::runtime::Runtime;
 use crate::worker::task;
 
@@ -153,7 +153,8 @@ impl<K: Kafka> Destination for Sending<'_, K> {
 
     fn send(&mut self, sink: usize, batch: &Batch, emission: &Emission) -> Result<(), Unsent<Box<Failure>>> {
         if let Some(made_by) = &self.plan.sinks[sink].provenance {
-            let stamped = provenance::stamped(self.plan, made_by, batch, emission);
+            let topic = |input: u32| Some(self.plan.sources.get(input as usize)?.topic.as_str());
+            let stamped = lineage::stamped(topic, made_by, batch, emission);
             return self.send_stamped(sink, stamped, emission);
         }
         if self.outbox.is_closed() {

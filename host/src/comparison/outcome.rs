@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::lineage;
 use crate::record::{Batch, Emission, HeaderList, RecordView};
-use crate::worker::provenance;
 
 /// A source record, by where it lies.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -75,7 +75,7 @@ impl Sent {
 }
 
 fn headers(headers: HeaderList<'_>) -> Headers {
-    let theirs = headers.filter(|(name, _)| !provenance::is_ours(name));
+    let theirs = headers.filter(|(name, _)| !lineage::is_ours(name));
     theirs.map(|(name, value)| (name.to_vec(), value.map(<[u8]>::to_vec))).collect()
 }
 

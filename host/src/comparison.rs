@@ -3,11 +3,13 @@
 //! What is sent of one record to one sink is compared as a set: which of two outputs of a record comes first is not. A record that
 //! only one of the two puts aside is counted as that, and its outputs are not compared.
 
+pub mod outcome;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use super::outcome::{Cause, Outcomes, RecordOutcome, Refusal, Sent};
+pub use self::outcome::{Cause, Outcomes, RecordOutcome, Refusal, Sent};
 use crate::payload::Payload;
 use crate::state::{StoreName, TaskState};
 
@@ -425,8 +427,8 @@ impl StoreDifference {
 
 #[cfg(test)]
 mod tests {
+    use super::outcome::REJECTED;
     use super::*;
-    use crate::node::offline::outcome::REJECTED;
 
     fn sent(sink: usize, value: &str) -> Sent {
         Sent { sink, key: None, value: Some(value.into()), headers: Vec::new(), timestamp: Some(7) }

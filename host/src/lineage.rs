@@ -5,7 +5,6 @@
 
 use std::fmt::Write;
 
-use super::plan::Plan;
 use crate::checkpoint::head::TransformIdentity;
 use crate::record::{Batch, Emission};
 
@@ -45,16 +44,21 @@ pub fn source(text: &str) -> Option<(&str, i32, i64)> {
     Some((topic, partition.parse().ok()?, offset.parse().ok()?))
 }
 
-/// What was emitted for `batch`, with the headers, in its order.
+/// What was emitted for `batch`, with the headers, in its order. `topics` are those of the inputs.
 #[must_use]
-pub fn stamped(plan: &Plan, made_by: &str, batch: &Batch, emission: &Emission) -> Batch {
+pub fn stamped<'a>(
+    topics: impl Fn(u32) -> Option<&'a str>,
+    made_by: &str,
+    batch: &Batch,
+    emission: &Emission,
+) -> Batch {
     let origins: Vec<_> = batch.origins().collect();
     let (mut stamped, mut source) = (Batch::default(), String::new());
     for record in emission.records(batch) {
         let origin = origins[record.cause as usize];
         let (input, partition, offset) = origin;
         source.clear();
-        let topic = plan.sources.get(input as usize).map_or("", |source| &source.topic);
+        let topic = topics(input).unwrap_or_default();
         write!(source, "{topic}/{partition}/{offset}").expect("a string takes everything");
         let ours = [(SOURCE.as_bytes(), Some(source.as_bytes())), (PLUGIN.as_bytes(), Some(made_by.as_bytes()))];
         let theirs = record.headers.filter(|(name, _)| !is_ours(name));
