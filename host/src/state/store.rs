@@ -46,6 +46,46 @@ struct Undo {
     former: Option<Box<[u8]>>,
 }
 
+/// What somebody sees in place of a store's entries: what he has written himself, and what was there before others overwrote it.
+#[derive(Debug, Default)]
+struct Aside {
+    /// `None`: there is no such entry.
+    entries: Entries,
+    bytes: u64,
+    is_in_front: bool,
+}
+
+type Entries = BTreeMap<Box<[u8]>, Option<Box<[u8]>>>;
+
+static NOTHING: Entries = Entries::new();
+
+impl Aside {
+    fn set(&mut self, key: &[u8], value: Option<&[u8]>) {
+        let size = |value: Option<&[u8]>| (key.len() + value.map_or(0, <[u8]>::len)) as u64;
+        if let Some(before) = self.entries.insert(Box::from(key), value.map(Box::from)) {
+            self.bytes -= size(before.as_deref());
+        }
+        self.bytes += size(value);
+    }
+}
+
+/// Both in the order of their keys; of two with the same key the first one's.
+fn in_front<'a, V>(
+    first: impl Iterator<Item = (&'a Box<[u8]>, V)>,
+    second: impl Iterator<Item = (&'a Box<[u8]>, V)>,
+) -> impl Iterator<Item = (&'a Box<[u8]>, V)> {
+    let (mut first, mut second) = (first.peekable(), second.peekable());
+    std::iter::from_fn(move || match (first.peek(), second.peek()) {
+        (Some((one, _)), Some((other, _))) if one == other => {
+            second.next();
+            first.next()
+        }
+        (Some((one, _)), Some((other, _))) if one < other => first.next(),
+        (Some(_), None) => first.next(),
+        _ => second.next(),
+    })
+}
+
 /// A store of keyed state.
 #[derive(Debug, Default)]
 pub struct Store {
@@ -61,6 +101,7 @@ pub struct Store {
     sealed: Vec<Undo>,
     live_entries: usize,
     live_bytes: u64,
+    aside: Option<Box<Aside>>,
 }
 
 impl Store {
@@ -68,6 +109,16 @@ impl Store {
     #[inline]
     #[must_use]
     pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
+        if let Some(aside) = &self.aside
+            && aside.is_in_front
+            && let Some(value) = aside.entries.get(key)
+        {
+            return value.as_deref();
+        }
+        self.live(key)
+    }
+
+    fn live(&self, key: &[u8]) -> Option<&[u8]> {
         let slot = *self.table.find(self.hasher.hash_one(key), |&slot| *self.slots[slot as usize].key == *key)?;
         self.slots[slot as usize].value.as_deref()
     }
@@ -75,6 +126,9 @@ impl Store {
     /// Sets or, with `None`, deletes.
     #[inline]
     pub fn put(&mut self, key: &[u8], value: Option<&[u8]>) {
+        if self.aside.is_some() && self.put_aside(key, value) {
+            return;
+        }
         let slot = match self.slot_of(key) {
             Some(slot) => slot,
             None if value.is_none() => return,
@@ -104,12 +158,16 @@ impl Store {
             let live = slots.iter().zip(0..).filter(|(stored, _)| stored.value.is_some());
             live.map(|(stored, slot)| (stored.key.clone(), slot)).collect()
         });
+        let aside = self.aside.as_deref().filter(|aside| aside.is_in_front).map_or(&NOTHING, |aside| &aside.entries);
         let from = match after {
             Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix),
         };
         let mut page = Page::default();
-        for (key, &slot) in ordered.range::<[u8], _>((from, Bound::Unbounded)) {
+        let live = ordered.range::<[u8], _>((from, Bound::Unbounded));
+        let live = live.map(|(key, &slot)| (key, slots[slot as usize].value.as_deref()));
+        let aside = aside.range::<[u8], _>((from, Bound::Unbounded)).map(|(key, value)| (key, value.as_deref()));
+        for (key, value) in in_front(aside, live).filter(|(_, value)| value.is_some()) {
             if !key.starts_with(prefix) {
                 break;
             }
@@ -119,9 +177,47 @@ impl Store {
                 break;
             }
             page.keys.push(Some(key));
-            page.values.push(slots[slot as usize].value.as_deref());
+            page.values.push(value);
         }
         page
+    }
+
+    /// From here on, what there is can be seen as it is now, and changed, beside what becomes of it: by whoever turns the store round
+    /// for it, with [`Store::turn`]. What is changed beside is never durable.
+    pub fn split(&mut self) {
+        self.aside = Some(Box::default());
+    }
+
+    /// Forgets what was kept and changed beside.
+    pub fn join(&mut self) {
+        self.aside = None;
+    }
+
+    /// Whether reading and writing is about what is beside from now on, in a store that was [split](Store::split).
+    pub fn turn(&mut self, beside: bool) {
+        if let Some(aside) = &mut self.aside {
+            aside.is_in_front = beside;
+        }
+    }
+
+    /// Bytes of what is kept and changed beside.
+    #[must_use]
+    pub fn bytes_beside(&self) -> u64 {
+        self.aside.as_ref().map_or(0, |aside| aside.bytes)
+    }
+
+    /// Of a split store: writes beside, or keeps beside what is about to be overwritten. Whether that was all.
+    #[cold]
+    fn put_aside(&mut self, key: &[u8], value: Option<&[u8]>) -> bool {
+        let Some(mut aside) = self.aside.take() else { return false };
+        let is_in_front = aside.is_in_front;
+        if is_in_front {
+            aside.set(key, value);
+        } else if !aside.entries.contains_key(key) {
+            aside.set(key, self.live(key));
+        }
+        self.aside = Some(aside);
+        is_in_front
     }
 
     /// Number of entries that are there.
@@ -524,6 +620,55 @@ mod tests {
                 prop_assert_eq!(store.len(), model.len());
                 prop_assert_eq!(store.bytes(), model.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum::<u64>());
             }
+        }
+    }
+
+    /// What a split store shows: of one side a map that goes its own way from the split on, of the other one that knows nothing of it.
+    fn both_sides(steps: Vec<(bool, u8, Option<u8>)>, splits_at: usize) {
+        let (mut store, mut live, mut beside) = (Store::default(), BTreeMap::new(), None::<BTreeMap<_, _>>);
+        for (at, (is_beside, key, value)) in steps.into_iter().enumerate() {
+            if at == splits_at {
+                store.split();
+                beside = Some(live.clone());
+            }
+            let (key, value) = (vec![key], value.map(|value| vec![value; usize::from(value)]));
+            store.turn(is_beside);
+            store.put(&key, value.as_deref());
+            let map = match &mut beside {
+                Some(beside) if is_beside => beside,
+                _ => &mut live,
+            };
+            match value {
+                Some(value) => drop(map.insert(key.clone(), value)),
+                None => drop(map.remove(&key)),
+            }
+            if at % 3 == 0 {
+                store.seal();
+                store.mark_durable();
+            }
+            for (is_beside, map) in [(false, Some(&live)), (true, beside.as_ref())] {
+                let Some(map) = map else { continue };
+                store.turn(is_beside);
+                assert_eq!(store.get(&key), map.get(&key).map(Vec::as_slice));
+                let page = store.scan(b"", None, 1000, usize::MAX);
+                let entries = page.keys.values().flatten().zip(page.values.values().flatten());
+                let seen: BTreeMap<_, _> = entries.map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+                assert_eq!(&seen, map);
+            }
+        }
+        store.turn(false);
+        assert_eq!(contents(&store), live);
+        store.join();
+        assert_eq!((contents(&store), store.bytes_beside()), (live, 0));
+    }
+
+    proptest! {
+        #[test]
+        fn each_side_of_a_split_store_goes_its_own_way(
+            steps in prop::collection::vec((any::<bool>(), 0..6_u8, prop::option::of(0..5_u8)), 1..60),
+            splits_at in 0..30_usize,
+        ) {
+            both_sides(steps, splits_at);
         }
     }
 }
