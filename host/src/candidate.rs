@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::comparison::{self, Counts, Example};
+
 /// How a task went over.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -40,6 +42,36 @@ impl Counted {
     }
 }
 
+/// What a task has of a candidate in the shadow of the version that it runs.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum InShadow {
+    /// It sees the records of the task.
+    Sees,
+    /// It has seen enough of them to have changed more of the state than can be kept beside it.
+    GivenUp,
+}
+
+/// How what candidates do in the shadow compares with what the version that runs does.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Shadowed {
+    /// How many records and outputs, of each kind; the version that runs is the first.
+    pub counts: Counts,
+    /// A few records of which something else comes. The topic of a sink is the name of an outlet of the transform here.
+    pub examples: Vec<Example>,
+}
+
+impl Shadowed {
+    /// Both together.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        self.counts = self.counts.and(other.counts);
+        comparison::join_examples(&mut self.examples, &other.examples);
+        self
+    }
+}
+
 /// How a task fares in a rollout.
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -53,8 +85,11 @@ pub struct TaskReport {
     /// Why it does not run the candidate, though it should.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// What it has of the candidate in the shadow, if anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<InShadow>,
     /// What the version before has done since the rollout began here.
     pub before: Counted,
-    /// What the candidate has done.
+    /// What the candidate has done; in the shadow, before the task has gone over.
     pub after: Counted,
 }

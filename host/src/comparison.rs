@@ -7,7 +7,8 @@ pub mod outcome;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 pub use self::outcome::{Cause, Outcomes, RecordOutcome, Refusal, Sent};
 use crate::payload::Payload;
@@ -19,7 +20,7 @@ const EXAMPLES_EACH: usize = 2;
 const SHOWN_BYTES: usize = 500;
 
 /// How many records and outputs, of each kind.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Counts {
     /// Source records that were compared.
@@ -45,6 +46,23 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            records: self.records + other.records,
+            same: self.same + other.same,
+            different: self.different + other.different,
+            missing: self.missing + other.missing,
+            additional: self.additional + other.additional,
+            repeated: self.repeated + other.repeated,
+            rejected_by_first_only: self.rejected_by_first_only + other.rejected_by_first_only,
+            rejected_by_second_only: self.rejected_by_second_only + other.rejected_by_second_only,
+            failed_by_first_only: self.failed_by_first_only + other.failed_by_first_only,
+            failed_by_second_only: self.failed_by_second_only + other.failed_by_second_only,
+        }
+    }
+
     /// Differences of all kinds. What repeats is none.
     #[must_use]
     pub fn differences(&self) -> u64 {
@@ -76,7 +94,7 @@ impl Counts {
 }
 
 /// What kind of difference an example is of.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// The second fails on the record, and the first does not.
@@ -96,7 +114,7 @@ pub enum Kind {
 }
 
 /// One side of an example.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Side {
     /// A record that was sent.
@@ -106,10 +124,11 @@ pub enum Side {
         /// Value.
         value: Option<Payload>,
         /// Headers.
-        #[serde(skip_serializing_if = "Vec::is_empty")]
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        #[schema(value_type = Vec<Vec<Payload>>)]
         headers: Vec<(String, Option<Payload>)>,
         /// Milliseconds since 1970.
-        #[serde(skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         timestamp: Option<i64>,
     },
     /// It was put aside.
@@ -138,7 +157,7 @@ impl Side {
 }
 
 /// A source record of which something else came.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Example {
     /// How it differs.
@@ -150,13 +169,13 @@ pub struct Example {
     /// Offset.
     pub offset: i64,
     /// The topic that the output is for.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sink: Option<String>,
     /// What the first made of it; nothing where there is nothing.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first: Option<Side>,
     /// What the second made of it.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub second: Option<Side>,
 }
 
@@ -205,6 +224,12 @@ impl Comparison {
             let (one, other) = (of(first), of(second));
             self.record(cause, one.as_ref().unwrap_or(&nothing), other.as_ref().unwrap_or(&nothing));
         }
+    }
+
+    /// Notes that so many records have come to so many outputs, which are the same.
+    pub fn are_same(&mut self, records: u64, outputs: u64) {
+        self.counts.records += records;
+        self.counts.same += outputs;
     }
 
     fn record(&mut self, cause: Cause, first: &RecordOutcome, second: &RecordOutcome) {
@@ -291,6 +316,16 @@ impl Comparison {
             examples.push(Example { kind, topic, partition, offset, sink, first, second });
         }
     }
+}
+
+/// Takes examples in, as far as there are not enough of their kind.
+pub fn join_examples(known: &mut Vec<Example>, others: &[Example]) {
+    for example in others {
+        if known.iter().filter(|known| known.kind == example.kind).count() < EXAMPLES_EACH {
+            known.push(example.clone());
+        }
+    }
+    known.sort_by_key(|example| example.kind);
 }
 
 /// Put aside by the same transform, in the same way. What a plugin says counts, what a backtrace says does not.

@@ -8,9 +8,11 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::{Error, MapAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::ToSchema;
 
 /// A key or a value.
-#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, ToSchema)]
+#[schema(value_type = serde_json::Value)]
 pub struct Payload(pub Vec<u8>);
 
 impl From<&[u8]> for Payload {

@@ -43,6 +43,7 @@ pub mod plans;
 pub mod restore;
 pub mod runtime;
 pub mod settling;
+pub mod shadow;
 pub mod step;
 pub mod task;
 pub mod thread;

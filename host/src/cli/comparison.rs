@@ -8,8 +8,8 @@ use crate::payload::Payload;
 /// Characters of a value or a reason that are shown; `--json` has more.
 const SHOWN_MAX: usize = 120;
 
-/// A few records of which something else comes; `names` are those of the two sides.
-pub(super) fn examples(out: &mut impl Write, examples: &[Example], names: [&str; 2]) -> io::Result<()> {
+/// A few records of which something else comes; `names` are those of the two sides, `sinks` says what outputs go to.
+pub(super) fn examples(out: &mut impl Write, examples: &[Example], sinks: &str, names: [&str; 2]) -> io::Result<()> {
     let [first, second] = names;
     for Example { kind, topic, partition, offset, sink, first: one, second: other } in examples {
         let what = match kind {
@@ -21,7 +21,7 @@ pub(super) fn examples(out: &mut impl Write, examples: &[Example], names: [&str;
             Kind::Missing => format!("of {first} only"),
             Kind::Additional => format!("of {second} only"),
         };
-        let sink = sink.as_ref().map_or_else(String::new, |sink| format!(", for topic {sink}"));
+        let sink = sink.as_ref().map_or_else(String::new, |sink| format!(", for {sinks} {sink}"));
         writeln!(out, "  {what}: topic {topic} partition {partition} offset {offset}{sink}")?;
         // A timestamp is worth its place where nothing else differs.
         let plain = [one, other].map(|of| of.as_ref().map(Side::without_timestamp));

@@ -186,7 +186,7 @@ fn print(out: &mut impl Write, name: &Segment, replayed: &Replayed) -> std::io::
     for stopped in &replayed.stopped {
         writeln!(out, "  the candidate would have stopped the pipeline: {}", stopped.replace('\n', "\n    "))?;
     }
-    comparison::examples(out, &replayed.examples, names)?;
+    comparison::examples(out, &replayed.examples, "topic", names)?;
     comparison::entries(out, &replayed.stores, names)?;
     for store in replayed.stores.iter().filter(|store| store.differences() == 0) {
         writeln!(out, "  store {}: {} entries the same", store.store, store.same)?;

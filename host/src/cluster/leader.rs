@@ -173,7 +173,7 @@ fn said(presence: Presence, rollout: &Rollout) -> Option<NodeReport> {
     let why = presence.problem.unwrap_or_default();
     let problem = fails.then(|| format!("the pipeline fails there: {why}"));
     let prepared = presence.rollout.is_some_and(|report| report.number == rollout.number && report.prepared);
-    Some(NodeReport { number: rollout.number, prepared, problem, tasks: BTreeMap::new() })
+    Some(NodeReport { number: rollout.number, prepared, problem, ..NodeReport::default() })
 }
 
 /// The nodes that take threads.
@@ -434,7 +434,7 @@ mod tests {
     fn a_node_that_fails_or_has_no_threads_runs_nothing_whatever_it_said_before() {
         let rollout = super::super::rollout::tests::rollout(None);
         let tasks = BTreeMap::from([(0, TaskReport { switched: Some(Switched::default()), ..TaskReport::default() })]);
-        let report = NodeReport { number: rollout.number, prepared: true, problem: None, tasks };
+        let report = NodeReport { number: rollout.number, prepared: true, tasks, ..NodeReport::default() };
         let presence = |activity, threads| Presence {
             activity,
             threads,

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::pipelines::Specification;
-use crate::candidate::{Counted, Switched, TaskReport};
+use crate::candidate::{Counted, InShadow, Shadowed, Switched, TaskReport};
+use crate::comparison::Counts;
 use crate::digest;
 
 /// Nodes that have not loaded the candidate by then call the rollout off.
@@ -28,6 +29,10 @@ const TIME_FLOOR_US: f64 = 25.0;
 const UNKNOWN_PPM: f64 = 100_000.0;
 /// With fewer records a rate says nothing, unless there are more failures already than so many records may have.
 const RECORDS_MIN: u64 = 1000;
+
+pub mod extent;
+
+pub use self::extent::Extent;
 
 /// What a transform runs.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
@@ -154,6 +159,13 @@ pub struct Strategy {
     pub max_errors_ppm: u32,
     /// So many times the time a record that the version before took is too long.
     pub max_slowdown: u32,
+    /// Before any task goes over, the candidate sees this much in the shadow of the version that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "10000")]
+    pub shadow: Option<Extent>,
+    /// Differences for each million of records in the shadow that are too many; none are if it is not said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_differences_ppm: Option<u32>,
 }
 
 impl Strategy {
@@ -168,6 +180,8 @@ impl Strategy {
 pub enum Phase {
     /// Nodes load the candidate, and nobody runs it.
     Prepare,
+    /// It sees the records of all tasks, and nobody runs it.
+    Shadow,
     /// The first tasks are to run it.
     Canary,
     /// All tasks are to run it.
@@ -209,6 +223,9 @@ pub struct Rollout {
     pub started_at: Timestamp,
     /// Who began it: user and host.
     pub started_by: String,
+    /// How it compared in the shadow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadowed: Option<Shadowed>,
     /// What was known of the tasks that had gone over, by partition, when the phase, or what is watched, changed last.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub switched: BTreeMap<u32, Switched>,
@@ -225,6 +242,9 @@ pub struct NodeReport {
     /// Why it cannot be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// How it compares in the shadow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadowed: Option<Shadowed>,
     /// Its tasks, by partition.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tasks: BTreeMap<u32, TaskReport>,
@@ -281,7 +301,7 @@ impl Rollout {
     #[must_use]
     pub fn wants(&self, partition: u32) -> bool {
         match self.phase {
-            Phase::Prepare | Phase::Return => false,
+            Phase::Prepare | Phase::Shadow | Phase::Return => false,
             Phase::Canary => partition < self.first_tasks(),
             Phase::Everywhere => true,
         }
@@ -314,15 +334,16 @@ impl Rollout {
             let runs_it = |report: &&NodeReport| report.tasks.values().any(|task| task.switched.is_some());
             let all_said = placed.iter().all(|node| reports.contains_key(node));
             return match all_said && !reports.values().any(runs_it) {
-                true => Next::End(Box::new(self.clone()), Outcome::Returned),
+                true => Next::End(Box::new(self.with_shadowed(&reports)), Outcome::Returned),
                 false => Next::Wait,
             };
         }
         if let Some(reason) = self.objection(&reports) {
-            return Next::Go(Box::new(self.called_off(reason)));
+            return Next::Go(Box::new(self.with_shadowed(&reports).called_off(reason)));
         }
         match self.phase {
             Phase::Prepare => self.after_prepare(placed, &reports, now),
+            Phase::Shadow => self.in_shadow(&reports, now),
             _ => self.after_switch(&reports, now),
         }
     }
@@ -376,7 +397,7 @@ impl Rollout {
         let is_ready = |partition: u32| reports.values().any(|report| report.tasks.get(&partition).is_some_and(can_go));
         let unready = (0..self.candidate.partitions).filter(|partition| self.converts && !is_ready(*partition)).count();
         if !placed.is_empty() && missing.is_empty() && unready == 0 {
-            let phase = if self.first_tasks() < self.candidate.partitions { Phase::Canary } else { Phase::Everywhere };
+            let phase = if self.strategy.shadow.is_some() { Phase::Shadow } else { self.first_phase() };
             return Next::Go(Box::new(Self { phase, ..self.clone() }));
         }
         let is_over = |limit: Duration| {
@@ -393,6 +414,73 @@ impl Rollout {
             return Next::Go(Box::new(self.called_off(reason)));
         }
         Next::Wait
+    }
+
+    /// That in which tasks go over first.
+    fn first_phase(&self) -> Phase {
+        if self.first_tasks() < self.candidate.partitions { Phase::Canary } else { Phase::Everywhere }
+    }
+
+    /// What nodes say of the candidate in the shadow, together; nothing while it has seen nothing.
+    #[must_use]
+    pub fn shadowed<'a>(&self, reports: impl IntoIterator<Item = &'a NodeReport>) -> Option<Shadowed> {
+        let reports = reports.into_iter().filter(|report| report.number == self.number);
+        let known = reports.filter_map(|report| report.shadowed.as_ref());
+        known.fold(None, |sum: Option<Shadowed>, next| Some(sum.unwrap_or_default().and(next)))
+    }
+
+    /// Nodes forget it when they are started anew: what was written down stays then.
+    fn with_shadowed(&self, reports: &BTreeMap<&str, &NodeReport>) -> Self {
+        let seen = |shadowed: &Option<Shadowed>| shadowed.as_ref().map_or(0, |shadowed| shadowed.counts.records);
+        let now = self.shadowed(reports.values().copied());
+        let shadowed = if seen(&now) > seen(&self.shadowed) { now } else { self.shadowed.clone() };
+        Self { shadowed, ..self.clone() }
+    }
+
+    fn in_shadow(&self, reports: &BTreeMap<&str, &NodeReport>, now: Timestamp) -> Next {
+        let shadow = |partition: u32| {
+            let mut of = reports.values().filter_map(|report| report.tasks.get(&partition)?.shadow);
+            of.next()
+        };
+        let tasks: Vec<Option<InShadow>> = (0..self.candidate.partitions).map(shadow).collect();
+        let all_see = tasks.iter().all(Option::is_some);
+        let none_goes_on = tasks.iter().all(|task| *task == Some(InShadow::GivenUp));
+        let counts = self.shadowed(reports.values().copied()).unwrap_or_default().counts;
+        let is_over = match (self.strategy.shadow, self.watched_since) {
+            (None, _) => true,
+            (Some(Extent::Records(records)), _) => counts.records >= records || none_goes_on,
+            (Some(Extent::Time(time)), Some(since)) => {
+                all_see && now.duration_since(since) >= SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX)
+            }
+            (Some(Extent::Time(_)), None) => false,
+        };
+        let watched_since = match (all_see, self.watched_since) {
+            (true, None) => Some(now),
+            (false, _) => None,
+            (true, since) => since,
+        };
+        let known = self.with_shadowed(reports);
+        if let Some(reason) = self.too_many_differences(counts, is_over) {
+            return Next::Go(Box::new(known.called_off(reason)));
+        }
+        if is_over {
+            return Next::Go(Box::new(Self { phase: self.first_phase(), watched_since: None, ..known }));
+        }
+        match watched_since == self.watched_since {
+            true => Next::Wait,
+            false => Next::Go(Box::new(Self { watched_since, ..self.clone() })),
+        }
+    }
+
+    fn too_many_differences(&self, counts: Counts, is_over: bool) -> Option<String> {
+        let limit = self.strategy.max_differences_ppm?;
+        let (records, differences) = (counts.records, counts.differences());
+        let rate = differences as f64 * 1e6 / records.max(1) as f64;
+        let says_enough = records >= RECORDS_MIN || is_over;
+        (differences > 0 && says_enough && rate > f64::from(limit)).then(|| {
+            let words = counts.in_words("the version before", "the new one");
+            format!("in the shadow, of {records} records too much is different: {words}")
+        })
     }
 
     fn after_switch(&self, reports: &BTreeMap<&str, &NodeReport>, now: Timestamp) -> Next {

@@ -31,6 +31,8 @@ pub struct Instance {
     pub(super) store: wasmtime::Store<Guest>,
     pub(super) exports: Exports,
     pub(super) dead: bool,
+    /// As the plugin's limits have it.
+    pub(super) time_per_call: Duration,
 }
 
 impl Instance {
@@ -137,6 +139,12 @@ impl Instance {
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.store.data().limiter.memory_bytes()
+    }
+
+    /// A call may take this long from the next one on, where the plugin's limits allow more.
+    pub fn limit_call(&mut self, time: Duration) {
+        let limits = &mut self.store.data_mut().limits;
+        limits.time_per_call = time.min(self.time_per_call);
     }
 
     /// Whether a call has failed.

@@ -152,7 +152,10 @@ impl Plugin {
         let mut store = self.store(options);
         begin(&mut store, Phase::Open, now_ms);
         match self.open(&mut store, &config) {
-            Ok(Ok(exports)) => Ok(Instance { store, exports, dead: false }),
+            Ok(Ok(exports)) => {
+                let time_per_call = store.data().limits.time_per_call;
+                Ok(Instance { store, exports, dead: false, time_per_call })
+            }
             Ok(Err(Unfit::Config(error))) => Err(OpenError::Config { field: error.field, message: error.message }),
             Ok(Err(Unfit::Failed(reason))) => Err(OpenError::Failed(reason)),
             Err(error) => Err(classify(error, scene(&store)).into()),

@@ -457,6 +457,7 @@ mod tests {
             number,
             prepared: true,
             problem: None,
+            shadowed: None,
             tasks: switched.iter().zip(0..).map(|(switched, task)| (task, task_report(*switched))).collect(),
         };
         let node = |report| Presence { rollout: Some(report), ..presence(Activity::Running, 2) };

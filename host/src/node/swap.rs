@@ -115,6 +115,7 @@ pub async fn check(
         to,
         strategy: Strategy { probation_ms, ..request.strategy },
         converts: false,
+        shadowed: None,
         phase: Phase::Prepare,
         watched_since: None,
         reason: None,
@@ -178,6 +179,7 @@ async fn gate(
         None => Ways::new(),
     };
     let mut findings = gate::compare(&before.transforms[at], &after.transforms[at], &ways);
+    findings.extend(gate::shadow(&rollout.strategy, &after.transforms[at]));
     findings.push(gate::strategy(&rollout.strategy));
     passes(&findings)?;
     let Some(candidate) = candidate else {

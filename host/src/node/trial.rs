@@ -48,6 +48,7 @@ impl Trial {
 
     fn want(&self) {
         if let (Some(candidate), Some(rollout)) = (&self.candidate, &self.rollout) {
+            candidate.want_in_shadow(rollout.phase == Phase::Shadow);
             candidate.want(|partition| rollout.wants(partition));
             if rollout.phase == Phase::Return {
                 candidate.call_off();
@@ -105,7 +106,7 @@ impl Trial {
 
     /// Whether there is a rollout, and some tasks may run the candidate already.
     pub(super) fn has_begun(&self) -> bool {
-        self.rollout.as_ref().is_some_and(|rollout| !matches!(rollout.phase, Phase::Prepare | Phase::Return))
+        self.rollout.as_ref().is_some_and(|rollout| matches!(rollout.phase, Phase::Canary | Phase::Everywhere))
     }
 
     /// Whether there is a rollout.
@@ -120,6 +121,7 @@ impl Trial {
             number: rollout.number,
             prepared: self.candidate.is_some(),
             problem: self.problem.clone(),
+            shadowed: self.candidate.as_ref().and_then(|candidate| candidate.shadowed()),
             tasks: self.candidate.as_ref().map(|candidate| candidate.reports()).unwrap_or_default(),
         })
     }

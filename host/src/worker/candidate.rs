@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::migration::{self, Converter, Route};
 use super::plan::Plan;
-use crate::candidate::TaskReport;
+use crate::candidate::{Shadowed, TaskReport};
+use crate::comparison::{Comparison, Naming};
 
 /// Shared by the threads of a pipeline and whoever moves the rollout on.
 pub struct Candidate {
@@ -21,6 +22,9 @@ pub struct Candidate {
     /// By partition.
     wanted: Vec<AtomicBool>,
     reports: Mutex<BTreeMap<u32, TaskReport>>,
+    /// Tasks are to have it in their shadow.
+    in_shadow: AtomicBool,
+    compared: Mutex<Comparison>,
 }
 
 impl Candidate {
@@ -37,7 +41,14 @@ impl Candidate {
         let wanted = (0..plan.partitions).map(|_| AtomicBool::new(false)).collect();
         let routes = migration::routes(&base.transforms[transform], &plan.transforms[transform]).into();
         let (before, called_off) = (Arc::clone(base), AtomicBool::new(false));
-        Some(Self { transform, routes, before, called_off, wanted, reports: Mutex::default(), plan })
+        let naming = Naming {
+            sources: plan.sources.iter().map(|source| source.topic.clone()).collect(),
+            sinks: plan.transforms[transform].outlets.iter().map(|outlet| outlet.name.clone()).collect(),
+            ..Naming::default()
+        };
+        let (reports, in_shadow, compared) =
+            (Mutex::default(), AtomicBool::new(false), Mutex::new(Comparison::new(naming)));
+        Some(Self { transform, routes, before, called_off, wanted, reports, in_shadow, compared, plan })
     }
 
     /// Opens what converts the state of a task. Runs guests: on a thread that may block.
@@ -58,6 +69,30 @@ impl Candidate {
     #[must_use]
     pub fn is_called_off(&self) -> bool {
         self.called_off.load(Ordering::Relaxed)
+    }
+
+    /// Whether tasks are to have it in their shadow.
+    pub fn want_in_shadow(&self, wanted: bool) {
+        self.in_shadow.store(wanted, Ordering::Relaxed);
+    }
+
+    /// Whether [`Candidate::want_in_shadow`] says so.
+    #[must_use]
+    pub fn is_wanted_in_shadow(&self) -> bool {
+        self.in_shadow.load(Ordering::Relaxed)
+    }
+
+    /// Notes how it compares in the shadow.
+    pub fn compared(&self, note: impl FnOnce(&mut Comparison)) {
+        note(&mut self.compared.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// How it compares in the shadow; nothing where it has seen no record there.
+    #[must_use]
+    pub fn shadowed(&self) -> Option<Shadowed> {
+        let compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner);
+        let (counts, examples) = (compared.counts, compared.examples());
+        (counts.records > 0).then_some(Shadowed { counts, examples })
     }
 
     /// Which tasks are to run it.

@@ -2,6 +2,7 @@
 
 use super::careful::Trouble;
 use super::plan::Plan;
+use super::shadow::Shadow;
 use crate::engine::{CallError, Instance};
 use crate::record::{Batch, Emission, Output, Reject};
 use crate::state::TaskState;
@@ -76,7 +77,7 @@ impl<E> From<E> for ChainError<E> {
     }
 }
 
-/// Runs `batch` through `instances`, one for each transform of `plan`, and leaves it empty.
+/// Runs `batch` through `instances`, one for each transform of `plan`, and leaves it empty. A shadow sees what its transform does.
 ///
 /// # Errors
 /// Part of the batch may have reached the sinks; the task has to go back to its last commit.
@@ -84,6 +85,7 @@ pub fn run<D: Destination>(
     plan: &Plan,
     instances: &mut [Instance],
     state: &mut TaskState,
+    mut shadow: Option<&mut Shadow>,
     batch: &mut Batch,
     now_ms: i64,
     destination: &mut D,
@@ -102,7 +104,11 @@ pub fn run<D: Destination>(
                 return Err(ChainError::Call { transform: at, batch, error });
             }
         };
-        destination.processed(at, input.len(), begin.elapsed());
+        let took = begin.elapsed();
+        destination.processed(at, input.len(), took);
+        if let Some(shadow) = shadow.as_deref_mut().filter(|shadow| shadow.transform() == at) {
+            shadow.see(input, (&output, instance.outlets()), state, now_ms, took);
+        }
         let mut next = Batch { watermark: input.watermark, ..Batch::default() };
         match pass_on(plan, at, input, &output, &mut next, destination) {
             Ok(()) => {}

@@ -337,6 +337,16 @@ impl Copying {
         bytes > 0
     }
 
+    /// Copies what is left, and goes on copying.
+    ///
+    /// # Errors
+    /// As [`Copying::finish`].
+    pub fn catch_up(&mut self, state: &mut TaskState, now_ms: i64) -> Result<(), MigrateError> {
+        let copied = self.finish(state, now_ms);
+        self.last = None;
+        copied
+    }
+
     /// Copies what is left. Everything is committed.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::failure::{Failure, Origin, Span};
 use super::migration::Migration;
 use super::plan::Plan;
+use super::shadow::{self, Shadow};
 use crate::checkpoint::head::{Manifest, TransformIdentity};
 use crate::checkpoint::ledger::Ledger;
 use crate::checkpoint::store::Claim;
@@ -30,6 +31,8 @@ pub struct Task {
     pub state: TaskState,
     /// What it does to its state because of a rollout.
     pub migration: Option<Migration>,
+    /// The candidate of a rollout that sees what it does.
+    pub shadow: Option<Box<Shadow>>,
     /// Its state was converted when it came up, and that is not committed: it cannot go back in memory.
     pub converted: bool,
     /// Where its state is durable; `None` without state.
@@ -76,6 +79,7 @@ impl Task {
             since,
             state,
             migration: None,
+            shadow: None,
             converted: false,
             durable,
             next,
@@ -199,6 +203,7 @@ impl Task {
 
     /// Takes back everything since the last commit; the instances are new, the caller moves the consumer back.
     pub fn roll_back(&mut self, instances: Vec<Instance>) {
+        self.end_shadow();
         if let Some(Migration::Copying(copying)) = &mut self.migration {
             copying.note_roll_back(&self.state);
         }
@@ -246,7 +251,15 @@ impl Task {
             self.state.declare(plan.stores());
         }
         self.migration = None;
+        self.end_shadow();
         std::mem::replace(&mut self.plan, Arc::clone(plan))
+    }
+
+    /// Nobody sees any more what it does.
+    pub fn end_shadow(&mut self) {
+        if self.shadow.take().is_some() {
+            shadow::join(&mut self.state);
+        }
     }
 
     /// Puts what the instances hold back into the state.
@@ -264,19 +277,20 @@ impl Task {
             })?;
         }
         match &mut self.migration {
-            None => Ok(()),
-            Some(Migration::Copying(copying)) => {
-                copying.note_changes(&self.state);
-                Ok(())
-            }
+            None => {}
+            Some(Migration::Copying(copying)) => copying.note_changes(&self.state),
             Some(Migration::Mirroring { transform, mirror }) => {
                 mirror.copy_changes(&mut self.state, now_ms).map_err(|error| Failure::Flush {
                     transform: self.plan.transforms[*transform].name.clone(),
                     partition: self.partition,
                     error: Box::new(CallError::Fatal(error.to_string())),
-                })
+                })?;
             }
         }
+        if let Some(shadow) = &mut self.shadow {
+            shadow.at_commit(&mut self.state, self.migration.as_mut(), now_ms);
+        }
+        Ok(())
     }
 }
 

@@ -565,17 +565,20 @@ impl<K: Kafka> Thread<K> {
         let passed = match &mut slot.careful {
             None => {
                 let now = runtime.now_ms();
-                let Task { instances, state, .. } = &mut **task;
-                let passed = chain::run(&plan, instances, state, &mut batch, now, &mut sending);
+                let Task { instances, state, shadow, .. } = &mut **task;
+                let shadow = shadow.as_deref_mut();
+                let passed = chain::run(&plan, instances, state, shadow, &mut batch, now, &mut sending);
                 passed.map_err(CarefulError::Chain)
             }
             Some(careful) => {
+                task.end_shadow();
                 careful.forget_before(&task.committed);
                 careful::Run::new(&plan, runtime, careful, task).through(0, &mut batch, &mut sending)
             }
         };
         self.counters.sent(&mut self.outbox);
         passed?;
+        slot.tally.note_shadow(task);
         task.recycle(plan.inputs, batch);
         Ok(())
     }

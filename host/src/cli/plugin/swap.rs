@@ -15,7 +15,7 @@ use crate::cli::connection::{self, Connection};
 use crate::cli::{CommandError, comparison, table, wait};
 use crate::cluster::pipelines;
 use crate::cluster::presence;
-use crate::cluster::rollout::{Ended, Outcome, Rollout, Share, Strategy};
+use crate::cluster::rollout::{Ended, Extent, Outcome, Rollout, Share, Strategy};
 use crate::config::ClusterArgs;
 use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
@@ -35,6 +35,13 @@ struct HowArgs {
     /// Let so many tasks, or such a share of them, go first, and the others when the probation of these has passed
     #[arg(long, value_name = "1|25%")]
     canary: Option<Share>,
+    /// Let the new version see so many records, or the records of so long, in the shadow of the present one first: what comes of
+    /// them is compared and thrown away
+    #[arg(long, value_name = "RECORDS|TIME")]
+    shadow: Option<Extent>,
+    /// Go back when more than such a share of the records in the shadow differ; without it differences are only shown
+    #[arg(long, value_name = "SHARE", value_parser = parts_per_million, requires = "shadow")]
+    max_differences: Option<u32>,
     /// Watch the new version for so long before it is final
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "60s")]
     probation: Duration,
@@ -59,6 +66,8 @@ impl HowArgs {
             probation_ms: u64::try_from(self.probation.as_millis()).unwrap_or(u64::MAX),
             max_errors_ppm: self.max_error_rate,
             max_slowdown: self.max_slowdown,
+            shadow: self.shadow,
+            max_differences_ppm: self.max_differences,
         }
     }
 }
@@ -149,7 +158,7 @@ async fn go(
         shown::findings(out, &swap.rollout, &swap.findings)?;
         if let Some(rehearsed) = &swap.rehearsed {
             let names = ["present", "new"];
-            comparison::examples(out, &rehearsed.examples, names)?;
+            comparison::examples(out, &rehearsed.examples, "topic", names)?;
             comparison::entries(out, &rehearsed.stores, names)?;
         }
     }
@@ -171,6 +180,9 @@ async fn go(
         table::json(out, &report)?;
     }
     let Some(ended) = ended else { return Ok(()) };
+    if !json {
+        shown::shadowed(out, &ended.rollout)?;
+    }
     match ended.outcome {
         Outcome::Done if json => Ok(()),
         Outcome::Done => Ok(shown::done(out, &ended)?),
@@ -184,7 +196,11 @@ async fn go(
 /// All the time that the new version is watched.
 fn probations(rollout: &Rollout) -> Duration {
     let times = if rollout.strategy.canary.is_some() { 2 } else { 1 };
-    Duration::from_millis(rollout.strategy.probation_ms.saturating_mul(times))
+    let shadow = match rollout.strategy.shadow {
+        Some(Extent::Time(time)) => time,
+        _ => Duration::ZERO,
+    };
+    shadow.saturating_add(Duration::from_millis(rollout.strategy.probation_ms.saturating_mul(times)))
 }
 
 async fn until_end(store: &dyn MetaStore, name: &Segment, number: u64, wait: Duration) -> Result<Ended, CommandError> {

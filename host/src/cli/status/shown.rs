@@ -80,6 +80,7 @@ fn rollout_line(pipeline: &str, rollout: &RolloutStatus) -> String {
     // As `plugin swap --wait` calls it.
     let phase = match (rollout.phase, rollout.watched_since) {
         (Phase::Prepare, _) => "prepare",
+        (Phase::Shadow, _) => "shadow",
         (Phase::Canary, _) => "canary",
         (Phase::Everywhere, None) => "switch",
         (Phase::Everywhere, Some(_)) => "probation",

@@ -17,6 +17,7 @@ const CALM: usize = 2000;
 #[derive(Clone, Default)]
 struct Task {
     runs_candidate: bool,
+    in_shadow: bool,
     refused: bool,
 }
 
@@ -25,6 +26,7 @@ struct Node {
     /// The record as it was read last.
     seen: Option<Rollout>,
     loaded: bool,
+    shadowed: u64,
     tasks: BTreeMap<u32, Task>,
 }
 
@@ -56,6 +58,7 @@ impl World {
         let canary = ["1", "50%"].choose(&mut random).filter(|_| seed.is_multiple_of(2)).copied();
         let mut record = rollout(canary);
         record.strategy.probation_ms = 5000;
+        record.strategy.shadow = ["50", "10s"].get(seed as usize % 3).map(|shadow| shadow.parse().unwrap());
         Self {
             is_bad: random.random_bool(0.5),
             random,
@@ -100,6 +103,7 @@ impl World {
         let number = |rollout: &Option<Rollout>| rollout.as_ref().map(|rollout| rollout.number);
         if number(&node.seen) != number(&self.record) {
             node.loaded = false;
+            node.shadowed = 0;
         }
         node.seen.clone_from(&self.record);
     }
@@ -113,8 +117,11 @@ impl World {
             } else if !task.refused {
                 task.runs_candidate = true;
             }
-            if task.runs_candidate && self.is_bad && self.random.random_bool(0.1) {
-                *task = Task { runs_candidate: false, refused: true };
+            task.in_shadow = node.loaded && node.seen.as_ref().is_some_and(|rollout| rollout.phase == Phase::Shadow);
+            assert!(!task.in_shadow || !task.runs_candidate, "nobody runs it while it is in the shadow");
+            node.shadowed += 10 * u64::from(task.in_shadow);
+            if (task.runs_candidate || task.in_shadow) && self.is_bad && self.random.random_bool(0.1) {
+                *task = Task { refused: true, ..Task::default() };
             }
             // A commit, or not yet.
             if self.random.random_bool(0.5) {
@@ -129,13 +136,16 @@ impl World {
         let report = |task: &Task| TaskReport {
             switched: task.runs_candidate.then(Switched::default),
             refused: task.refused.then(|| "it traps".to_owned()),
+            shadow: task.in_shadow.then_some(InShadow::Sees),
             ..TaskReport::default()
         };
         let tasks = match node.loaded {
             true => node.tasks.iter().map(|(partition, task)| (*partition, report(task))).collect(),
             false => BTreeMap::new(),
         };
-        let report = NodeReport { number: rollout.number, prepared: node.loaded, problem: None, tasks };
+        let counts = Counts { records: node.shadowed, same: node.shadowed, ..Counts::default() };
+        let shadowed = (node.shadowed > 0).then_some(Shadowed { counts, examples: Vec::new() });
+        let report = NodeReport { number: rollout.number, prepared: node.loaded, problem: None, shadowed, tasks };
         self.reports.insert(name, report);
     }
 
@@ -149,7 +159,7 @@ impl World {
             let Some(name) = self.some_node() else { return };
             let Some(node) = self.nodes.get_mut(name) else { return };
             let runs_candidate = node.loaded && self.heads[partition];
-            node.tasks.insert(number, Task { runs_candidate, refused: false });
+            node.tasks.insert(number, Task { runs_candidate, ..Task::default() });
         }
     }
 

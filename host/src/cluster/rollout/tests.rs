@@ -30,8 +30,11 @@ pub(crate) fn rollout(canary: Option<&str>) -> Rollout {
             probation_ms: 60_000,
             max_errors_ppm: 1000,
             max_slowdown: 5,
+            shadow: None,
+            max_differences_ppm: None,
         },
         converts: false,
+        shadowed: None,
         phase: Phase::Prepare,
         watched_since: None,
         reason: None,
@@ -47,7 +50,7 @@ fn report(prepared: bool, tasks: &[(u32, bool)]) -> NodeReport {
         let switched = switched.then_some(Switched { offsets, pause_us: 7 });
         (partition, TaskReport { switched, ..TaskReport::default() })
     };
-    NodeReport { number: 3, prepared, problem: None, tasks: tasks.iter().map(task).collect() }
+    NodeReport { number: 3, prepared, problem: None, shadowed: None, tasks: tasks.iter().map(task).collect() }
 }
 
 fn next(rollout: &Rollout, reports: &[(&str, NodeReport)], now: Timestamp) -> Next {
@@ -139,6 +142,71 @@ fn a_rollout_that_nobody_can_prepare_ends_by_itself() {
 
 fn off_ends(rollout: &Rollout) -> Next {
     rollout.called_off("enough").next(&[], &BTreeMap::new(), at(400))
+}
+
+/// A node with all tasks in the shadow, that has compared so many records.
+fn shadowing(records: u64, different: u64) -> NodeReport {
+    let counts = Counts { records, same: records - different, different, ..Counts::default() };
+    let mut report = report(true, &[(0, false), (1, false), (2, false), (3, false)]);
+    report.tasks.values_mut().for_each(|task| task.shadow = Some(InShadow::Sees));
+    NodeReport { shadowed: Some(Shadowed { counts, examples: Vec::new() }), ..report }
+}
+
+fn in_shadow(shadow: &str, max_differences_ppm: Option<u32>) -> Rollout {
+    let plain = rollout(Some("50%"));
+    let strategy = Strategy { shadow: Some(shadow.parse().unwrap()), max_differences_ppm, ..plain.strategy.clone() };
+    let next = go(next(&Rollout { strategy, ..plain }, &[("x", report(true, &[]))], at(1)));
+    assert_eq!(next.phase, Phase::Shadow);
+    assert!((0..TASKS).all(|task| !next.wants(task)), "nobody runs it");
+    next
+}
+
+#[test]
+fn a_candidate_stays_in_the_shadow_for_so_many_records_of_all_nodes_and_then_tasks_go_over() {
+    let rollout = go(next(&in_shadow("1000", None), &[("x", shadowing(10, 3))], at(1)));
+    assert_eq!((rollout.phase, rollout.watched_since), (Phase::Shadow, Some(at(1))));
+    let both = |second| [("x", shadowing(600, 3)), ("y", shadowing(second, 0))];
+    assert_eq!(next(&rollout, &both(399), at(500)), Next::Wait);
+    let over = go(next(&rollout, &both(400), at(501)));
+    assert_eq!((over.phase, over.watched_since), (Phase::Canary, None));
+    let counts = over.shadowed.unwrap().counts;
+    assert_eq!((counts.records, counts.same, counts.different), (1000, 997, 3), "differences are only shown");
+}
+
+#[test]
+fn a_time_in_the_shadow_begins_when_all_tasks_have_it_there() {
+    let rollout = in_shadow("10s", None);
+    let mut some = [("x", shadowing(10, 0))];
+    some[0].1.tasks.get_mut(&3).unwrap().shadow = None;
+    assert_eq!(next(&rollout, &some, at(100)), Next::Wait);
+    let all = [("x", shadowing(10, 0))];
+    let watched = go(next(&rollout, &all, at(100)));
+    assert_eq!(watched.watched_since, Some(at(100)));
+    assert_eq!(next(&watched, &all, at(109)), Next::Wait);
+    assert_eq!(go(next(&watched, &all, at(110))).phase, Phase::Canary);
+}
+
+#[test]
+fn a_shadow_that_no_task_goes_on_with_is_over() {
+    let mut all = [("x", shadowing(10, 0))];
+    all[0].1.tasks.values_mut().for_each(|task| task.shadow = Some(InShadow::GivenUp));
+    assert_eq!(go(next(&in_shadow("1000", None), &all, at(2))).phase, Phase::Canary);
+}
+
+#[test]
+fn what_goes_wrong_in_the_shadow_and_more_differences_than_allowed_call_it_off() {
+    let rollout = in_shadow("5000", Some(1000));
+    let watched = Rollout { watched_since: Some(at(1)), ..rollout.clone() };
+    assert_eq!(next(&watched, &[("x", shadowing(2000, 2))], at(2)), Next::Wait);
+    assert_eq!(next(&watched, &[("x", shadowing(900, 900))], at(2)), Next::Wait, "of few nothing can be said");
+    let off = go(next(&watched, &[("x", shadowing(2000, 3))], at(2)));
+    assert_eq!((off.phase, off.shadowed.as_ref().unwrap().counts.different), (Phase::Return, 3));
+    assert!(off.reason.unwrap().contains("of 2000 records too much is different: 1997 the same, 3 different"));
+    let few = in_shadow("500", Some(0));
+    assert_eq!(go(next(&few, &[("x", shadowing(500, 1))], at(2))).phase, Phase::Return, "when it is over, few count");
+    let mut failing = [("x", shadowing(10, 0))];
+    failing[0].1.tasks.get_mut(&2).unwrap().refused = Some("in the shadow: it traps".to_owned());
+    assert_eq!(go(next(&rollout, &failing, at(2))).reason.unwrap(), "task 2 on node x: in the shadow: it traps");
 }
 
 fn counted(records: u64, errors: u64, busy_us: u64) -> Counted {

@@ -295,7 +295,7 @@ impl Failed {
 fn at_once(task: &mut Task, now_ms: i64, batch: &Batch, collector: &mut Collector<'_>) -> Result<(), Failed> {
     let plan = Arc::clone(&task.plan);
     let Task { instances, state, .. } = &mut *task;
-    let passed = chain::run(&plan, instances, state, &mut batch.clone(), now_ms, collector);
+    let passed = chain::run(&plan, instances, state, None, &mut batch.clone(), now_ms, collector);
     passed.map_err(|error| Failed::of(&plan, error))?;
     task.flush(now_ms).map_err(|failure| match &failure {
         Failure::Flush { error, .. } if error.remedy() == Remedy::Halve => Failed::Flush,

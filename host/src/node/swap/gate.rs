@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::cluster::rollout::Strategy;
+use crate::cluster::rollout::{Extent, Strategy};
 use crate::manifest::{Manifest, Port, StoreDeclaration};
 use crate::worker::plan::TransformPlan;
 
@@ -53,6 +53,29 @@ pub(super) fn strategy(strategy: &Strategy) -> Finding {
     let canary = strategy.canary.map_or_else(String::new, |share| format!("; {share} of the tasks go first"));
     let limits = format!("{probation}, at most {errors}% more errors and {times} times the time a record{canary}");
     finding(Level::Ok, "probation", limits)
+}
+
+/// What comes before, in the shadow of the version that runs. What it wants of the real world would be done twice.
+pub(super) fn shadow(strategy: &Strategy, after: &TransformPlan) -> Option<Finding> {
+    const SUBJECT: &str = "shadow";
+    let manifest = after.plugin.manifest();
+    let what = match strategy.shadow? {
+        Extent::Records(records) => format!("the next {records} records"),
+        Extent::Time(time) => format!("the records of {}", humantime::format_duration(time)),
+    };
+    if !manifest.wants.is_empty() {
+        let (name, version, wants) = (&manifest.name, &manifest.version, manifest.wants.join(", "));
+        return Some(finding(
+            Level::Refused,
+            SUBJECT,
+            format!("{name}@{version} wants {wants}, which would be done twice for each record: leave --shadow out"),
+        ));
+    }
+    let limit = strategy.max_differences_ppm.map_or_else(
+        || "differences are shown, and nothing more".to_owned(),
+        |limit| format!("at most {}% of them different", f64::from(limit) / 1e4),
+    );
+    Some(finding(Level::Ok, SUBJECT, format!("{what} first; {limit}")))
 }
 
 fn manifests(before: &Manifest, after: &Manifest, ways: &Ways) -> Vec<Finding> {

@@ -53,6 +53,7 @@ impl<K: Kafka> Thread<K> {
                 }
                 continue;
             };
+            task.end_shadow();
             let careful = slot.replaying.entry(offset).or_insert_with(|| {
                 let mut careful = Careful::new(runtime.now());
                 // It is done by itself: what Kafka refuses of it is refused at once.

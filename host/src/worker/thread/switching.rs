@@ -15,7 +15,7 @@ use tracing::{info, warn};
 
 use super::copying::Converted;
 use super::{START_WAIT, Slot, Thread, micros};
-use crate::candidate::{Counted, Switched, TaskReport};
+use crate::candidate::{Counted, InShadow, Switched, TaskReport};
 use crate::engine::{Instance, MigrateError, OpenError};
 use crate::kafka::clients::{ConsumerClient, Kafka};
 use crate::worker::candidate::Candidate;
@@ -23,6 +23,7 @@ use crate::worker::careful::one_line;
 use crate::worker::failure::Failure;
 use crate::worker::migration::Migration;
 use crate::worker::plan::Plan;
+use crate::worker::shadow::{End, Shadow};
 use crate::worker::task::Task;
 
 /// How a task fares in a rollout.
@@ -48,6 +49,29 @@ impl Tally {
             counted.records += records as u64;
             counted.busy_us += micros(time);
         }
+    }
+
+    /// Takes in what a task's shadow has done.
+    pub(super) fn note_shadow(&mut self, task: &mut Task) {
+        let Some(shadow) = &mut task.shadow else { return };
+        self.report.after = self.report.after.and(shadow.seen());
+        match shadow.end() {
+            None if shadow.has_begun() => self.report.shadow = Some(InShadow::Sees),
+            None => {}
+            Some(End::TooLarge) => {
+                self.report.shadow = Some(InShadow::GivenUp);
+                task.end_shadow();
+            }
+            Some(End::Failed(reason)) => {
+                self.report.refused.get_or_insert_with(|| one_line(reason));
+                task.end_shadow();
+            }
+        }
+    }
+
+    /// Whether a shadow of the task may begin.
+    fn may_have_shadow(&self) -> bool {
+        self.report.refused.is_none() && self.report.shadow != Some(InShadow::GivenUp)
     }
 
     /// Whether the task can go over.
@@ -111,7 +135,9 @@ impl Spares {
 
     /// Whether some of `tasks` can go over, and none of their instances is on its way: they go over in one go.
     fn are_open_for<'a>(&self, candidate: &Candidate, mut tasks: impl Iterator<Item = &'a Task>) -> bool {
-        let is_open = |task: &Task| matches!(self.spares.get(&task.partition), Some(Some(_)));
+        let is_open = |task: &Task| {
+            candidate.is_wanted(task.partition) && matches!(self.spares.get(&task.partition), Some(Some(_)))
+        };
         self.spares.values().all(Option::is_some) && tasks.any(|task| is_open(task) && is_copied(task, candidate))
     }
 
@@ -130,11 +156,10 @@ impl<K: Kafka> Thread<K> {
             let transform = candidate.as_ref().map_or(0, |candidate| candidate.transform);
             self.slots.values_mut().for_each(|slot| slot.tally = Tally::of(transform));
             self.restorer.try_out(candidate.clone());
-            self.tasks
-                .iter_mut()
-                .flatten()
-                .filter(|task| matches!(task.migration, Some(Migration::Copying(_))))
-                .for_each(|task| task.migration = None);
+            for task in self.tasks.iter_mut().flatten() {
+                task.migration.take_if(|migration| matches!(migration, Migration::Copying(_)));
+                task.end_shadow();
+            }
             self.candidate = candidate;
         }
         let Some(candidate) = self.candidate.clone() else { return };
@@ -150,10 +175,13 @@ impl<K: Kafka> Thread<K> {
             }
         }
         self.copy_state(&candidate);
+        self.shadows(&candidate);
         for task in self.tasks.iter().flatten() {
-            let refused = self.slots.get(&task.partition).is_none_or(|slot| slot.tally.is_refused());
-            let stays = refused || !candidate.is_wanted(task.partition) || Arc::ptr_eq(&task.plan, &candidate.plan);
-            if stays || self.spares.spares.contains_key(&task.partition) {
+            let Some(slot) = self.slots.get(&task.partition) else { continue };
+            let goes_over = candidate.is_wanted(task.partition) && !slot.tally.is_refused();
+            let runs_it = Arc::ptr_eq(&task.plan, &candidate.plan);
+            let has_use = !runs_it && (goes_over || needs_shadow(task, slot, &candidate));
+            if !has_use || self.spares.spares.contains_key(&task.partition) {
                 continue;
             }
             self.spares.spares.insert(task.partition, None);
@@ -169,6 +197,24 @@ impl<K: Kafka> Thread<K> {
                 }
             };
             self.equipment.runtime.spawn(work.boxed());
+        }
+    }
+
+    /// Lets tasks have the candidate in their shadow, or not any more.
+    fn shadows(&mut self, candidate: &Arc<Candidate>) {
+        for task in self.tasks.iter_mut().flatten() {
+            let Some(slot) = self.slots.get_mut(&task.partition) else { continue };
+            if !candidate.is_wanted_in_shadow() {
+                task.end_shadow();
+            }
+            slot.tally.note_shadow(task);
+            if needs_shadow(task, slot, candidate)
+                && let Some(instance) = self.spares.take(task.partition)
+            {
+                task.shadow = Some(Box::new(Shadow::new(Arc::clone(candidate), instance)));
+                // It begins with a commit, even if no record comes.
+                task.dirty = true;
+            }
         }
     }
 
@@ -235,6 +281,8 @@ impl<K: Kafka> Thread<K> {
                 "went over to the candidate"
             );
             slot.tally.report.switched = Some(Switched { offsets, pause_us });
+            // What was counted in the shadow is not of this.
+            slot.tally.report.after = Counted::default();
         }
         self.report_trial();
         Ok(())
@@ -322,6 +370,12 @@ pub(super) fn go_over(task: &mut Task, plan: &Arc<Plan>, now_ms: i64) -> Result<
         task.since[at] = Some(offsets.clone());
     }
     Ok(())
+}
+
+/// Whether a task is to have the candidate in its shadow, and has not.
+fn needs_shadow(task: &Task, slot: &Slot, candidate: &Arc<Candidate>) -> bool {
+    let is_free = task.shadow.is_none() && slot.careful.is_none() && !Arc::ptr_eq(&task.plan, &candidate.plan);
+    candidate.is_wanted_in_shadow() && is_free && slot.tally.may_have_shadow()
 }
 
 /// Whether nothing of a task's state has to be copied before it goes over, but what the switch copies.

@@ -2,9 +2,11 @@
 
 use std::io::{self, Write};
 
-use crate::cli::table;
+use crate::candidate::Shadowed;
+use crate::cli::{comparison, table};
 use crate::cluster::presence::Presence;
-use crate::cluster::rollout::{Ended, Outcome, Phase, Rollout};
+use crate::cluster::rollout::{Ended, Extent, Outcome, Phase, Rollout};
+use crate::comparison::Counts;
 use crate::meta::layout::Segment;
 use crate::node::swap::{Finding, Level};
 
@@ -42,6 +44,7 @@ pub(super) fn progress(rollout: &Rollout, nodes: &[(String, Presence)]) -> Strin
             }
             format!("prepare: {prepared} of {} nodes have loaded {to}", nodes.len())
         }
+        (Phase::Shadow, _) => in_shadow(rollout, rollout.shadowed(reports()).unwrap_or_default().counts),
         (Phase::Canary, None) => format!("canary: {run} of {wanted} tasks run {to}"),
         (Phase::Canary, Some(_)) => format!("canary: {run} of {tasks} tasks are watched"),
         (Phase::Everywhere, None) => format!("switch: {run} of {tasks} tasks run {to}"),
@@ -50,6 +53,23 @@ pub(super) fn progress(rollout: &Rollout, nodes: &[(String, Presence)]) -> Strin
             format!("return: {run} tasks are to go back; {}", rollout.reason.as_deref().unwrap_or_default())
         }
     }
+}
+
+fn in_shadow(rollout: &Rollout, counts: Counts) -> String {
+    let of = match rollout.strategy.shadow {
+        Some(Extent::Records(records)) => format!("{} of {records} records", counts.records),
+        Some(Extent::Time(time)) => format!("{} records, for {}", counts.records, humantime::format_duration(time)),
+        None => format!("{} records", counts.records),
+    };
+    format!("shadow: {of}: {}", counts.in_words("the present version", "the new one"))
+}
+
+/// What the candidate did in the shadow, if it was there.
+pub(super) fn shadowed(out: &mut impl Write, rollout: &Rollout) -> io::Result<()> {
+    let Some(Shadowed { counts, examples }) = &rollout.shadowed else { return Ok(()) };
+    let words = counts.in_words("the version before", "the new one");
+    writeln!(out, "shadow: {} records: {words}", counts.records)?;
+    comparison::examples(out, examples, "output", ["before", "new"])
 }
 
 /// That it is done, and what it cost.
@@ -94,9 +114,13 @@ pub(super) fn history(out: &mut impl Write, name: &Segment, ended: &[Ended]) -> 
         ]
     };
     table::print(out, ROLLOUTS, &ended.iter().map(row).collect::<Vec<_>>())?;
-    for ended in ended {
-        if let Some(reason) = &ended.rollout.reason {
-            writeln!(out, "\n{}: {reason}", ended.rollout.number)?;
+    for Ended { rollout, .. } in ended {
+        if let Some(reason) = &rollout.reason {
+            writeln!(out, "\n{}: {reason}", rollout.number)?;
+        }
+        if rollout.shadowed.is_some() {
+            write!(out, "\n{}: ", rollout.number)?;
+            shadowed(out, rollout)?;
         }
     }
     Ok(())
