@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluicegate::checkpoint::head::TransformIdentity;
-use sluicegate::comparison::Naming;
-use sluicegate::comparison::{Outcomes, RecordOutcome};
+use sluicegate::comparison::{Cause, Comparison, Naming, Outcomes, RecordOutcome};
 use sluicegate::config::{Guarantee, Start};
 use sluicegate::engine::{Grants, Limits, LogLevel};
 use sluicegate::node::offline::run::without_world;
-use sluicegate::node::offline::{Cause, Comparison, NotRun, Run, states};
+use sluicegate::node::offline::{NotRun, Run, states};
 use sluicegate::record::Batch;
 use sluicegate::state::TaskState;
 use sluicegate::worker::plan::{FailingRecords, OutletPlan, Plan, SinkPlan, SourcePlan, TransformPlan};

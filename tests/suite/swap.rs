@@ -3,6 +3,7 @@
 
 mod migration;
 mod proof;
+mod shadow;
 
 use std::collections::BTreeMap;
 use std::fs;

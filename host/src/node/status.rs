@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 pub use self::rates::{Rates, Sample};
 use super::NodeError;
 use super::group::{Group, Progress};
+use crate::candidate::Shadowed;
 use crate::checkpoint::head::Head;
 use crate::checkpoint::store::{StateError, TaskStore};
 use crate::cluster::contents;
@@ -115,6 +116,9 @@ pub struct RolloutStatus {
     pub gone_over: usize,
     /// Of so many.
     pub tasks: u32,
+    /// How the new version compares in the shadow of the one before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadowed: Option<Shadowed>,
     /// Why it is being called off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -122,6 +126,7 @@ pub struct RolloutStatus {
 
 impl RolloutStatus {
     fn new(rollout: &Rollout, nodes: &BTreeMap<String, Presence>) -> Self {
+        let reports = || nodes.values().filter_map(|presence| presence.rollout.as_ref());
         Self {
             number: rollout.number,
             transform: rollout.transform.clone(),
@@ -129,7 +134,8 @@ impl RolloutStatus {
             to: rollout.to.clone(),
             phase: rollout.phase,
             watched_since: rollout.watched_since,
-            gone_over: rollout.gone_over(nodes.values().filter_map(|presence| presence.rollout.as_ref())),
+            gone_over: rollout.gone_over(reports()),
+            shadowed: rollout.shadowed(reports()).or_else(|| rollout.shadowed.clone()),
             tasks: rollout.candidate.partitions,
             reason: rollout.reason.clone(),
         }
@@ -153,7 +159,13 @@ pub struct Rollouts {
 pub async fn rollouts(store: &dyn MetaStore, name: &Segment) -> Result<Rollouts, NodeError> {
     let unknown = || NodeError::UnknownPipeline { pipeline: name.to_string() };
     let record = pipelines::read(store, name).await?.ok_or_else(unknown)?.record;
-    Ok(Rollouts { under_way: record.rollout, ended: pipelines::rollouts(store, name).await? })
+    let nodes = presence::list(store, name).await?;
+    let reports = || nodes.iter().filter_map(|(_, presence)| presence.rollout.as_ref());
+    let under_way = record.rollout.map(|rollout| Rollout {
+        shadowed: rollout.shadowed(reports()).or_else(|| rollout.shadowed.clone()),
+        ..rollout
+    });
+    Ok(Rollouts { under_way, ended: pipelines::rollouts(store, name).await? })
 }
 
 /// How a task is.

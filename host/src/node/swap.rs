@@ -179,7 +179,7 @@ async fn gate(
         None => Ways::new(),
     };
     let mut findings = gate::compare(&before.transforms[at], &after.transforms[at], &ways);
-    findings.extend(gate::shadow(&rollout.strategy, &after.transforms[at]));
+    findings.extend(gate::shadow(&rollout.strategy, after.transforms[at].plugin.manifest()));
     findings.push(gate::strategy(&rollout.strategy));
     passes(&findings)?;
     let Some(candidate) = candidate else {

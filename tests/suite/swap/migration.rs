@@ -15,7 +15,7 @@ use crate::shared::wait_for;
 use crate::state::State;
 
 /// Counts per key: `keyed-count` writes `COUNT`, `guest-tally` writes `COUNT;`.
-const COUNTING: &str = r#"
+pub(super) const COUNTING: &str = r#"
 name = "chain"
 [[source]]
 topic = "in"
@@ -44,7 +44,7 @@ fn many_keys(deployment: &Deployment, count: usize) {
 
 /// Checks that every record was counted once, and came out once. Which version made the records of each partition, in their order:
 /// whether it was that of schema 2.
-fn made_by(deployment: &Deployment) -> BTreeMap<i32, Vec<bool>> {
+pub(super) fn made_by(deployment: &Deployment) -> BTreeMap<i32, Vec<bool>> {
     let expected = per_key(&deployment.read("in"));
     let total = expected.values().sum::<u64>() as usize;
     deployment.wait_for_read("out", total);

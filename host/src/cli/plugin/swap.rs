@@ -15,7 +15,7 @@ use crate::cli::connection::{self, Connection};
 use crate::cli::{CommandError, comparison, table, wait};
 use crate::cluster::pipelines;
 use crate::cluster::presence;
-use crate::cluster::rollout::{Ended, Extent, Outcome, Rollout, Share, Strategy};
+use crate::cluster::rollout::{Ended, Extent, Outcome, Phase, Rollout, Share, Strategy};
 use crate::config::ClusterArgs;
 use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
@@ -333,6 +333,9 @@ pub(super) async fn rollouts(args: RolloutsArgs, out: &mut (impl Write + Send)) 
     shown::history(out, &name, &rollouts.ended)?;
     if let Some(rollout) = &rollouts.under_way {
         writeln!(out, "\n{}", shown::progress(rollout, &presence::list(&*store, &name).await?))?;
+        if rollout.phase == Phase::Shadow {
+            shown::shadowed(out, rollout)?;
+        }
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use crate::candidate::Shadowed;
 use crate::cli::{CommandError, table};
 use crate::cluster::presence::Incident;
 use crate::cluster::rollout::{Phase, Version};
@@ -86,9 +87,13 @@ fn rollout_line(pipeline: &str, rollout: &RolloutStatus) -> String {
         (Phase::Everywhere, Some(_)) => "probation",
         (Phase::Return, _) => "return",
     };
+    let seen = rollout.shadowed.as_ref().filter(|_| rollout.phase == Phase::Shadow);
+    let seen = seen.map_or_else(String::new, |Shadowed { counts, .. }| {
+        format!(", {} records seen, {}", counts.records, counts.in_words("the present version", "the new one"))
+    });
     let reason = rollout.reason.as_ref().map_or_else(String::new, |reason| format!("; called off: {reason}"));
     format!(
-        "{pipeline}: rollout {number} of transform `{transform}`, {from} -> {to}: {phase}, {gone_over} of {tasks} tasks have gone over{reason}"
+        "{pipeline}: rollout {number} of transform `{transform}`, {from} -> {to}: {phase}{seen}, {gone_over} of {tasks} tasks have gone over{reason}"
     )
 }
 
@@ -133,6 +138,7 @@ mod tests {
             transform: "mask".to_owned(),
             from: version("mask-json@1.2.0"),
             to: version("mask-json@1.3.0"),
+            shadowed: None,
             phase: Phase::Everywhere,
             watched_since: None,
             gone_over: 1,

@@ -56,9 +56,8 @@ pub(super) fn strategy(strategy: &Strategy) -> Finding {
 }
 
 /// What comes before, in the shadow of the version that runs. What it wants of the real world would be done twice.
-pub(super) fn shadow(strategy: &Strategy, after: &TransformPlan) -> Option<Finding> {
+pub(super) fn shadow(strategy: &Strategy, manifest: &Manifest) -> Option<Finding> {
     const SUBJECT: &str = "shadow";
-    let manifest = after.plugin.manifest();
     let what = match strategy.shadow? {
         Extent::Records(records) => format!("the next {records} records"),
         Extent::Time(time) => format!("the records of {}", humantime::format_duration(time)),
@@ -213,5 +212,23 @@ mod tests {
         let outputs = r#"{ "outputs": [{ "name": "main" }, { "name": "late" }] }"#;
         assert_eq!(worst(outputs, "{}", "gone: `late`"), Level::Warning);
         assert_eq!(worst("{}", r#"{ "name": "other" }"#, "another plugin"), Level::Warning);
+    }
+
+    #[test]
+    fn what_wants_the_real_world_has_no_shadow() {
+        let strategy = Strategy {
+            shadow: Some(Extent::Records(500)),
+            max_differences_ppm: Some(10_000),
+            ..crate::cluster::rollout::tests::rollout(None).strategy
+        };
+        let finding = |text: &str| shadow(&strategy, &manifest(text)).map(|it| (it.level, it.finding));
+        let first = (Level::Ok, "the next 500 records first; at most 1% of them different".to_owned());
+        assert_eq!(finding("{}"), Some(first));
+        let (level, text) = finding(r#"{ "wants": ["clocks"] }"#).unwrap();
+        assert!(
+            level == Level::Refused && text.starts_with("count@1.0.0 wants clocks, which would be done twice"),
+            "{text}"
+        );
+        assert_eq!(shadow(&Strategy { shadow: None, ..strategy.clone() }, &manifest("{}")), None);
     }
 }
