@@ -7,6 +7,7 @@ use std::time::Duration;
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use sluicegate::checkpoint::resolve::{GroupOffset, GroupOffsets};
+use sluicegate::comparison::{Example, Side};
 use sluicegate::config::Guarantee;
 use sluicegate::kafka::TopicPartition;
 use sluicegate::meta::layout::{self, Segment};
@@ -270,11 +271,14 @@ impl World {
                 let plan = pipeline::candidate(&self.scenario, &base, *number);
                 let candidate = Arc::new(Candidate::new(&base, Arc::new(plan)).expect("one transform differs"));
                 candidate.want(wants);
+                candidate.want_in_shadow(some >> 41 & 1 == 1);
                 let (stores, wanted) = (&candidate.plan.transforms.last().expect("one").identity.stores, some & 7);
-                self.kernel.note(format_args!("a candidate with {stores:?}, wanted by {wanted:03b}"));
+                let shadow = if candidate.is_wanted_in_shadow() { "in the shadow" } else { "not in the shadow" };
+                self.kernel.note(format_args!("a candidate with {stores:?}, wanted by {wanted:03b}, {shadow}"));
                 Some(candidate)
             }
             Some(candidate) => match some >> 40 & 3 {
+                _ if !self.agrees_in_the_shadow(&candidate) => Some(candidate),
                 0 => {
                     self.kernel.note(format_args!("the candidate is called off"));
                     None
@@ -287,11 +291,29 @@ impl World {
                 _ => {
                     self.kernel.note(format_args!("the candidate is wanted by {:03b}", some & 7));
                     candidate.want(wants);
+                    candidate.want_in_shadow(some >> 42 & 1 == 1);
                     Some(candidate)
                 }
             },
         };
         self.plans.try_out(now.clone());
+    }
+
+    /// What a candidate makes of the records in the shadow is what the version that runs makes of them: but for the mark behind it, which
+    /// some leave, and the time.
+    fn agrees_in_the_shadow(&self, candidate: &Candidate) -> bool {
+        let last = candidate.plan.transforms.last().expect("one");
+        let Some(shadowed) = candidate.shadowed() else { return true };
+        let plain = |side: &Option<Side>| match side {
+            Some(Side::Sent { value: Some(value), .. }) => value.to_string().trim_end_matches(';').to_owned(),
+            other => format!("{other:?}"),
+        };
+        let differs = |example: &&Example| plain(&example.first) != plain(&example.second);
+        let (of, differing) = (shadowed.counts, shadowed.examples.iter().find(differs));
+        if let Some(example) = differing.filter(|_| !last.config.contains("trap")) {
+            self.oracle.violated(format!("of {of:?} in the shadow something else came: {example:?}"));
+        }
+        differing.is_none()
     }
 
     fn presence(&self, at: usize) -> String {

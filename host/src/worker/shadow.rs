@@ -26,7 +26,7 @@ use crate::state::{Store, TaskState, TransformState};
 /// A call of a shadow may take so many times as long as that of the version that runs.
 const TIMES: u32 = 20;
 /// But no less than this.
-const CALL_MIN: Duration = Duration::from_millis(250);
+const CALL_MIN: Duration = Duration::from_millis(500);
 /// Bytes that the view of a task may have beside its state.
 const BYTES_MAX: u64 = 64 << 20;
 
