@@ -24,7 +24,7 @@ pub struct Switched {
 pub struct Counted {
     /// Records processed.
     pub records: u64,
-    /// Of these, rejected.
+    /// Of these, rejected: also those of which a later transform has rejected what came of them.
     pub errors: u64,
     /// Time in the plugin, in microseconds.
     pub busy_us: u64,

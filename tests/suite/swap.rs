@@ -63,7 +63,8 @@ impl Cluster {
         let file = config(&self.deployment, "config.json", new);
         let plugin = crate::node::plugin(plugin);
         let arguments = ["plugin", "swap", "chain", transform, plugin.to_str().unwrap(), "--config", &file];
-        let arguments = [&arguments[..], &["--wait", "--probation", "500ms"], more].concat();
+        let probation: &[&str] = if more.contains(&"--probation") { &[] } else { &["--probation", "500ms"] };
+        let arguments = [&arguments[..], &["--wait"], probation, more].concat();
         self.deployment.command(&arguments).output().unwrap()
     }
 
@@ -254,6 +255,48 @@ fn versions_that_are_no_good_never_stop_the_pipeline() {
     });
     cluster.wait_until_done();
     assert_eq!(cluster.status()["revision"], 1);
+    separators(&cluster.stop());
+}
+
+#[test]
+fn what_a_later_transform_rejects_of_a_new_version_takes_it_back() {
+    let pipeline = r#"
+name = "chain"
+[[source]]
+topic = "in"
+[[transform]]
+name = "first"
+plugin = "guest_misbehaves.wasm"
+config = { how = "large", on = "never", number = 2 }
+[[transform]]
+name = "second"
+plugin = "guest_misbehaves.wasm"
+config = { how = "reject", on = "xx" }
+[[sink]]
+topic = "out"
+[delivery]
+commit-interval = "50ms"
+"#;
+    let cluster = Cluster::new(pipeline);
+    let output = under_load(&cluster.deployment, 100, || {
+        wait_for("records", || (cluster.deployment.read("out").len() > 300).then_some(()));
+        let large = json!({ "how": "large", "number": 2 });
+        cluster.configure("first", "guest_misbehaves.wasm", &large, &["--records", "0", "--probation", "20s"])
+    });
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("is back on what it ran before: it rejects "), "{said}");
+    cluster.stop();
+}
+
+#[test]
+fn a_swap_without_records_says_that_nothing_is_known_of_it() {
+    let cluster = Cluster::new(CHAIN);
+    let said = cluster.separate(";", &[]);
+    assert!(said.contains("warning: no record came while it was watched"), "{said}");
+    let said = under_load(&cluster.deployment, 100, || cluster.separate("|", &[]));
+    assert!(said.contains("watched over ") && said.contains(" records, 0 of them rejected"), "{said}");
+    cluster.wait_until_done();
     separators(&cluster.stop());
 }
 

@@ -226,6 +226,9 @@ pub struct Rollout {
     /// How it compared in the shadow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadowed: Option<Shadowed>,
+    /// What the candidate had done when it was found good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watched: Option<Counted>,
     /// What was known of the tasks that had gone over, by partition, when the phase, or what is watched, changed last.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub switched: BTreeMap<u32, Switched>,
@@ -504,7 +507,11 @@ impl Rollout {
             None if all_run => known.watched_since = Some(now),
             Some(since) if all_run && now.duration_since(since) >= self.strategy.probation() => match self.phase {
                 Phase::Canary => (known.phase, known.watched_since) = (Phase::Everywhere, None),
-                _ => return Next::End(Box::new(known), Outcome::Done),
+                _ => {
+                    let tasks = reports.values().flat_map(|report| report.tasks.values());
+                    known.watched = Some(tasks.map(|task| task.after).fold(Counted::default(), Counted::and));
+                    return Next::End(Box::new(known), Outcome::Done);
+                }
             },
             _ => {}
         }

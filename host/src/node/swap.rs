@@ -116,6 +116,7 @@ pub async fn check(
         strategy: Strategy { probation_ms, ..request.strategy },
         converts: false,
         shadowed: None,
+        watched: None,
         phase: Phase::Prepare,
         watched_since: None,
         reason: None,

@@ -35,6 +35,7 @@ pub(crate) fn rollout(canary: Option<&str>) -> Rollout {
         },
         converts: false,
         shadowed: None,
+        watched: None,
         phase: Phase::Prepare,
         watched_since: None,
         reason: None,
@@ -85,6 +86,7 @@ fn tasks_go_over_when_every_node_has_loaded_it_and_the_end_comes_after_the_proba
     assert_eq!(go(next(&watched, &all[..1], at(70))).watched_since, None);
     let Next::End(ended, Outcome::Done) = next(&watched, &all, at(64)) else { panic!("it has passed") };
     assert_eq!(ended.switched[&3].offsets["in"], 30);
+    assert_eq!(ended.watched, Some(Counted::default()), "no record came");
 }
 
 #[test]

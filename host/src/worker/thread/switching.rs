@@ -83,8 +83,11 @@ impl Tally {
         self.report.refused.is_some()
     }
 
+    /// What a later transform rejects counts too: it may be what this one makes of the records.
     pub(super) fn rejected(&mut self, transform: usize, records: usize) {
-        if let Some(counted) = self.counted(transform) {
+        if transform >= self.transform
+            && let Some(counted) = self.counted(self.transform)
+        {
             counted.errors += records as u64;
         }
     }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use crate::candidate::Shadowed;
+use crate::candidate::{Counted, Shadowed};
 use crate::cli::{comparison, table};
 use crate::cluster::presence::Presence;
 use crate::cluster::rollout::{Ended, Extent, Outcome, Phase, Rollout};
@@ -81,7 +81,16 @@ pub(super) fn done(out: &mut impl Write, ended: &Ended) -> io::Result<()> {
         out,
         "done: transform `{transform}` runs {to} in all {} tasks{pause}; revision {revision}",
         rollout.candidate.partitions
-    )
+    )?;
+    match rollout.watched {
+        Some(Counted { records: 0, .. }) => {
+            writeln!(out, "warning: no record came while it was watched, so that nothing is known of how it does")
+        }
+        Some(Counted { records, errors, .. }) => {
+            writeln!(out, "watched over {records} records, {errors} of them rejected")
+        }
+        None => Ok(()),
+    }
 }
 
 /// The longest.
