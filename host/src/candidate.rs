@@ -79,6 +79,9 @@ pub struct TaskReport {
     /// How it went over; absent while it runs the version before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub switched: Option<Switched>,
+    /// Whether a commit says so, so that it comes up with the candidate again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub committed: bool,
     /// Whether all of its state that has to be converted first is, so that it can go over.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ready: bool,

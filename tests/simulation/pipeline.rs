@@ -41,15 +41,22 @@ pub(crate) fn candidate(scenario: &Scenario, base: &Plan, number: u64) -> Plan {
         transform.plugin = Arc::clone(&same.plugin);
     }
     let last = plan.transforms.last_mut().expect("at least one");
-    // Of another schema: what a later candidate need not convert any more.
-    if scenario.stateful && scenario.second.is_none() && number.is_multiple_of(2) {
-        last.plugin = plugin("guest_tally");
+    // Of another schema, a higher or a lower one, or of the same, which need not convert.
+    let (name, schema) = if number.is_multiple_of(3) { ("keyed_count", 1) } else { ("guest_tally", 2) };
+    if scenario.stateful && scenario.second.is_none() && number % 3 != 1 {
+        last.plugin = plugin(name);
         last.identity.plugin = last.plugin.digest().to_owned();
-        last.identity.stores = BTreeMap::from([("counts".to_owned(), 2)]);
+        last.identity.stores = BTreeMap::from([("counts".to_owned(), schema)]);
     }
-    last.identity.config = format!("{}+{number}", base.revision);
-    if scenario.second == Some(Second::Traps) && number % 2 == 1 {
+    let traps = scenario.second == Some(Second::Traps) && number % 2 == 1;
+    if traps {
         last.config = r#"{"how": "trap"}"#.to_owned();
+    }
+    // One that was there before, or a new one.
+    last.identity.config = if traps { "trap" } else { "again" }.to_owned();
+    let is_base = base.transforms.last().is_some_and(|base| base.is_same(last));
+    if is_base || number.is_multiple_of(4) {
+        last.identity.config = format!("{}+{number}", base.revision);
     }
     plan
 }

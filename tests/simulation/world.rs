@@ -283,6 +283,7 @@ impl World {
                     self.kernel.note(format_args!("the candidate is called off"));
                     None
                 }
+                1 if !candidate.routes.is_empty() && !self.all_run(&candidate) => Some(candidate),
                 1 => {
                     self.kernel.note(format_args!("the candidate is the plan"));
                     self.plans.change(Arc::clone(&candidate.plan));
@@ -297,6 +298,13 @@ impl World {
             },
         };
         self.plans.try_out(now.clone());
+    }
+
+    /// As a leader sees it: whether all tasks run the candidate, and commits say so.
+    fn all_run(&self, candidate: &Candidate) -> bool {
+        let reports = candidate.reports();
+        let runs = |partition| reports.get(&partition).is_some_and(|task| task.switched.is_some() && task.committed);
+        (0..self.plan.partitions).all(runs)
     }
 
     /// What a candidate makes of the records in the shadow is what the version that runs makes of them: but for the mark behind it, which

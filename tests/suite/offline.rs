@@ -71,7 +71,7 @@ fn batch(from: i64, values: &[&str]) -> Batch {
 }
 
 fn run(plan: &Plan, state: &TaskState) -> Run {
-    Run::new(&without_world(plan).unwrap(), 2, (state, None), 0, None).unwrap()
+    Run::new(&without_world(plan).unwrap(), 2, (state, None, None), 0, None).unwrap()
 }
 
 fn of(outcomes: &Outcomes, offset: i64) -> &RecordOutcome {
@@ -138,7 +138,7 @@ fn what_would_stop_a_pipeline_ends_the_run_and_says_where() {
 fn a_search_ends_when_its_time_is_over() {
     let plan = without_world(&plan(&[("guest_misbehaves", r#"{"how": "loop"}"#)])).unwrap();
     let begin = Instant::now();
-    let mut run = Run::new(&plan, 2, (&TaskState::default(), None), 0, Some(begin)).unwrap();
+    let mut run = Run::new(&plan, 2, (&TaskState::default(), None, None), 0, Some(begin)).unwrap();
     let said = run.process(&batch(0, &["x"; 50])).unwrap_err().to_string();
     assert!(said.contains("was not found in the time given") && said.contains("ran longer than"), "{said}");
     assert!(begin.elapsed() < Duration::from_secs(30), "fifty calls of 300 ms were not waited for");

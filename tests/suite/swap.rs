@@ -274,6 +274,8 @@ plugin = "guest_misbehaves.wasm"
 config = { how = "reject", on = "xx" }
 [[sink]]
 topic = "out"
+[errors]
+on-error = "skip"
 [delivery]
 commit-interval = "50ms"
 "#;

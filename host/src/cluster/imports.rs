@@ -77,6 +77,16 @@ pub enum ImportError {
         /// Which store.
         store: StoreName,
     },
+    /// A rollout keeps the same state in the form of another schema too.
+    #[error(
+        "store {store} of task {task} is kept in two forms while its transform is being changed: wait for the end of the rollout, or call it off, and let the pipeline run until then"
+    )]
+    HasCopy {
+        /// Which task.
+        task: TaskId,
+        /// Which store.
+        store: StoreName,
+    },
     /// Somebody has claimed the task meanwhile.
     #[error(
         "task {task} was claimed by somebody else meanwhile: this commit of it was not made; is the pipeline running?"
@@ -98,6 +108,9 @@ pub async fn import(
     changes: &[Change],
 ) -> Result<Epoch, ImportError> {
     let mut opened = Opened::claim(meta, offsets, task).await?;
+    if let Some(Change { store, .. }) = changes.iter().find(|Change { store, .. }| has_copy(&opened.base, store)) {
+        return Err(ImportError::HasCopy { task: task.clone(), store: store.clone() });
+    }
     for Change { store, key, value } in changes {
         let number = opened.state.number(store);
         opened.state.store_mut(number).put(key, value.as_deref());
@@ -194,6 +207,12 @@ impl Opened {
             Settled::Lost => Err(ImportError::Claimed { task: self.task.clone() }),
         }
     }
+}
+
+/// Whether the manifest's transforms have another form of the store, or this one is it.
+fn has_copy(manifest: &Manifest, store: &StoreName) -> bool {
+    let transforms = manifest.transforms.iter().filter(|transform| transform.name == store.transform);
+    transforms.flat_map(|transform| transform.copies.keys()).any(|copy| copy == store.declared())
 }
 
 async fn nobody_runs(offsets: &dyn Offsets, task: &TaskId) -> Result<(), ImportError> {
@@ -345,14 +364,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_store_that_a_version_reads_or_keeps_as_a_copy_is_not_dropped() {
+    async fn a_store_that_a_version_reads_or_keeps_as_a_copy_is_not_dropped_nor_imported_into() {
         let (_dir, meta) = begun_with(&[("counts", 2)], &[("counts", 1)]).await;
-        import(&meta, &Kafka::empty(), &task(), &[change("ada", Some("5"))]).await.unwrap();
+        let import = async |change| import(&meta, &Kafka::empty(), &task(), &[change]).await.unwrap_err();
+        let error = import(change("ada", Some("5"))).await;
+        assert!(matches!(error, ImportError::HasCopy { .. }), "one form would not know of it: {error}");
         for named in ["counts", "counts@2"] {
             let error = drop_store(&meta, &Kafka::empty(), &task(), &store("count", named)).await.unwrap_err();
             assert!(matches!(error, ImportError::InUse { .. }), "{named}: {error}");
         }
-        assert_eq!(entry(&meta, "ada").await, Some(b"5".to_vec()));
         for named in [store("count", "counts@3"), store("other", "counts")] {
             assert_eq!(drop_store(&meta, &Kafka::empty(), &task(), &named).await.unwrap().entries, 0);
         }

@@ -347,7 +347,7 @@ impl Rollout {
         match self.phase {
             Phase::Prepare => self.after_prepare(placed, &reports, now),
             Phase::Shadow => self.in_shadow(&reports, now),
-            _ => self.after_switch(&reports, now),
+            _ => self.after_switch(placed, &reports, now),
         }
     }
 
@@ -486,7 +486,7 @@ impl Rollout {
         })
     }
 
-    fn after_switch(&self, reports: &BTreeMap<&str, &NodeReport>, now: Timestamp) -> Next {
+    fn after_switch(&self, placed: &[&str], reports: &BTreeMap<&str, &NodeReport>, now: Timestamp) -> Next {
         let mut known = self.clone();
         for (partition, task) in reports.values().flat_map(|report| &report.tasks) {
             let Some(switched) = &task.switched else { continue };
@@ -496,11 +496,14 @@ impl Rollout {
                 known.switched.insert(*partition, switched.clone());
             }
         }
+        // A node that has died is heard for a while, and so is the one that has its tasks now.
         let runs = |partition: u32| {
-            let of = |report: &&NodeReport| report.tasks.get(&partition).is_some_and(|task| task.switched.is_some());
-            reports.values().any(of)
+            let mut of = reports.values().filter_map(|report| report.tasks.get(&partition)).peekable();
+            of.peek().is_some() && of.all(|task| task.switched.is_some() && task.committed)
         };
-        let all_run = (0..self.candidate.partitions).filter(|partition| self.wants(*partition)).all(runs);
+        let is_prepared = |node: &&str| reports.get(node).is_some_and(|report| report.prepared);
+        let all_run = placed.iter().all(is_prepared)
+            && (0..self.candidate.partitions).filter(|partition| self.wants(*partition)).all(runs);
         match self.watched_since {
             // Time in which it does not run says nothing.
             Some(_) if !all_run => known.watched_since = None,

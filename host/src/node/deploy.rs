@@ -140,7 +140,7 @@ async fn goes_on(store: &Arc<dyn MetaStore>, plan: &Plan) -> Result<(), NodeErro
             return Err(NodeError::Incompatible { reason });
         }
         compatible::offsets(plan, &head, &head.committed)
-            .and_then(|_| compatible::conversions(plan, &task, &head.committed))
+            .and_then(|_| compatible::conversions((plan, &[]), &task, &head.committed))
             .map_err(|failure| NodeError::Incompatible { reason: failure.to_string() })?;
     }
     Ok(())

@@ -295,9 +295,10 @@ impl Stage {
         Naming { sources: self.tape.topics(), sinks, ..Naming::default() }
     }
 
-    fn run(&self, plan: &Arc<Plan>, prepared: &Prepared) -> Result<Run, NodeError> {
+    fn run(&self, plan: &Arc<Plan>, prepared: &Prepared, former: Option<&Arc<Plan>>) -> Result<Run, NotRun> {
         let now_ms = prepared.recording.begins_ms();
-        Ok(Run::new(plan, prepared.number, (&prepared.state, prepared.manifest.as_ref()), now_ms, None)?)
+        let state = (&prepared.state, prepared.manifest.as_ref(), former);
+        Run::new(plan, prepared.number, state, now_ms, None)
     }
 
     /// Compares with what was sent; why that cannot be done, if the sinks do not say enough.
@@ -307,7 +308,14 @@ impl Stage {
         let mut since: Option<Option<i64>> = None;
         for task in self.tasks() {
             let Some(prepared) = self.prepare(task, &mut replayed)? else { continue };
-            let mut run = self.run(&self.candidate, &prepared)?;
+            let mut run = match self.run(&self.candidate, &prepared, None) {
+                // The version that made the state may be the one that converts it.
+                Err(NotRun::State(_)) => {
+                    let former = self.version(&prepared, &mut Vec::new())?;
+                    self.run(&self.candidate, &prepared, Some(&former))?
+                }
+                run => run?,
+            };
             for batch in &prepared.recording.batches {
                 match run.process(batch) {
                     Ok(came) => {
@@ -373,7 +381,8 @@ impl Stage {
             let version = self.version(&prepared, &mut replayed.notes)?;
             is_other |=
                 version.transforms.iter().zip(&self.candidate.transforms).any(|(one, other)| !one.is_same(other));
-            let (mut first, mut second) = (self.run(&version, &prepared)?, self.run(&self.candidate, &prepared)?);
+            let mut first = self.run(&version, &prepared, None)?;
+            let mut second = self.run(&self.candidate, &prepared, Some(&version))?;
             let mut halted = false;
             for batch in &prepared.recording.batches {
                 match (first.process(batch), second.process(batch)) {

@@ -213,8 +213,11 @@ async fn ways(candidate: Arc<Candidate>) -> Ways {
             let converted = converter.convert(route, Column::default(), Column::default(), now_ms);
             converted.map(drop).map_err(|error| error.to_string())
         };
-        let converting = candidate.routes.iter().filter(|route| route.source.is_some());
-        converting.map(|route| (route.conversion.store.clone(), (knows(route), knows(&route.back())))).collect()
+        candidate
+            .routes
+            .iter()
+            .map(|route| (route.conversion.store.clone(), (knows(route), knows(&route.back()))))
+            .collect()
     };
     tokio::task::spawn_blocking(ask).await.unwrap_or_default()
 }

@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::migration::{self, Converter, Route};
 use super::plan::Plan;
 use crate::candidate::{Shadowed, TaskReport};
+use crate::checkpoint::head::Manifest;
 use crate::comparison::{Comparison, Naming};
+use crate::engine::Conversion;
 
 /// Shared by the threads of a pipeline and whoever moves the rollout on.
 pub struct Candidate {
@@ -58,6 +60,17 @@ impl Candidate {
     pub fn converter(&self, partition: u32, now_ms: i64) -> Result<Converter, String> {
         let versions = (&self.before.transforms[self.transform], &self.plan.transforms[self.transform]);
         Converter::open(versions, &self.routes, (&self.plan.pipeline, partition), now_ms)
+    }
+
+    /// Whether a commit of the candidate has everything that the version before needs. One that it has made as the plan of an earlier
+    /// time has not.
+    #[must_use]
+    pub fn may_go_back_from(&self, manifest: &Manifest) -> bool {
+        let name = &self.plan.transforms[self.transform].name;
+        let written = manifest.transforms.iter().find(|written| written.name == *name);
+        self.routes.iter().all(|Route { conversion: Conversion { store, from, .. }, .. }| {
+            written.is_some_and(|written| written.copies.get(store) == Some(from))
+        })
     }
 
     /// No task is to go over to it any more.

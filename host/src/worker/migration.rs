@@ -8,7 +8,7 @@
 //!
 //! Copying is idempotent: an entry that is there already is not written again. So whatever is not certain is copied once more.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -37,8 +37,8 @@ static COPYINGS: AtomicU64 = AtomicU64::new(0);
 /// From which store to which.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Route {
-    /// Where entries are; none where the store is a new one, which begins empty.
-    pub source: Option<StoreName>,
+    /// Where entries are.
+    pub source: StoreName,
     /// Where they are to be.
     pub target: StoreName,
     /// What converts them.
@@ -48,31 +48,38 @@ pub struct Route {
 }
 
 impl Route {
+    /// Between two schema versions of a store; the version of the code that has the higher one converts.
+    #[must_use]
+    pub fn of(transform: &str, store: &str, from: u32, to: u32) -> Self {
+        Self {
+            source: StoreName::of(transform, store, from),
+            target: StoreName::of(transform, store, to),
+            conversion: Conversion { store: store.to_owned(), from, to },
+            by_next: to > from,
+        }
+    }
+
     /// The other way round.
     #[must_use]
     pub fn back(&self) -> Self {
         let Conversion { store, from, to } = self.conversion.clone();
         Self {
-            source: Some(self.target.clone()),
-            target: self.source.clone().unwrap_or_else(|| self.target.clone()),
+            source: self.target.clone(),
+            target: self.source.clone(),
             conversion: Conversion { store, from: to, to: from },
             by_next: self.by_next,
         }
     }
 }
 
-/// What has to be copied for a task to go over from one version of a transform to another.
+/// What has to be copied for a task to go over from one version of a transform to another. A store that only one of them has is left
+/// alone: what an earlier version has kept in it is found again.
 #[must_use]
 pub fn routes(before: &TransformPlan, next: &TransformPlan) -> Vec<Route> {
     let declared = &before.plugin.manifest().stores;
     let route = |store: &crate::manifest::StoreDeclaration| {
-        let was = declared.iter().find(|was| was.name == store.name).map(|was| was.schema);
-        (was != Some(store.schema)).then(|| Route {
-            source: was.map(|was| StoreName::of(&before.name, &store.name, was)),
-            target: StoreName::of(&next.name, &store.name, store.schema),
-            conversion: Conversion { store: store.name.clone(), from: was.unwrap_or(store.schema), to: store.schema },
-            by_next: was.is_none_or(|was| store.schema > was),
-        })
+        let was = declared.iter().find(|was| was.name == store.name)?.schema;
+        (was != store.schema).then(|| Route::of(&next.name, &store.name, was, store.schema))
     };
     next.plugin.manifest().stores.iter().filter_map(route).collect()
 }
@@ -96,7 +103,7 @@ impl Converter {
         now_ms: i64,
     ) -> Result<Self, String> {
         let open = |plan: &TransformPlan, by_next: bool| {
-            let Some(route) = routes.iter().find(|route| route.source.is_some() && route.by_next == by_next) else {
+            let Some(route) = routes.iter().find(|route| route.by_next == by_next) else {
                 return Ok(None);
             };
             match plan.migrator(pipeline, task, now_ms) {
@@ -143,12 +150,12 @@ pub struct Page {
 /// A route within a task's state.
 #[derive(Debug)]
 struct Way {
-    source: Option<usize>,
+    source: usize,
     target: usize,
     /// Slots of the source before this one have been copied once.
     cursor: Slot,
     /// Keys that have to be copied, again or for the first time.
-    changed: HashSet<Box<[u8]>>,
+    changed: BTreeSet<Box<[u8]>>,
 }
 
 /// Copies stores of a task beside what runs.
@@ -165,7 +172,9 @@ pub struct Copying {
     /// Their keys; none when what comes back is of no use.
     keys_away: Vec<Box<[u8]>>,
     bytes_since_commit: usize,
+    /// Since fewer entries were left than ever before.
     commits: u32,
+    left_min: usize,
     /// What the switch copies.
     last: Option<Vec<Put>>,
 }
@@ -182,8 +191,7 @@ impl Copying {
     /// Nothing is copied yet.
     pub fn new(routes: Arc<[Route]>, state: &mut TaskState) -> Self {
         let way = |route: &Route| {
-            let source = route.source.as_ref().map(|name| state.number(name));
-            let target = state.number(&route.target);
+            let (source, target) = (state.number(&route.source), state.number(&route.target));
             // What an earlier attempt has left may have no source any more.
             let changed = state.store(target).iter().map(|(key, _)| Box::from(key)).collect();
             Way { source, target, cursor: 0, changed }
@@ -199,6 +207,7 @@ impl Copying {
             keys_away: Vec::new(),
             bytes_since_commit: 0,
             commits: 0,
+            left_min: usize::MAX,
             last: None,
         }
     }
@@ -206,21 +215,30 @@ impl Copying {
     /// Before changes are sealed: what has changed is to be copied again.
     pub fn note_changes(&mut self, state: &TaskState) {
         for way in &mut self.ways {
-            let Some(source) = way.source.map(|number| state.store(number)) else { continue };
+            let source = state.store(way.source);
             way.changed.extend(source.changed().map(|slot| Box::from(source.entry(slot).0)));
         }
-        self.bytes_since_commit = 0;
         if self.has_walked(state) {
-            self.commits += 1;
+            let left = self.ways.iter().map(|way| way.changed.len()).sum();
+            self.commits = if left < self.left_min { 0 } else { self.commits + 1 };
+            self.left_min = self.left_min.min(left);
         }
     }
 
-    /// Before the state is rolled back: what was copied since the last commit is so no more.
+    /// What was copied is in the commit that begins.
+    pub fn note_seal(&mut self) {
+        self.bytes_since_commit = 0;
+    }
+
+    /// Before the state is rolled back: what was copied since the last commit is so no more, and what has changed since is as it was.
     pub fn note_roll_back(&mut self, state: &TaskState) {
         for way in &mut self.ways {
-            let target = state.store(way.target);
-            way.changed.extend(target.unsettled().map(|slot| Box::from(target.entry(slot).0)));
+            // Also of the source: that a key was gone, or a value the same, may have been why nothing was put.
+            for store in [state.store(way.source), state.store(way.target)] {
+                way.changed.extend(store.unsettled().map(|slot| Box::from(store.entry(slot).0)));
+            }
         }
+        self.bytes_since_commit = 0;
         self.take_back_what_is_away();
     }
 
@@ -230,22 +248,16 @@ impl Copying {
         }
     }
 
-    /// A route by which entries are converted, if there is one.
-    fn converting(&self) -> Option<usize> {
-        self.routes.iter().position(|route| route.source.is_some())
-    }
-
     fn has_walked(&self, state: &TaskState) -> bool {
-        self.ways.iter().all(|way| way.source.is_none_or(|source| way.cursor >= state.store(source).slots()))
+        self.ways.iter().all(|way| way.cursor >= state.store(way.source).slots())
     }
 
     /// Whether so little is left that it can be copied in the switch.
     #[must_use]
     pub fn is_ready(&self, state: &TaskState) -> bool {
-        let changing = |way: &Way| way.source.map_or(0, |source| state.store(source).changed().len());
+        let changing = |way: &Way| state.store(way.source).changed().len();
         let left: usize = self.ways.iter().map(|way| way.changed.len() + changing(way)).sum();
-        let can_go_back = self.converter.is_some() || self.converting().is_none();
-        self.away.is_none() && can_go_back && self.has_walked(state) && left <= FEW
+        self.away.is_none() && self.converter.is_some() && self.has_walked(state) && left <= FEW
     }
 
     /// Why it will not get ready, if it will not.
@@ -260,13 +272,10 @@ impl Copying {
         if self.away.is_some() || self.bytes_since_commit >= COMMIT_BYTES {
             return None;
         }
-        if self.is_ready(state) {
-            self.commits = 0;
-        }
-        let page = match self.converting().filter(|_| self.converter.is_none()) {
+        let page = match &self.converter {
             // It is needed on the way back, also where there is nothing to convert on the way there.
-            Some(route) => Page { number: self.number, route, keys: Column::default(), values: Column::default() },
-            None => (0..self.ways.len()).find_map(|at| self.page_of(at, state))?,
+            None => Page { number: self.number, route: 0, keys: Column::default(), values: Column::default() },
+            Some(_) => (0..self.ways.len()).find_map(|at| self.page_of(at, state))?,
         };
         self.away = Some(page.route);
         self.keys_away = page.keys.values().flatten().map(Box::from).collect();
@@ -279,20 +288,20 @@ impl Copying {
         let is_full = |page: &Page| {
             page.keys.len() >= PAGE_ENTRIES || page.keys.bytes.len() + page.values.bytes.len() >= PAGE_BYTES
         };
-        if let Some(source) = way.source.map(|number| state.store(number)) {
-            while way.cursor < source.slots() && !is_full(&page) {
-                if let (key, Some(value)) = source.entry(way.cursor) {
-                    page.keys.push(Some(key));
-                    page.values.push(Some(value));
-                }
-                way.cursor += 1;
+        let source = state.store(way.source);
+        while way.cursor < source.slots() && !is_full(&page) {
+            if let (key, Some(value)) = source.entry(way.cursor) {
+                way.changed.remove(key);
+                page.keys.push(Some(key));
+                page.values.push(Some(value));
             }
+            way.cursor += 1;
         }
         let mut gone = Vec::new();
-        while !is_full(&page) && gone.len() < PAGE_ENTRIES {
-            let Some(key) = way.changed.iter().next().cloned() else { break };
-            way.changed.remove(&key);
-            match way.source.and_then(|source| state.store(source).get(&key)) {
+        // What the switch copies, it copies whole.
+        while !is_full(&page) && (gone.len() < PAGE_ENTRIES || self.last.is_some()) {
+            let Some(key) = way.changed.pop_first() else { break };
+            match source.get(&key) {
                 Some(value) => {
                     page.keys.push(Some(&key));
                     page.values.push(Some(value));
@@ -326,6 +335,14 @@ impl Copying {
         self.keys_away.clear();
         let target = self.ways[page.route].target;
         self.put(Put { target, keys: page.keys, values }, state)
+    }
+
+    /// What is away cannot be converted. Whether that matters: entries that were taken back meanwhile are no more.
+    pub fn failed(&mut self, page: &Page) -> bool {
+        self.away = None;
+        let was_taken_back = self.keys_away.is_empty() && !page.keys.is_empty();
+        self.keys_away.clear();
+        !was_taken_back
     }
 
     fn put(&mut self, put: Put, state: &mut TaskState) -> bool {
@@ -384,8 +401,7 @@ impl Mirror {
     /// For what was copied by these routes.
     #[must_use]
     pub fn new(routes: &[Route], converter: Converter) -> Self {
-        let converting = routes.iter().filter(|route| route.source.is_some());
-        Self { routes: converting.map(Route::back).collect(), converter, unsettled: Vec::new() }
+        Self { routes: routes.iter().map(Route::back).collect(), converter, unsettled: Vec::new() }
     }
 
     /// The stores that are kept, with the schema version that they have.
@@ -409,8 +425,7 @@ impl Mirror {
     /// An entry cannot be converted.
     pub fn copy_changes(&mut self, state: &mut TaskState, now_ms: i64) -> Result<(), MigrateError> {
         for route in &self.routes {
-            let Some(name) = &route.source else { continue };
-            let (source, target) = (state.number(name), state.number(&route.target));
+            let (source, target) = (state.number(&route.source), state.number(&route.target));
             let slots: Vec<Slot> = state.store(source).changed().collect();
             for slots in slots.chunks(PAGE_ENTRIES) {
                 let (mut keys, mut values, mut gone) = (Column::default(), Column::default(), Vec::new());
@@ -449,12 +464,12 @@ pub enum Migration {
 }
 
 /// Converts all of a state at once, for a task that comes up with code of another schema version than made its state: what
-/// [`compatible::conversions`] has found. Runs guests: on a thread that may block.
+/// [`compatible::conversions`] has found, with the same `formers`. Runs guests: on a thread that may block.
 ///
 /// # Errors
 /// It cannot be converted.
 pub fn convert_all(
-    plan: &Plan,
+    (plan, formers): (&Plan, &[Arc<Plan>]),
     task: &TaskId,
     conversions: Vec<(usize, Vec<Route>)>,
     state: &mut TaskState,
@@ -462,7 +477,11 @@ pub fn convert_all(
 ) -> Result<(), Failure> {
     for (at, routes) in conversions {
         let (transform, routes): (_, Arc<[Route]>) = (&plan.transforms[at], routes.into());
-        let opened = Converter::open((transform, transform), &routes, (&plan.pipeline, task.partition), now_ms);
+        let is_back = routes.iter().find(|route| !route.by_next);
+        let before = is_back
+            .and_then(|route| compatible::maker(formers, &transform.name, &route.conversion))
+            .unwrap_or(transform);
+        let opened = Converter::open((before, transform), &routes, (&plan.pipeline, task.partition), now_ms);
         let converted = opened.and_then(|converter| {
             let mut copying = Copying::new(Arc::clone(&routes), state);
             copying.converter = Some(converter);
@@ -501,4 +520,121 @@ pub fn tidy(state: &mut TaskState) -> bool {
     let keys: Vec<Box<[u8]>> = state.store(number).iter().take(TIDY_ENTRIES).map(|(key, _)| Box::from(key)).collect();
     keys.iter().for_each(|key| state.store_mut(number).put(key, None));
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A store of schema 1 that is copied to one of schema 2, with these entries in both; what is said to be converted stays as it is.
+    fn copying(source: &[String], target: &[String]) -> (TaskState, Copying) {
+        let route = Route::of("count", "counts", 1, 2);
+        let mut state = TaskState::new([vec![route.source.clone()]]);
+        for (name, keys) in [(&route.source, source), (&route.target, target)] {
+            let number = state.number(name);
+            keys.iter().for_each(|key| state.store_mut(number).put(key.as_bytes(), Some(b"1")));
+        }
+        settle(&mut state);
+        let mut copying = Copying::new([route].into(), &mut state);
+        copying.converter = Some(Converter { before: None, next: None });
+        (state, copying)
+    }
+
+    fn settle(state: &mut TaskState) {
+        state.seal();
+        state.stores_mut().for_each(crate::state::Store::mark_durable);
+    }
+
+    fn keys(count: usize) -> Vec<String> {
+        (0..count).map(|number| format!("key-{number:06}")).collect()
+    }
+
+    /// Copies until nothing is left, with commits in between. How many entries that took.
+    fn copy_all(state: &mut TaskState, copying: &mut Copying) -> usize {
+        let mut copied = 0;
+        while !copying.is_ready(state) || copying.ways.iter().any(|way| !way.changed.is_empty()) {
+            match copying.next_page(state) {
+                Some((page, converter)) => {
+                    copied += page.keys.len();
+                    let values = page.values.clone();
+                    copying.take(page, converter.unwrap(), values, state);
+                }
+                None => {
+                    copying.note_changes(state);
+                    copying.note_seal();
+                    settle(state);
+                    assert!(!copying.is_outrun(), "nothing changes");
+                }
+            }
+        }
+        copied
+    }
+
+    #[test]
+    fn the_switch_copies_every_deletion() {
+        let (mut state, mut copying) = copying(&[], &keys(FEW));
+        copying.finish(&mut state, 0).unwrap();
+        assert!(state.store(copying.ways[0].target).is_empty());
+    }
+
+    #[test]
+    fn what_a_roll_back_brings_back_is_copied_though_nothing_was_put_for_it() {
+        let (mut state, mut copying) = copying(&keys(1), &[]);
+        let source = copying.ways[0].source;
+        state.store_mut(source).put(keys(1)[0].as_bytes(), None);
+        assert!(copying.next_page(&mut state).is_none(), "there is nothing to copy");
+        copying.note_roll_back(&state);
+        state.stores_mut().for_each(crate::state::Store::roll_back);
+        let (page, _) = copying.next_page(&mut state).unwrap();
+        assert_eq!(page.keys.values().flatten().collect::<Vec<_>>(), [keys(1)[0].as_bytes()]);
+    }
+
+    #[test]
+    fn a_roll_back_makes_room_for_what_is_copied_next() {
+        let (mut state, mut copying) = copying(&keys(1), &[]);
+        copying.bytes_since_commit = COMMIT_BYTES;
+        assert!(copying.next_page(&mut state).is_none());
+        copying.note_roll_back(&state);
+        assert!(copying.next_page(&mut state).is_some());
+    }
+
+    #[test]
+    fn what_an_earlier_attempt_has_left_is_copied_once_and_no_reason_to_give_up() {
+        let all = keys(200_000);
+        let (mut state, mut copying) = copying(&all[..100_000], &all);
+        assert_eq!(copy_all(&mut state, &mut copying), 100_000);
+        assert_eq!(state.store(copying.ways[0].target).len(), 100_000);
+    }
+
+    #[test]
+    fn a_state_that_changes_faster_than_it_is_copied_is_given_up() {
+        let (mut state, mut copying) = copying(&[], &[]);
+        let source = copying.ways[0].source;
+        for round in 0..=COMMITS_MAX + 1 {
+            assert!(!copying.is_outrun(), "{round}");
+            while let Some((page, converter)) = copying.next_page(&mut state) {
+                let values = page.values.clone();
+                copying.take(page, converter.unwrap(), values, &mut state);
+            }
+            for key in keys(FEW + 1) {
+                state.store_mut(source).put(key.as_bytes(), Some(round.to_string().as_bytes()));
+            }
+            copying.note_changes(&state);
+            settle(&mut state);
+        }
+        copying.note_changes(&state);
+        assert!(copying.is_outrun());
+    }
+
+    #[test]
+    fn a_page_that_fails_matters_unless_its_entries_were_taken_back() {
+        for taken_back in [false, true] {
+            let (mut state, mut copying) = copying(&keys(1), &[]);
+            let (page, _) = copying.next_page(&mut state).unwrap();
+            if taken_back {
+                copying.note_roll_back(&state);
+            }
+            assert_eq!(copying.failed(&page), !taken_back);
+        }
+    }
 }

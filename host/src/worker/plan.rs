@@ -189,6 +189,12 @@ impl Plan {
         TaskState::new(self.stores())
     }
 
+    /// The transform of this name.
+    #[must_use]
+    pub fn transform(&self, name: &str) -> Option<&TransformPlan> {
+        self.transforms.iter().find(|transform| transform.name == name)
+    }
+
     /// The stores that each transform declares.
     pub fn stores(&self) -> impl Iterator<Item = Vec<StoreName>> {
         self.transforms.iter().map(|transform| {

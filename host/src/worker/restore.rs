@@ -92,6 +92,8 @@ type OffsetsOf<K> = <<K as Kafka>::Consumer as ConsumerClient>::Offsets;
 pub struct Means<K: Kafka> {
     /// The pipeline.
     pub plan: Arc<Plan>,
+    /// What it was before, in this process.
+    pub former: Option<Arc<Plan>>,
     /// The candidate of a rollout.
     pub candidate: Option<Arc<Candidate>>,
     /// Where heads and chunks are.
@@ -124,7 +126,7 @@ impl<K: Kafka> Restorer<K> {
 
     /// Goes on by another plan.
     pub fn change(&mut self, plan: Arc<Plan>) {
-        self.means.plan = plan;
+        self.means.former = Some(std::mem::replace(&mut self.means.plan, plan));
     }
 
     /// Another candidate, or none.
@@ -245,7 +247,7 @@ impl<K: Kafka> Bringing<K> {
         let plan = self.plan_of(manifest);
         let known = compatible::offsets(&plan, claim.head(), manifest)?;
         let is_new = known.contains(&None);
-        let conversions = compatible::conversions(&plan, &self.id, manifest)?;
+        let conversions = compatible::conversions((&plan, &self.formers()), &self.id, manifest)?;
         let offsets = self.offsets(known).await?;
         let (state, ledger) = self
             .through_outages(|| async {
@@ -269,8 +271,9 @@ impl<K: Kafka> Bringing<K> {
         mut state: TaskState,
     ) -> Result<TaskState, Failure> {
         let (plan, id, now_ms) = (Arc::clone(plan), self.id.clone(), self.means.runtime.now_ms());
+        let formers = self.formers();
         let convert = move || {
-            migration::convert_all(&plan, &id, conversions, &mut state, now_ms)?;
+            migration::convert_all((&plan, &formers), &id, conversions, &mut state, now_ms)?;
             info!(task = %id, "converted the state of an earlier version");
             Ok(state)
         };
@@ -281,6 +284,12 @@ impl<K: Kafka> Bringing<K> {
         }
     }
 
+    /// Plans that may have made a state which the plan does not read.
+    fn formers(&self) -> Vec<Arc<Plan>> {
+        let candidate = self.means.candidate.iter().map(|candidate| &candidate.plan);
+        candidate.chain(&self.means.former).cloned().collect()
+    }
+
     /// What made the state: in a rollout some tasks run the candidate and some do not.
     fn plan_of(&self, manifest: &Manifest) -> Arc<Plan> {
         let made_it = |plan: &Plan, at: usize| {
@@ -288,7 +297,11 @@ impl<K: Kafka> Bringing<K> {
             manifest.transforms.iter().any(|written| written.is_same_version(identity))
         };
         match &self.means.candidate {
-            Some(candidate) if made_it(&candidate.plan, candidate.transform) => Arc::clone(&candidate.plan),
+            Some(candidate)
+                if made_it(&candidate.plan, candidate.transform) && candidate.may_go_back_from(manifest) =>
+            {
+                Arc::clone(&candidate.plan)
+            }
             _ => Arc::clone(&self.means.plan),
         }
     }
@@ -442,8 +455,7 @@ impl<K: Kafka> Bringing<K> {
             let candidate = self.means.candidate.clone().filter(|candidate| Arc::ptr_eq(&candidate.plan, &plan));
             let open = move || {
                 let instances = task::instantiate(&its_plan, partition, now_ms)?;
-                let keeps = |candidate: &Arc<Candidate>| candidate.routes.iter().any(|route| route.source.is_some());
-                let mirror = candidate.filter(keeps).map(|candidate| {
+                let mirror = candidate.filter(|candidate| !candidate.routes.is_empty()).map(|candidate| {
                     let opened = candidate.converter(partition, now_ms);
                     let converter = opened.map_err(|error| (candidate.transform, OpenError::Failed(error)))?;
                     let mirror = Box::new(Mirror::new(&candidate.routes, converter));

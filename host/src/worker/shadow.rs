@@ -3,8 +3,8 @@
 //!
 //! It goes on from the state as it is in a commit, in a view of its own ([`Store::split`](crate::state::Store::split)): what it changes is
 //! never durable, and what the running version changes it does not see. So both go on from the same state over the same records. It
-//! cannot fail the task: what fails is the shadow. A call may take [`TIMES`] as long as that of the running version, and that is all
-//! it adds to it.
+//! cannot fail the task: what fails is the shadow. A call may take so many times as long as that of the running version, and that is
+//! all it adds to it.
 //!
 //! Whatever disturbs the task ends its shadow, and another one begins at the next commit: that it goes back, looks for records that fail,
 //! processes dead letters again, or comes up elsewhere. Records may be compared twice then, and what is between is not.

@@ -45,6 +45,8 @@ pub struct Task {
     pub committed: Vec<i64>,
     /// Records taken from Kafka and not processed yet, by input.
     pub inbox: Vec<Batch>,
+    /// No commit says yet what it runs.
+    pub unsaid: bool,
     /// There is something to commit: records were processed since the last commit began, or Kafka does not know what the task goes
     /// on from.
     pub dirty: bool,
@@ -86,6 +88,7 @@ impl Task {
             sealed: None,
             committed: offsets,
             inbox,
+            unsaid: false,
             dirty: false,
         }
     }
@@ -180,6 +183,9 @@ impl Task {
 
     /// What was done until now is in the commit that begins; what comes is for the next.
     pub fn seal(&mut self) {
+        if let Some(Migration::Copying(copying)) = &mut self.migration {
+            copying.note_seal();
+        }
         self.sealed = Some(self.next.clone());
         self.dirty = false;
     }
@@ -189,6 +195,7 @@ impl Task {
         if let Some(sealed) = self.sealed.take() {
             self.committed = sealed;
             self.converted = false;
+            self.unsaid = false;
             if let Some(Migration::Mirroring { mirror, .. }) = &mut self.migration {
                 mirror.settle();
             }
@@ -213,12 +220,10 @@ impl Task {
         self.sealed = None;
         self.inbox.iter_mut().for_each(Batch::clear);
         // One that has gone back to another version says so in its next commit.
-        self.dirty = self.since.contains(&None);
-        if self.dirty {
-            let offsets = self.offsets();
-            for since in self.since.iter_mut().filter(|since| since.is_none()) {
-                *since = Some(offsets.clone());
-            }
+        self.dirty = self.unsaid;
+        let offsets = self.offsets();
+        for since in self.since.iter_mut().filter(|since| since.is_none()) {
+            *since = Some(offsets.clone());
         }
         if let Some(Migration::Mirroring { mirror, .. }) = &mut self.migration {
             self.dirty |= mirror.redo(&mut self.state);
@@ -252,6 +257,7 @@ impl Task {
         }
         self.migration = None;
         self.end_shadow();
+        self.unsaid = true;
         std::mem::replace(&mut self.plan, Arc::clone(plan))
     }
 

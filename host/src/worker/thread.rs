@@ -182,6 +182,7 @@ impl<K: Kafka> Thread<K> {
         let now = runtime.now();
         let means = Means {
             plan: Arc::clone(&plan),
+            former: None,
             candidate: None,
             meta: Arc::clone(&meta),
             runtime: Arc::clone(&runtime),

@@ -96,7 +96,7 @@ fn parse(file: &Path, text: &str, partitions: u32) -> Result<Changes, CommandErr
 impl From<ImportError> for CommandError {
     fn from(error: ImportError) -> Self {
         match error {
-            ImportError::InUse { .. } => Self::BadInput(error.to_string()),
+            ImportError::InUse { .. } | ImportError::HasCopy { .. } => Self::BadInput(error.to_string()),
             _ => Self::Failed(error.to_string()),
         }
     }

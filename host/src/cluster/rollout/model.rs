@@ -133,14 +133,16 @@ impl World {
     fn publishes(&mut self, name: &'static str) {
         let Some(node) = self.nodes.get(name) else { return };
         let Some(rollout) = &node.seen else { return drop(self.reports.remove(name)) };
-        let report = |task: &Task| TaskReport {
+        let heads = self.heads;
+        let report = |partition: u32, task: &Task| TaskReport {
+            committed: task.runs_candidate && heads[partition as usize],
             switched: task.runs_candidate.then(Switched::default),
             refused: task.refused.then(|| "it traps".to_owned()),
             shadow: task.in_shadow.then_some(InShadow::Sees),
             ..TaskReport::default()
         };
         let tasks = match node.loaded {
-            true => node.tasks.iter().map(|(partition, task)| (*partition, report(task))).collect(),
+            true => node.tasks.iter().map(|(partition, task)| (*partition, report(*partition, task))).collect(),
             false => BTreeMap::new(),
         };
         let counts = Counts { records: node.shadowed, same: node.shadowed, ..Counts::default() };

@@ -49,7 +49,7 @@ fn report(prepared: bool, tasks: &[(u32, bool)]) -> NodeReport {
     let task = |&(partition, switched): &(u32, bool)| {
         let offsets = BTreeMap::from([("in".to_owned(), i64::from(partition) * 10)]);
         let switched = switched.then_some(Switched { offsets, pause_us: 7 });
-        (partition, TaskReport { switched, ..TaskReport::default() })
+        (partition, TaskReport { committed: switched.is_some(), switched, ..TaskReport::default() })
     };
     NodeReport { number: 3, prepared, problem: None, shadowed: None, tasks: tasks.iter().map(task).collect() }
 }
@@ -82,6 +82,12 @@ fn tasks_go_over_when_every_node_has_loaded_it_and_the_end_comes_after_the_proba
     let watched = go(next(&everywhere, &all, at(4)));
     assert_eq!((watched.watched_since, watched.switched.len()), (Some(at(4)), 4));
     assert_eq!(next(&watched, &all, at(63)), Next::Wait);
+    let mut unsaid = all.clone();
+    unsaid[0].1.tasks.get_mut(&1).unwrap().committed = false;
+    assert_eq!(go(next(&watched, &unsaid, at(64))).watched_since, None, "a crash would find it on the version before");
+    // A task is on another node now, which does not run it there yet.
+    let moved = [("x", all[0].1.clone()), ("y", all[1].1.clone()), ("z", report(true, &[(0, false)]))];
+    assert_eq!(go(next(&watched, &moved, at(64))).watched_since, None);
     // A node is gone, and its tasks are not up again yet: nobody says that it is done.
     assert_eq!(go(next(&watched, &all[..1], at(70))).watched_since, None);
     let Next::End(ended, Outcome::Done) = next(&watched, &all, at(64)) else { panic!("it has passed") };

@@ -105,7 +105,7 @@ pub fn without_world(plan: &Plan) -> Result<Arc<Plan>, NotRun> {
 
 impl Run {
     /// A version that goes on from `state`, whose stores are taken by their names, and converted where `manifest` says that they
-    /// are of another schema. `plan` is [`without_world`], `now_ms` the time
+    /// are of another schema, if need be by `former`, which has made them. `plan` is [`without_world`], `now_ms` the time
     /// that its plugins see while they open, in milliseconds since 1970. What is looked for when `until` is over is given up.
     ///
     /// # Errors
@@ -113,7 +113,7 @@ impl Run {
     pub fn new(
         plan: &Arc<Plan>,
         partition: u32,
-        (state, manifest): (&TaskState, Option<&Manifest>),
+        (state, manifest, former): (&TaskState, Option<&Manifest>, Option<&Arc<Plan>>),
         now_ms: i64,
         until: Option<Instant>,
     ) -> Result<Self, NotRun> {
@@ -123,8 +123,10 @@ impl Run {
         let (mut state, offsets) = (copy(plan, state), vec![0; plan.sources.len()]);
         if let Some(manifest) = manifest {
             let task = plan.task(partition);
-            let converted = compatible::conversions(plan, &task, manifest)
-                .and_then(|conversions| migration::convert_all(plan, &task, conversions, &mut state, now_ms));
+            let formers: Vec<_> = former.into_iter().cloned().collect();
+            let plans = (&**plan, &formers[..]);
+            let converted = compatible::conversions(plans, &task, manifest)
+                .and_then(|conversions| migration::convert_all(plans, &task, conversions, &mut state, now_ms));
             converted.map_err(|failure| NotRun::State(Box::new(failure)))?;
             settle(&mut state);
         }

@@ -83,7 +83,7 @@ fn fates(
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
                 let known = states.get(&task);
-                let state = known.map_or((&empty, None), |(state, manifest)| (state, Some(manifest)));
+                let state = known.map_or((&empty, None, None), |(state, manifest)| (state, Some(manifest), None));
                 new.insert(Some(Run::new(plan, task, state, now_ms, None)?))
             }
         };

@@ -142,7 +142,7 @@ fn stores(before: &Manifest, after: &Manifest, ways: &Ways) -> Vec<Finding> {
                 }
                 None => finding(Level::Ok, subject, format!("schema {}, found in place", new.schema)),
             },
-            (None, _) => finding(Level::Ok, subject, "new: it begins empty"),
+            (None, _) => finding(Level::Ok, subject, "new"),
             (_, None) => finding(Level::Warning, subject, "gone: its entries are kept until `sluicegate state drop`"),
         }
     };

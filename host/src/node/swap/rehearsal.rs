@@ -4,6 +4,7 @@
 //! copy of that state, and not with what was sent. Nothing is written, and no group is joined. What cannot be had in the time
 //! given is said, and is no reason to refuse a version; that it fails where the present one does not, is.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use crate::node::load::Loader;
 use crate::node::offline::run::{NotRun, Spent, without_world};
 use crate::node::offline::tape::{Recording, Tape};
 use crate::node::offline::{Run, states};
-use crate::state::TaskState;
+use crate::state::{StoreName, TaskState};
 use crate::worker::plan::Plan;
 
 /// Bytes of each input of a task that are read at most.
@@ -49,6 +50,9 @@ pub struct Rehearsed {
     pub counts: Counts,
     /// A few records of which something else comes.
     pub examples: Vec<Example>,
+    /// Entries that the tasks tried already have in stores which only the new version reads.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub found: BTreeMap<String, usize>,
     /// How the states compare that they leave.
     pub stores: Vec<StoreDifference>,
     /// Time for a record in the transform, of the present version, in nanoseconds. None where it processed nothing.
@@ -123,7 +127,10 @@ impl Stage {
         if self.before.inputs > 1 {
             notes.push("the records of several inputs were merged by their timestamps; the pipeline may see them in another order".to_owned());
         }
-        let mut is_out_of_time = false;
+        let (mut is_out_of_time, mut found) = (false, BTreeMap::new());
+        let (old, new) = (self.declared(&self.before), self.declared(&self.after));
+        let added: Vec<&StoreName> =
+            new.iter().filter(|new| !old.iter().any(|old| old.declared() == new.declared())).collect();
         for task in 0..self.before.partitions {
             let left = self.until.saturating_duration_since(Instant::now());
             let looked = self.handle.block_on(async { tokio::time::timeout(left, self.look(task)).await });
@@ -132,14 +139,19 @@ impl Stage {
                 break;
             };
             let Some(snapshot) = looked? else { continue };
+            for (name, store) in snapshot.state.names().iter().zip(snapshot.state.stores()) {
+                if added.contains(&name) && !store.is_empty() {
+                    *found.entry(name.to_string()).or_default() += store.len();
+                }
+            }
             let recording = self.read(task, &snapshot.next)?;
             is_out_of_time |= recording.is_cut && Instant::now() >= self.until;
             if recording.is_cut && !is_out_of_time {
                 notes.push(format!("of task {task}, {} records were tried: more are too large", recording.records()));
             }
             let Some(now_ms) = (!recording.batches.is_empty()).then(|| recording.begins_ms()) else { continue };
-            let open =
-                |plan| Run::new(plan, task, (&snapshot.state, snapshot.manifest.as_ref()), now_ms, Some(self.until));
+            let state = (&snapshot.state, snapshot.manifest.as_ref(), Some(&self.before));
+            let open = |plan| Run::new(plan, task, state, now_ms, Some(self.until));
             let first = open(&self.before).map_err(|error| error.to_string())?;
             let mut runs = match open(&self.after) {
                 Ok(second) => [first, second],
@@ -211,6 +223,7 @@ impl Stage {
             of_tasks: self.before.partitions,
             counts: comparison.counts,
             examples: comparison.examples(),
+            found,
             stores,
             ns_per_record_before,
             ns_per_record_after,
@@ -218,6 +231,11 @@ impl Stage {
             stopped_after: stopped_after.filter(|_| stopped_before.is_none()),
             stopped_before,
         })
+    }
+
+    /// The stores of the transform that is swapped.
+    fn declared(&self, plan: &Plan) -> Vec<StoreName> {
+        plan.stores().nth(self.at).unwrap_or_default()
     }
 
     /// A task as it is now; `None` for one that has never started.
@@ -280,6 +298,12 @@ pub(super) fn findings(rehearsed: &Result<Rehearsed, String>, transform: &str) -
         counts.records
     );
     let mut findings = vec![finding(level, SUBJECT, what)];
+    for (store, entries) in &rehearsed.found {
+        let what = format!(
+            "{entries} entries of an earlier version, or of one that was taken back, are found in it as they are: `sluicegate state drop` empties it"
+        );
+        findings.push(finding(Level::Warning, format!("store {store}"), what));
+    }
     if let (Some(before), Some(after)) = (rehearsed.ns_per_record_before, rehearsed.ns_per_record_after) {
         let what = format!("{before} ns -> {after} ns in transform `{transform}`");
         findings.push(finding(Level::Ok, "time a record", what));
@@ -312,6 +336,7 @@ mod tests {
             of_tasks: 4,
             counts,
             examples: (counts.failed_by_second_only > 0).then_some(example).into_iter().collect(),
+            found: BTreeMap::new(),
             stores: Vec::new(),
             ns_per_record_before: Some(10),
             ns_per_record_after: Some(20),
@@ -336,6 +361,14 @@ mod tests {
         assert!(text.contains("time a record: 10 ns -> 20 ns in transform `mask`"), "{text}");
         let (level, text) = said(Ok(rehearsed(Counts { different: 2, ..same }, [None, None])));
         assert!(level == Level::Warning && text.contains("9 the same, 2 different"), "{text}");
+    }
+
+    #[test]
+    fn what_a_new_store_holds_already_is_said() {
+        let same = Counts { records: 9, same: 9, ..Counts::default() };
+        let found = BTreeMap::from([("count/seen".to_owned(), 7)]);
+        let (_, text) = said(Ok(Rehearsed { found, ..rehearsed(same, [None, None]) }));
+        assert!(text.contains("store count/seen: 7 entries of an earlier version"), "{text}");
     }
 
     #[test]

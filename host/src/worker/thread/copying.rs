@@ -79,7 +79,8 @@ impl<K: Kafka> Thread<K> {
         }
         match outcome {
             Ok((converter, values)) => task.dirty |= copying.take(page, converter, values, &mut task.state),
-            Err(reason) => self.give_up_copying(partition, &reason),
+            Err(reason) if copying.failed(&page) => self.give_up_copying(partition, &reason),
+            Err(_) => {}
         }
     }
 

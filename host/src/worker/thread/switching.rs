@@ -76,7 +76,8 @@ impl Tally {
 
     /// Whether the task can go over.
     pub(super) fn is_ready(&mut self, ready: bool) {
-        self.report.ready = ready;
+        // It may be less so again in a moment; the switch looks.
+        self.report.ready |= ready;
     }
 
     pub(super) fn is_refused(&self) -> bool {
@@ -139,7 +140,8 @@ impl Spares {
     /// Whether some of `tasks` can go over, and none of their instances is on its way: they go over in one go.
     fn are_open_for<'a>(&self, candidate: &Candidate, mut tasks: impl Iterator<Item = &'a Task>) -> bool {
         let is_open = |task: &Task| {
-            candidate.is_wanted(task.partition) && matches!(self.spares.get(&task.partition), Some(Some(_)))
+            let may_go = candidate.is_wanted(task.partition) && !Arc::ptr_eq(&task.plan, &candidate.plan);
+            may_go && matches!(self.spares.get(&task.partition), Some(Some(_)))
         };
         self.spares.values().all(Option::is_some) && tasks.any(|task| is_open(task) && is_copied(task, candidate))
     }
@@ -177,7 +179,10 @@ impl<K: Kafka> Thread<K> {
                 }
             }
         }
-        self.copy_state(&candidate);
+        // A thread that is about to let tasks go over commits and nothing else: what is copied meanwhile would be one commit more.
+        if !self.is_switch_due() {
+            self.copy_state(&candidate);
+        }
         self.shadows(&candidate);
         for task in self.tasks.iter().flatten() {
             let Some(slot) = self.slots.get(&task.partition) else { continue };
@@ -248,7 +253,8 @@ impl<K: Kafka> Thread<K> {
         for (task, stays) in self.tasks.iter_mut().zip(stay) {
             let Some(task) = task else { continue };
             let Some(slot) = self.slots.get_mut(&task.partition) else { continue };
-            let can_go = self.candidate.as_ref().is_some_and(|candidate| is_copied(task, candidate));
+            let is_before = Arc::ptr_eq(&task.plan, &self.plan);
+            let can_go = is_before && self.candidate.as_ref().is_some_and(|candidate| is_copied(task, candidate));
             let spare = if can_go { self.spares.take(task.partition) } else { None };
             match (&self.candidate, spare) {
                 (Some(candidate), Some(instance)) if candidate.is_wanted(task.partition) => {
@@ -307,10 +313,11 @@ impl<K: Kafka> Thread<K> {
     }
 
     /// Tells how the tasks fare.
-    pub(super) fn report_trial(&self) {
+    pub(super) fn report_trial(&mut self) {
         let Some(candidate) = &self.candidate else { return };
         for task in self.tasks.iter().flatten() {
-            if let Some(slot) = self.slots.get(&task.partition) {
+            if let Some(slot) = self.slots.get_mut(&task.partition) {
+                slot.tally.report.committed = slot.tally.report.switched.is_some() && !task.unsaid;
                 candidate.report(task.partition, slot.tally.report.clone());
             }
         }
