@@ -154,6 +154,9 @@ pub struct Strategy {
     pub max_errors_ppm: u32,
     /// So many times the time a record that the version before took is too long.
     pub max_slowdown: u32,
+    /// The candidate's state cannot be converted back, and no task that has gone over goes back by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_return: bool,
 }
 
 impl Strategy {
@@ -205,6 +208,12 @@ pub struct Rollout {
     /// Why it is called off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Why it waits for a person: what would call it off, where no task goes back by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
+    /// Who let it go on that was held: user and host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promoted_by: Option<String>,
     /// When it was begun.
     pub started_at: Timestamp,
     /// Who began it: user and host.
@@ -298,6 +307,26 @@ impl Rollout {
         self.number == other.number && self.started_at == other.started_at
     }
 
+    /// Whether it can be called off without loss: tasks find their way back, or none can have gone over yet.
+    #[must_use]
+    pub fn can_be_called_off(&self) -> bool {
+        !self.strategy.no_return || matches!(self.phase, Phase::Prepare | Phase::Return)
+    }
+
+    /// Why a person has to decide now, if one has to.
+    #[must_use]
+    pub fn awaits_decision(&self) -> Option<&str> {
+        self.held.as_deref().filter(|_| self.promoted_by.is_none())
+    }
+
+    /// Lets it go on that is held: all tasks go over, and it ends when they have, whatever the candidate does. `None` when nobody has
+    /// to decide.
+    #[must_use]
+    pub fn promoted(&self, by: String) -> Option<Self> {
+        self.awaits_decision()?;
+        Some(Self { phase: Phase::Everywhere, promoted_by: Some(by), watched_since: None, ..self.clone() })
+    }
+
     /// Calls it off: nobody is to run the candidate. One that is being called off already keeps its reason.
     #[must_use]
     pub fn called_off(&self, reason: impl Into<String>) -> Self {
@@ -318,8 +347,16 @@ impl Rollout {
                 false => Next::Wait,
             };
         }
-        if let Some(reason) = self.objection(&reports) {
-            return Next::Go(Box::new(self.called_off(reason)));
+        if self.awaits_decision().is_some() {
+            return Next::Wait;
+        }
+        if self.promoted_by.is_none()
+            && let Some(reason) = self.objection(&reports)
+        {
+            return Next::Go(Box::new(match self.can_be_called_off() {
+                true => self.called_off(reason),
+                false => Self { held: Some(reason), watched_since: None, ..self.clone() },
+            }));
         }
         match self.phase {
             Phase::Prepare => self.after_prepare(placed, &reports, now),
@@ -411,6 +448,7 @@ impl Rollout {
         };
         let all_run = (0..self.candidate.partitions).filter(|partition| self.wants(*partition)).all(runs);
         match self.watched_since {
+            _ if all_run && self.promoted_by.is_some() => return Next::End(Box::new(known), Outcome::Done),
             // Time in which it does not run says nothing.
             Some(_) if !all_run => known.watched_since = None,
             None if all_run => known.watched_since = Some(now),

@@ -118,6 +118,9 @@ pub struct RolloutStatus {
     /// Why it is being called off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Why it waits for a person to decide.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
 }
 
 impl RolloutStatus {
@@ -132,6 +135,7 @@ impl RolloutStatus {
             gone_over: rollout.gone_over(nodes.values().filter_map(|presence| presence.rollout.as_ref())),
             tasks: rollout.candidate.partitions,
             reason: rollout.reason.clone(),
+            held: rollout.awaits_decision().map(str::to_owned),
         }
     }
 }

@@ -17,6 +17,8 @@ pub struct Candidate {
     /// What state has to be copied first.
     pub routes: Arc<[Route]>,
     before: Arc<Plan>,
+    /// See [`Candidate::without_return`].
+    one_way: bool,
     called_off: AtomicBool,
     /// By partition.
     wanted: Vec<AtomicBool>,
@@ -37,7 +39,19 @@ impl Candidate {
         let wanted = (0..plan.partitions).map(|_| AtomicBool::new(false)).collect();
         let routes = migration::routes(&base.transforms[transform], &plan.transforms[transform]).into();
         let (before, called_off) = (Arc::clone(base), AtomicBool::new(false));
-        Some(Self { transform, routes, before, called_off, wanted, reports: Mutex::default(), plan })
+        Some(Self { transform, routes, before, one_way: false, called_off, wanted, reports: Mutex::default(), plan })
+    }
+
+    /// Its state cannot be converted back: a task that has gone over stays, and the state of the version before stays as it was.
+    #[must_use]
+    pub fn without_return(self) -> Self {
+        Self { one_way: true, ..self }
+    }
+
+    /// Whether a task that has gone over stays.
+    #[must_use]
+    pub fn is_one_way(&self) -> bool {
+        self.one_way
     }
 
     /// Opens what converts the state of a task. Runs guests: on a thread that may block.

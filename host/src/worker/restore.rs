@@ -18,7 +18,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use super::candidate::Candidate;
 use super::compatible;
 use super::failure::Failure;
-use super::migration::{self, Migration, Mirror, Route};
+use super::migration::{self, Migration, Mirror, OneWay, Route};
 use super::orphans::Orphans;
 use super::plan::Plan;
 use super::runtime::Runtime;
@@ -440,10 +440,14 @@ impl<K: Kafka> Bringing<K> {
             let (its_plan, partition, now_ms) = (Arc::clone(&plan), self.partition, self.means.runtime.now_ms());
             // Guests run on a thread that may block.
             let candidate = self.means.candidate.clone().filter(|candidate| Arc::ptr_eq(&candidate.plan, &plan));
+            let is_one_way = candidate.as_ref().is_some_and(|candidate| candidate.is_one_way());
             let open = move || {
                 let instances = task::instantiate(&its_plan, partition, now_ms)?;
                 let keeps = |candidate: &Arc<Candidate>| candidate.routes.iter().any(|route| route.source.is_some());
                 let mirror = candidate.filter(keeps).map(|candidate| {
+                    if candidate.is_one_way() {
+                        return Ok(Migration::OneWay(OneWay::durable()));
+                    }
                     let opened = candidate.converter(partition, now_ms);
                     let converter = opened.map_err(|error| (candidate.transform, OpenError::Failed(error)))?;
                     let mirror = Box::new(Mirror::new(&candidate.routes, converter));
@@ -456,8 +460,8 @@ impl<K: Kafka> Bringing<K> {
                     let task = Task::new(partition, plan, instances, state, durable, offsets);
                     return Ok(Task { migration, ..task });
                 }
-                // A candidate does not keep a task from coming up.
-                Some(Err((at, error))) if !Arc::ptr_eq(&plan, &self.means.plan) => {
+                // A candidate does not keep a task from coming up, if there is a way back.
+                Some(Err((at, error))) if !Arc::ptr_eq(&plan, &self.means.plan) && !is_one_way => {
                     let transform = &plan.transforms[at].name;
                     warn!(
                         partition,
