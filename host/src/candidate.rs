@@ -43,13 +43,15 @@ impl Counted {
 }
 
 /// What a task has of a candidate in the shadow of the version that it runs.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum InShadow {
     /// It sees the records of the task.
     Sees,
     /// It has seen enough of them to have changed more of the state than can be kept beside it.
     GivenUp,
+    /// It has failed there; why.
+    Failed(String),
 }
 
 /// How what candidates do in the shadow compares with what the version that runs does.

@@ -87,6 +87,7 @@ mod tests {
             config: "c".repeat(64),
             stores: Default::default(),
             copies: Default::default(),
+            former: Default::default(),
             since: Default::default(),
         };
         let text = made_by("orders", &[of("parse", 'a'), of("mask", 'b')]);

@@ -42,6 +42,7 @@ pub use self::store::{StoreError, open_for_commands, open_for_node};
 use self::swapped::FromBefore;
 use crate::checkpoint::store::StateError;
 use crate::cluster::election::{self, Leader};
+use crate::cluster::imports::ImportError;
 use crate::cluster::leader;
 use crate::cluster::membership::{JoinError, Membership, NodeRecord};
 use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
@@ -81,6 +82,9 @@ pub enum NodeError {
     /// The state of a task cannot be read.
     #[error(transparent)]
     State(#[from] StateError),
+    /// A task was not taken back.
+    #[error(transparent)]
+    TakeBack(#[from] ImportError),
     /// WebAssembly does not work here.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -191,6 +195,7 @@ impl NodeError {
             | Self::FromBefore(_)
             | Self::Refused(_) => true,
             Self::Load(error) => error.is_bad_input(),
+            Self::TakeBack(error) => matches!(error, ImportError::NoCopy { .. }),
             Self::Snapshot(error) => error.is_bad_input(),
             _ => false,
         }

@@ -214,10 +214,9 @@ impl Oracle {
             return;
         }
         for ((task, inputs), offsets) in (0..).zip(inputs).zip(offsets) {
-            match self.restored(tree, task, offsets) {
+            match self.restored(tree, task, offsets, inputs) {
                 Ok(found) => {
-                    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-                    inputs.iter().for_each(|input| *counts.entry(text(&input.key)).or_default() += 1);
+                    let counts = counted(inputs);
                     if found != counts {
                         self.violated(format!("task {task}: the state is {found:?}, the input makes {counts:?}"));
                     }
@@ -227,7 +226,13 @@ impl Oracle {
         }
     }
 
-    fn restored(&self, tree: &Tree, task: u32, offsets: &GroupOffsets) -> Result<BTreeMap<String, u64>, String> {
+    fn restored(
+        &self,
+        tree: &Tree,
+        task: u32,
+        offsets: &GroupOffsets,
+        inputs: &[Input],
+    ) -> Result<BTreeMap<String, u64>, String> {
         let head = self.head(tree, task).ok_or("it has no head")?;
         let manifest = resolve::resolve(&head, offsets).map_err(|disagreement| disagreement.to_string())?;
         let store = TaskStore::new(Arc::new(Still(tree.clone())), self.plan.task(task));
@@ -246,6 +251,13 @@ impl Oracle {
             entries.map(|(key, value)| Ok((text(key), read(value).map_err(|error| error.to_string())?))).collect()
         };
         let found = counts(made_it.stores["counts"])?;
+        // What stays is what it was where the task went over. Of two topics that does not say what came before.
+        if let (Some(at), [source]) = (made_it.former.get("counts"), &self.plan.sources[..]) {
+            let before = at.get(&source.topic).and_then(|&offset| inputs.get(..usize::try_from(offset).ok()?));
+            if counts(1)? != counted(before.ok_or("what stays of schema 1 is from nowhere")?) {
+                return Err(format!("what stays of schema 1 is not what it was at {at:?}"));
+            }
+        }
         match made_it.copies.get("counts") {
             Some(&schema) if counts(schema)? != found => Err(format!("the copy of schema {schema} is another one")),
             _ => Ok(found),
@@ -301,6 +313,13 @@ impl Oracle {
             self.violated(format!("key {name}: inputs {expected:?} came out as {found:?}"));
         }
     }
+}
+
+/// What the count by key is of these.
+fn counted(inputs: &[Input]) -> BTreeMap<String, u64> {
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    inputs.iter().for_each(|input| *counts.entry(text(&input.key)).or_default() += 1);
+    counts
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -92,6 +92,7 @@ pub(crate) fn plan(scenario: &Scenario, revision: u64) -> Plan {
             config: revision.to_string(),
             stores: plugin.manifest().stores.iter().map(|store| (store.name.clone(), store.schema)).collect(),
             copies: std::collections::BTreeMap::new(),
+            former: std::collections::BTreeMap::new(),
             since: std::collections::BTreeMap::new(),
         },
         plugin,

@@ -269,17 +269,22 @@ impl World {
             None => {
                 *number += 1;
                 let plan = pipeline::candidate(&self.scenario, &base, *number);
-                let candidate = Arc::new(Candidate::new(&base, Arc::new(plan)).expect("one transform differs"));
+                let candidate = Candidate::new(&base, Arc::new(plan)).expect("one transform differs");
+                let converts = !candidate.routes.is_empty();
+                let one_way = converts && some >> 42 & 1 == 1;
+                let candidate = Arc::new(if one_way { candidate.without_return() } else { candidate });
                 candidate.want(wants);
                 candidate.want_in_shadow(some >> 41 & 1 == 1);
                 let (stores, wanted) = (&candidate.plan.transforms.last().expect("one").identity.stores, some & 7);
                 let shadow = if candidate.is_wanted_in_shadow() { "in the shadow" } else { "not in the shadow" };
-                self.kernel.note(format_args!("a candidate with {stores:?}, wanted by {wanted:03b}, {shadow}"));
+                let back = if one_way { ", without a way back" } else { "" };
+                self.kernel.note(format_args!("a candidate with {stores:?}, wanted by {wanted:03b}, {shadow}{back}"));
                 Some(candidate)
             }
             Some(candidate) => match some >> 40 & 3 {
                 _ if !self.agrees_in_the_shadow(&candidate) => Some(candidate),
-                0 => {
+                // Some task may have gone over for good.
+                0 if !candidate.is_one_way() => {
                     self.kernel.note(format_args!("the candidate is called off"));
                     None
                 }

@@ -36,6 +36,7 @@ fn plan(chain: &[(&str, &str)]) -> Plan {
                 config: String::new(),
                 stores: plugin.manifest().stores.iter().map(|store| (store.name.clone(), store.schema)).collect(),
                 copies: std::collections::BTreeMap::new(),
+                former: std::collections::BTreeMap::new(),
                 since: std::collections::BTreeMap::new(),
             },
             plugin,

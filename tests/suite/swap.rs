@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod migration;
+mod no_return;
 mod proof;
 mod shadow;
 

@@ -84,6 +84,11 @@ pub struct TransformIdentity {
     /// Schema version of copies of stores that are kept beside, entry for entry, so that the version before can go on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub copies: BTreeMap<String, u32>,
+    /// Stores of the version before, as `state list` names them, that stay as they were when the task went over to code which does not
+    /// convert back; each with the next offset of each source topic then. They are in step with nothing, and only a person goes back
+    /// to them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub former: BTreeMap<String, BTreeMap<String, i64>>,
     /// The first offset of each source topic that this code and configuration processed, if the task went over to them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub since: BTreeMap<String, i64>,

@@ -55,7 +55,8 @@ pub fn named_by<'a>(head: &'a Head, kafka: &GroupOffsets) -> Option<&'a Manifest
 /// The task begins again, without state, at `offsets`.
 #[must_use]
 pub fn reset(head: &Head, kafka: &GroupOffsets, nonce: u64, offsets: BTreeMap<String, i64>) -> Head {
-    let empty = Manifest { chunks: Vec::new(), offsets, watermark: None, ..head.committed.clone() };
+    let mut empty = Manifest { chunks: Vec::new(), offsets, watermark: None, ..head.committed.clone() };
+    empty.transforms.iter_mut().for_each(|transform| transform.former.clear());
     let fresh = decided(head, kafka, nonce, empty);
     Head { retained: Vec::new(), chunks: BTreeMap::new(), ..fresh }
 }

@@ -1,6 +1,6 @@
 //! `sluicegate plugin`: from a new project to a plugin in the registry.
 //!
-//! `new`, `build`, `check`, `pack` and `keygen` work on files, `swap`, `rollback` and `rollouts` are about what runs; the others are about the registry. Those get everything from their
+//! `new`, `build`, `check`, `pack` and `keygen` work on files, `swap`, `promote`, `rollback` and `rollouts` are about what runs; the others are about the registry. Those get everything from their
 //! [`Surroundings`], and open the store only when they need it: to look at a file takes no cluster.
 
 mod build;
@@ -18,7 +18,7 @@ mod sign;
 mod signatures;
 mod swap;
 
-pub(in crate::cli) use self::swap::{config, source};
+pub(in crate::cli) use self::swap::{DECISION, config, source};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
@@ -56,6 +56,8 @@ pub(super) enum PluginCommand {
     Registry(RegistryCommand),
     /// Let a transform of a running pipeline go over to another plugin or configuration, while records flow
     Swap(swap::SwapArgs),
+    /// Let a rollout go on that is held, so that the new version stays
+    Promote(swap::PromoteArgs),
     /// Call a rollout off, or take a transform back to what it ran before the last one
     Rollback(swap::RollbackArgs),
     /// Show the rollouts of a pipeline: the one under way, and those that have ended
@@ -95,6 +97,7 @@ pub(super) async fn run_beside_registry(
         PluginCommand::Keygen(args) => keygen::run(&args, out)?,
         PluginCommand::Registry(command) => return Ok(Some(command)),
         PluginCommand::Swap(args) => swap::run(args, out).await?,
+        PluginCommand::Promote(args) => swap::promote(args, out).await?,
         PluginCommand::Rollback(args) => swap::roll_back(args, out).await?,
         PluginCommand::Rollouts(args) => swap::rollouts(args, out).await?,
     }

@@ -85,6 +85,7 @@ impl From<SavepointError> for CommandError {
             | SavepointError::UnknownPipeline { .. }
             | SavepointError::Exists { .. }
             | SavepointError::Incomplete { .. }
+            | SavepointError::GoingOver { .. }
             | SavepointError::Running { .. } => Self::BadInput(text),
             _ => Self::Failed(text),
         }

@@ -1,7 +1,7 @@
-//! Entries put into the state of a task that nobody runs, or the entries of a store taken out of it, as further commits of it:
-//! `docs/commit-protocol.md` has the rules.
+//! Entries put into the state of a task that nobody runs, the entries of a store taken out of it, or the task taken back to stores
+//! of a version before, as further commits of it: `docs/commit-protocol.md` has the rules.
 //!
-//! Does not decide which entries. Invariant: the offsets stay as they are, whoever runs the task at the same time makes
+//! Does not decide which. Invariant: the offsets stay as they are, whoever runs the task at the same time makes
 //! the import fail, or waits for it, and no entry is taken out that what made the state reads.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use super::savepoints::Offsets;
-use crate::checkpoint::head::{Decider, Manifest};
+use crate::checkpoint::head::{Decider, Manifest, TransformIdentity};
 use crate::checkpoint::ledger::Ledger;
 use crate::checkpoint::resolve::{Disagreement, resolve};
 use crate::checkpoint::store::{Claim, Settled, StateError, TaskStore, settle};
@@ -87,6 +87,16 @@ pub enum ImportError {
         /// Which store.
         store: StoreName,
     },
+    /// What the version before had is not there as it was.
+    #[error(
+        "task {task}: store {store} is not there as it was when the task went over: it was dropped or made anew since, and there is nothing to go back to"
+    )]
+    NoCopy {
+        /// Which task.
+        task: TaskId,
+        /// Which store.
+        store: StoreName,
+    },
     /// Somebody has claimed the task meanwhile.
     #[error(
         "task {task} was claimed by somebody else meanwhile: this commit of it was not made; is the pipeline running?"
@@ -133,6 +143,10 @@ pub async fn drop_store(
     if uses(&opened.base, store) {
         return Err(ImportError::InUse { task: task.clone(), store: store.clone() });
     }
+    // From the first of its commits on nobody goes back to it.
+    for transform in opened.base.transforms.iter_mut().filter(|transform| transform.name == store.transform) {
+        transform.former.remove(&store.store);
+    }
     let number = opened.state.number(store);
     let entries = opened.state.store_mut(number);
     let mut dropped = Dropped { entries: entries.len() as u64, bytes: entries.bytes(), epoch: opened.base.id.epoch };
@@ -152,6 +166,45 @@ pub async fn drop_store(
         dropped.epoch = opened.commit().await?;
     }
     Ok(dropped)
+}
+
+/// Lets a task go on by the version `was` of a transform, from the stores that stay of it as they were: what has changed since in those
+/// that the present version reads is forgotten. The offsets stay. Does nothing for one that goes on by that version already.
+///
+/// # Errors
+/// See [`ImportError`]; [`ImportError::NoCopy`] before anything is changed.
+pub async fn take_back(
+    meta: &Arc<dyn MetaStore>,
+    offsets: &dyn Offsets,
+    task: &TaskId,
+    was: &TransformIdentity,
+) -> Result<Epoch, ImportError> {
+    let mut opened = Opened::claim(meta, offsets, task).await?;
+    let since = opened.base.offsets.clone();
+    let epoch = opened.base.id.epoch;
+    let Some(now) = opened.base.transforms.iter_mut().find(|now| now.name == was.name) else { return Ok(epoch) };
+    if now.is_same_version(was) {
+        return Ok(epoch);
+    }
+    if let Some(store) = missing(now, was) {
+        return Err(ImportError::NoCopy { task: task.clone(), store });
+    }
+    let mut former = std::mem::take(&mut now.former);
+    was.stores.iter().for_each(|(store, schema)| {
+        former.remove(&StoreName::of(&was.name, store, *schema).store);
+    });
+    *now = TransformIdentity { since, former, ..was.clone() };
+    opened.commit().await
+}
+
+/// A store that the version `was` reads, that `now` reads under another schema version, and that does not stay as it was.
+#[must_use]
+pub fn missing(now: &TransformIdentity, was: &TransformIdentity) -> Option<StoreName> {
+    let other =
+        was.stores.iter().filter(|(store, schema)| now.stores.get(*store).is_some_and(|other| other != *schema));
+    other
+        .map(|(store, schema)| StoreName::of(&was.name, store, *schema))
+        .find(|name| !now.former.contains_key(&name.store))
 }
 
 /// Whether what made the state reads this store, or keeps it as a copy.
@@ -230,11 +283,12 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::checkpoint::head::TransformIdentity;
+    use crate::checkpoint::head::Head;
     use crate::checkpoint::protocol;
     use crate::checkpoint::resolve::{GroupOffset, GroupOffsets};
     use crate::cluster::inspection;
     use crate::meta::local::LocalStore;
+    use crate::meta::{Write, layout};
 
     /// A group that has committed what genesis has, with this metadata, and gets members with the question of that number.
     struct Kafka {
@@ -341,6 +395,7 @@ mod tests {
             config: String::new(),
             stores: of(stores),
             copies: of(copies),
+            former: Default::default(),
             since: BTreeMap::new(),
         }];
         TaskStore::new(Arc::clone(&meta), task()).genesis(&head).await.unwrap();
@@ -388,5 +443,56 @@ mod tests {
             assert!(matches!(error, ImportError::Running { members: 1 }), "{error}");
         }
         assert_eq!(entry(&meta, "ada").await, Some(b"5".to_vec()));
+    }
+
+    /// A task of schema 2, whose state of schema 1 stays as it was.
+    async fn gone_over() -> (tempfile::TempDir, Arc<dyn MetaStore>, TransformIdentity) {
+        let (dir, meta) = begun_with(&[("counts", 2)], &[]).await;
+        let path = layout::TaskPath::new(&task()).head();
+        let node = meta.get(&path).await.unwrap().unwrap();
+        let mut head = Head::decode(&node.data).unwrap();
+        let now = &mut head.committed.transforms[0];
+        now.former = [("counts".to_owned(), [("orders".to_owned(), 60)].into())].into();
+        let was = TransformIdentity {
+            plugin: "before".into(),
+            stores: [("counts".to_owned(), 1)].into(),
+            former: BTreeMap::new(),
+            ..now.clone()
+        };
+        let set = Write::Set { path, data: head.encode().into(), version: node.version };
+        meta.multi(vec![set]).await.unwrap();
+        let new = Change { store: store("count", "counts@2"), ..change("ada", Some("7;")) };
+        import(&meta, &Kafka::empty(), &task(), &[change("ada", Some("5")), new]).await.unwrap();
+        (dir, meta, was)
+    }
+
+    #[tokio::test]
+    async fn a_task_is_taken_back_to_what_stayed_as_it_was_with_its_offsets_once() {
+        let (_dir, meta, was) = gone_over().await;
+        let busy = Kafka { joined_at: 1, ..Kafka::empty() };
+        let error = take_back(&meta, &busy, &task(), &was).await.unwrap_err();
+        assert!(matches!(error, ImportError::Running { .. }), "{error}");
+        for _ in 0..2 {
+            assert_eq!(take_back(&meta, &Kafka::empty(), &task(), &was).await.unwrap(), Epoch(2));
+        }
+        let view = inspection::view(&meta, &Kafka::empty(), &task()).await.unwrap().unwrap();
+        let offsets: BTreeMap<String, i64> = [("orders".to_owned(), 100)].into();
+        assert_eq!(view.manifest.offsets, offsets);
+        assert_eq!(view.manifest.transforms, [TransformIdentity { since: offsets, ..was }]);
+        assert_eq!(entry(&meta, "ada").await, Some(b"5".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn nobody_is_taken_back_to_a_store_that_was_dropped_even_in_part() {
+        let (_dir, meta, was) = gone_over().await;
+        let more: Vec<Change> = (0..=DROP_ENTRIES).map(|at| change(&format!("{at:05}"), Some("1"))).collect();
+        import(&meta, &Kafka::empty(), &task(), &more).await.unwrap();
+        drop_store(&meta, &Kafka::empty(), &task(), &store("count", "counts")).await.unwrap();
+        let (head, _) = TaskStore::new(Arc::clone(&meta), task()).read().await.unwrap().unwrap();
+        let begun = head.retained.iter().chain([&head.committed]).filter(|manifest| manifest.id.epoch > Epoch(2));
+        assert_eq!(begun.clone().count(), 2, "it took two commits");
+        assert!(begun.into_iter().all(|manifest| manifest.transforms[0].former.is_empty()), "from the first one on");
+        let error = take_back(&meta, &Kafka::empty(), &task(), &was).await.unwrap_err();
+        assert!(matches!(&error, ImportError::NoCopy { store, .. } if store.store == "counts"), "{error}");
     }
 }

@@ -225,7 +225,7 @@ pub async fn move_rollout(
     change(store, name, moved).await
 }
 
-/// Calls a rollout off, however far it has got. What it is then; `None` when it has ended.
+/// Calls a rollout off, however far it has got, if [it can be](Rollout::can_be_called_off). What it is then; `None` when it has ended.
 ///
 /// # Errors
 /// Those of the store.
@@ -238,10 +238,26 @@ pub async fn call_off(
     let off = |known: Option<&PipelineRecord>| {
         Ok::<_, MetaError>(known.and_then(|known| {
             let rollout = known.rollout.as_ref().filter(|rollout| rollout.number == number)?;
-            Some(PipelineRecord { rollout: Some(rollout.called_off(reason)), ..known.clone() })
+            let off = rollout.can_be_called_off().then(|| rollout.called_off(reason))?;
+            Some(PipelineRecord { rollout: Some(off), ..known.clone() })
         }))
     };
     let record = change(store, name, off).await?;
+    Ok(record.and_then(|record| record.rollout).filter(|rollout| rollout.number == number))
+}
+
+/// Lets a rollout go on that is held. What it is then; `None` when it has ended.
+///
+/// # Errors
+/// Those of the store.
+pub async fn promote(store: &dyn MetaStore, name: &Segment, number: u64) -> Result<Option<Rollout>, MetaError> {
+    let on = |known: Option<&PipelineRecord>| {
+        Ok::<_, MetaError>(known.and_then(|known| {
+            let rollout = known.rollout.as_ref().filter(|rollout| rollout.number == number)?;
+            Some(PipelineRecord { rollout: Some(rollout.promoted(whoever())?), ..known.clone() })
+        }))
+    };
+    let record = change(store, name, on).await?;
     Ok(record.and_then(|record| record.rollout).filter(|rollout| rollout.number == number))
 }
 
@@ -257,7 +273,6 @@ pub async fn end_rollout(
     ended: &Rollout,
     outcome: Outcome,
 ) -> Result<Option<PipelineRecord>, MetaError> {
-    store.ensure(&layout::rollouts(name)).await?;
     let end = |known: Option<&PipelineRecord>| {
         let known = known.filter(|known| known.rollout.as_ref() == Some(now));
         Ok(known.map(|known| {
@@ -268,6 +283,42 @@ pub async fn end_rollout(
             }
         }))
     };
+    keep_ended(store, name, end, ended, outcome).await
+}
+
+/// What tasks were taken back to stands in the record `was` now: the specification that it has to have, and the rollout, which may
+/// be under way in it, is kept with what became of it. Nothing if somebody has changed the record meanwhile.
+///
+/// # Errors
+/// Those of the store.
+pub async fn taken_back(
+    store: &dyn MetaStore,
+    name: &Segment,
+    was: &PipelineRecord,
+    specification: &Specification,
+    ended: &Rollout,
+    outcome: Outcome,
+) -> Result<Option<PipelineRecord>, MetaError> {
+    let rollouts = was.rollouts.max(ended.number);
+    let back = PipelineRecord { rollout: None, rollouts, ..was.respecified(specification.clone()) };
+    // Asked again, it may have been an answer that was lost.
+    let is_back = |known: &PipelineRecord| {
+        PipelineRecord { changed_at: back.changed_at, changed_by: back.changed_by.clone(), ..known.clone() } == back
+    };
+    let change = |known: Option<&PipelineRecord>| Ok(known.filter(|known| *known == was).map(|_| back.clone()));
+    let record = keep_ended(store, name, change, ended, outcome).await?;
+    Ok(record.filter(is_back))
+}
+
+/// Changes a record together with what is kept of a rollout.
+async fn keep_ended(
+    store: &dyn MetaStore,
+    name: &Segment,
+    end: impl FnMut(Option<&PipelineRecord>) -> Result<Option<PipelineRecord>, MetaError>,
+    ended: &Rollout,
+    outcome: Outcome,
+) -> Result<Option<PipelineRecord>, MetaError> {
+    store.ensure(&layout::rollouts(name)).await?;
     let history = |record: &PipelineRecord| {
         let path = layout::rollout(name, ended.number);
         let mut rollout = ended.clone();

@@ -166,6 +166,9 @@ pub struct Strategy {
     /// Differences for each million of records in the shadow that are too many; none are if it is not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_differences_ppm: Option<u32>,
+    /// The candidate's state cannot be converted back, and no task that has gone over goes back by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_return: bool,
 }
 
 impl Strategy {
@@ -219,6 +222,12 @@ pub struct Rollout {
     /// Why it is called off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Why it waits for a person: what would call it off, where no task goes back by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
+    /// Who let it go on that was held: user and host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promoted_by: Option<String>,
     /// When it was begun.
     pub started_at: Timestamp,
     /// Who began it: user and host.
@@ -321,6 +330,26 @@ impl Rollout {
         self.number == other.number && self.started_at == other.started_at
     }
 
+    /// Whether it can be called off without loss: tasks find their way back, or none can have gone over yet.
+    #[must_use]
+    pub fn can_be_called_off(&self) -> bool {
+        !self.strategy.no_return || matches!(self.phase, Phase::Prepare | Phase::Return)
+    }
+
+    /// Why a person has to decide now, if one has to.
+    #[must_use]
+    pub fn awaits_decision(&self) -> Option<&str> {
+        self.held.as_deref().filter(|_| self.promoted_by.is_none())
+    }
+
+    /// Lets it go on that is held: all tasks go over, and it ends when they have, whatever the candidate does. `None` when nobody has
+    /// to decide.
+    #[must_use]
+    pub fn promoted(&self, by: String) -> Option<Self> {
+        self.awaits_decision()?;
+        Some(Self { phase: Phase::Everywhere, promoted_by: Some(by), watched_since: None, ..self.clone() })
+    }
+
     /// Calls it off: nobody is to run the candidate. One that is being called off already keeps its reason.
     #[must_use]
     pub fn called_off(&self, reason: impl Into<String>) -> Self {
@@ -341,8 +370,16 @@ impl Rollout {
                 false => Next::Wait,
             };
         }
-        if let Some(reason) = self.objection(&reports) {
-            return Next::Go(Box::new(self.with_shadowed(&reports).called_off(reason)));
+        if self.awaits_decision().is_some() {
+            return Next::Wait;
+        }
+        if self.promoted_by.is_none()
+            && let Some(reason) = self.objection(&reports)
+        {
+            return Next::Go(Box::new(match self.can_be_called_off() {
+                true => self.with_shadowed(&reports).called_off(reason),
+                false => Self { held: Some(reason), watched_since: None, ..self.clone() },
+            }));
         }
         match self.phase {
             Phase::Prepare => self.after_prepare(placed, &reports, now),
@@ -358,7 +395,11 @@ impl Rollout {
                 return Some(format!("node {node} cannot run it: {problem}"));
             }
             for (partition, task) in &report.tasks {
-                if let Some(refused) = &task.refused {
+                let in_shadow = match &task.shadow {
+                    Some(InShadow::Failed(reason)) if self.phase == Phase::Shadow => Some(reason),
+                    _ => None,
+                };
+                if let Some(refused) = task.refused.as_ref().or(in_shadow) {
                     return Some(format!("task {partition} on node {node}: {refused}"));
                 }
             }
@@ -442,12 +483,12 @@ impl Rollout {
 
     fn in_shadow(&self, reports: &BTreeMap<&str, &NodeReport>, now: Timestamp) -> Next {
         let shadow = |partition: u32| {
-            let mut of = reports.values().filter_map(|report| report.tasks.get(&partition)?.shadow);
+            let mut of = reports.values().filter_map(|report| report.tasks.get(&partition)?.shadow.as_ref());
             of.next()
         };
-        let tasks: Vec<Option<InShadow>> = (0..self.candidate.partitions).map(shadow).collect();
+        let tasks: Vec<Option<&InShadow>> = (0..self.candidate.partitions).map(shadow).collect();
         let all_see = tasks.iter().all(Option::is_some);
-        let none_goes_on = tasks.iter().all(|task| *task == Some(InShadow::GivenUp));
+        let none_goes_on = tasks.iter().all(|task| *task == Some(&InShadow::GivenUp));
         let counts = self.shadowed(reports.values().copied()).unwrap_or_default().counts;
         let is_over = match (self.strategy.shadow, self.watched_since) {
             (None, _) => true,
@@ -505,6 +546,7 @@ impl Rollout {
         let all_run = placed.iter().all(is_prepared)
             && (0..self.candidate.partitions).filter(|partition| self.wants(*partition)).all(runs);
         match self.watched_since {
+            _ if all_run && self.promoted_by.is_some() => return Next::End(Box::new(known), Outcome::Done),
             // Time in which it does not run says nothing.
             Some(_) if !all_run => known.watched_since = None,
             None if all_run => known.watched_since = Some(now),

@@ -106,6 +106,16 @@ pub enum SavepointError {
         /// Of the savepoint.
         name: String,
     },
+    /// Some of the state may be of one version, and some of another that does not convert it back.
+    #[error(
+        "transform `{transform}` of pipeline `{pipeline}` is being changed without a way back, and a savepoint is of one version: wait for the end, which `sluicegate plugin rollouts {pipeline}` shows"
+    )]
+    GoingOver {
+        /// Its name.
+        pipeline: String,
+        /// Which transform.
+        transform: String,
+    },
     /// It was interrupted while it was made.
     #[error(
         "savepoint `{name}` is not complete: making it was interrupted; delete it with `sluicegate savepoint delete {pipeline} {name}`"
@@ -197,6 +207,10 @@ impl<'a> Savepoints<'a> {
     /// See [`SavepointError`]. What was copied by then stays as a savepoint that is not complete.
     pub async fn create(&self, name: &Segment, progress: impl Fn(u32, u32)) -> Result<Savepoint, SavepointError> {
         let record = self.record().await?;
+        if let Some(rollout) = record.rollout.as_ref().filter(|rollout| !rollout.can_be_called_off()) {
+            let transform = rollout.transform.clone();
+            return Err(SavepointError::GoingOver { pipeline: self.pipeline.to_string(), transform });
+        }
         let root = layout::savepoint(&self.pipeline, name);
         let mut savepoint = Savepoint {
             created_at: jiff::Timestamp::now(),

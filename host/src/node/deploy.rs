@@ -260,7 +260,18 @@ pub async fn undeploy(
 ) -> Result<Option<Left>, NodeError> {
     by_itself_nowhere(store, name).await?;
     let desired = if keep_state { Desired::StateKept } else { Desired::Gone };
-    want(store, name, |known| Ok(PipelineRecord { desired, rollout: None, ..known.clone() })).await?;
+    let gone = |known: &PipelineRecord| {
+        let one_way = known.rollout.as_ref().filter(|rollout| keep_state && !rollout.can_be_called_off());
+        match one_way {
+            // Some of the state is of one version then, and some of the other.
+            Some(rollout) => Err(NodeError::Refused(format!(
+                "transform `{}` of pipeline `{name}` is being changed without a way back, so that there is no version yet which its state is of: wait for the end, or decide as `sluicegate plugin rollouts {name}` says",
+                rollout.transform
+            ))),
+            None => Ok(PipelineRecord { desired, rollout: None, ..known.clone() }),
+        }
+    };
+    want(store, name, gone).await?;
     if keep_state { Ok(None) } else { clean_without_leader(cluster, store, name).await.map(Some) }
 }
 

@@ -182,9 +182,14 @@ impl Hosted {
         if trial.has_begun() {
             let mut changes = self.wanted.clone();
             tokio::select! {
-                loaded = trial.loaded() => drop(trial.take(loaded, &plan)),
-                // It comes up with the version before, and hears of the change below.
-                _ = changes.changed() => {}
+                loaded = trial.loaded() => match loaded {
+                    Err(error) if trial.is_one_way() => return Err(error),
+                    loaded => drop(trial.take(loaded, &plan)),
+                },
+                // It comes up with the version before, and hears of the change below. Not where nothing but the candidate goes on.
+                _ = changes.changed() => if trial.is_one_way() {
+                    return Ok(());
+                },
             }
         }
         let mut crew = Crew::start(&self.services, plan, trial.candidate(), now.threads, Arc::clone(control))?;

@@ -203,6 +203,7 @@ mod tests {
             config: String::new(),
             stores: BTreeMap::new(),
             copies: BTreeMap::new(),
+            former: Default::default(),
             since: BTreeMap::new(),
         };
         protocol::genesis(1, BTreeMap::new(), BTreeMap::new(), vec![transform]).committed

@@ -438,6 +438,7 @@ fn assemble(
                 config: pipeline.config_hash(at).unwrap_or_default(),
                 stores: plugin.manifest().stores.iter().map(|store| (store.name.clone(), store.schema)).collect(),
                 copies: BTreeMap::new(),
+                former: BTreeMap::new(),
                 since: BTreeMap::new(),
             },
             plugin,

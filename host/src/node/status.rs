@@ -122,6 +122,9 @@ pub struct RolloutStatus {
     /// Why it is being called off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Why it waits for a person to decide.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<String>,
 }
 
 impl RolloutStatus {
@@ -138,6 +141,7 @@ impl RolloutStatus {
             shadowed: rollout.shadowed(reports()).or_else(|| rollout.shadowed.clone()),
             tasks: rollout.candidate.partitions,
             reason: rollout.reason.clone(),
+            held: rollout.awaits_decision().map(str::to_owned),
         }
     }
 }

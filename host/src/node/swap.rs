@@ -1,5 +1,6 @@
 //! What a swap of one transform checks before anything is touched, and how it is begun.
 
+mod back;
 mod change;
 mod gate;
 mod rehearsal;
@@ -11,16 +12,17 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+pub use self::back::{FromCopy, Rollback, Since, call_off_current, from_copy, promote, roll_back};
 pub(super) use self::change::{Change, changed};
 use self::gate::Ways;
 pub use self::gate::{Finding, Level};
 pub use self::rehearsal::{Rehearsal, Rehearsed};
 use super::deploy::PATIENCE;
-use super::load::{Given, Loader, of_record};
+use super::load::{Given, Loader};
 use super::{LoadError, NodeError};
 use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
 use crate::cluster::registry::{Registry, RegistryReference};
-use crate::cluster::rollout::{Ended, Outcome, Phase, Rollout, Strategy, Version};
+use crate::cluster::rollout::{Phase, Rollout, Strategy, Version};
 use crate::config::{Cluster, Pipeline};
 use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
@@ -93,12 +95,7 @@ pub async fn check(
     let mut loader = Loader::of_command(cluster, &store)?;
     let change = changed(&mut loader, &known.specification, at, Some(&request.source), request.config.as_ref()).await?;
     let Change { pipeline: after, specification: candidate, reference } = change;
-    let version = |pipeline: &Pipeline, plugins: &[String]| Version {
-        reference: pipeline.transforms[at].plugin.to_string(),
-        plugin: plugins[at].clone(),
-        config: pipeline.config_hash(at).unwrap_or_default(),
-    };
-    let (from, to) = (version(&before, &known.specification.plugins), version(&after, &candidate.plugins));
+    let (from, to) = (version(&before, &known.specification.plugins, at), version(&after, &candidate.plugins, at));
     if (&from.plugin, &from.config) == (&to.plugin, &to.config) {
         return Err(refused(format!("transform `{}` runs this already: {reference}", request.transform)));
     }
@@ -120,6 +117,8 @@ pub async fn check(
         phase: Phase::Prepare,
         watched_since: None,
         reason: None,
+        held: None,
+        promoted_by: None,
         started_at: jiff::Timestamp::now(),
         started_by: pipelines::whoever(),
         switched: BTreeMap::new(),
@@ -129,6 +128,15 @@ pub async fn check(
     let rollout = Rollout { converts, ..rollout };
     let plugin = loader.given.take();
     Ok(Swap { store, name: name.clone(), known, plugin, rollout, findings, rehearsed })
+}
+
+/// What the transform at this index runs.
+fn version(pipeline: &Pipeline, plugins: &[String], at: usize) -> Version {
+    Version {
+        reference: pipeline.transforms[at].plugin.to_string(),
+        plugin: plugins[at].clone(),
+        config: pipeline.config_hash(at).unwrap_or_default(),
+    }
 }
 
 /// The record of a pipeline that can be swapped.
@@ -179,7 +187,7 @@ async fn gate(
         Some(candidate) => ways(Arc::clone(candidate)).await,
         None => Ways::new(),
     };
-    let mut findings = gate::compare(&before.transforms[at], &after.transforms[at], &ways);
+    let mut findings = gate::compare(&before.transforms[at], &after.transforms[at], &ways, rollout.strategy.no_return);
     findings.extend(gate::shadow(&rollout.strategy, after.transforms[at].plugin.manifest()));
     findings.push(gate::strategy(&rollout.strategy));
     passes(&findings)?;
@@ -245,77 +253,6 @@ impl Swap {
         let record = pipelines::change(&*self.store, &self.name, begin).await?;
         Ok(record.expect("it is there"))
     }
-}
-
-/// How a rollback begins.
-pub enum Rollback {
-    /// The rollout that was under way is called off.
-    CalledOff(Box<Rollout>),
-    /// What the last rollout has changed is to be changed back.
-    Back(Box<Swap>),
-}
-
-/// Calls the rollout off that is under way, of whatever transform.
-///
-/// # Errors
-/// There is none; those of the store.
-pub async fn call_off_current(store: &dyn MetaStore, name: &Segment, reason: &str) -> Result<Rollout, NodeError> {
-    let unknown = || NodeError::UnknownPipeline { pipeline: name.to_string() };
-    let known = pipelines::read(store, name).await?.ok_or_else(unknown)?.record;
-    let none = || refused(format!("no rollout of pipeline `{name}` is under way"));
-    call_off(store, name, known.rollout.as_ref().ok_or_else(none)?, reason).await
-}
-
-async fn call_off(
-    store: &dyn MetaStore,
-    name: &Segment,
-    rollout: &Rollout,
-    reason: &str,
-) -> Result<Rollout, NodeError> {
-    let ended = || refused(format!("the rollout has just ended: `sluicegate plugin rollouts {name}` shows how"));
-    pipelines::call_off(store, name, rollout.number, reason).await?.ok_or_else(ended)
-}
-
-/// Takes a transform back to the version before its last rollout: plugin and configuration.
-///
-/// # Errors
-/// There is nothing to go back to, or it does not pass the gate; those of the store.
-pub async fn roll_back(
-    cluster: &Arc<Cluster>,
-    store: Arc<dyn MetaStore>,
-    name: &Segment,
-    transform: &str,
-    strategy: Strategy,
-) -> Result<Rollback, NodeError> {
-    let unknown = || NodeError::UnknownPipeline { pipeline: name.to_string() };
-    let known = pipelines::read(&*store, name).await?.ok_or_else(unknown)?.record;
-    if let Some(rollout) = known.rollout.as_ref().filter(|rollout| rollout.transform == transform) {
-        let reason = format!("called off by {}", pipelines::whoever());
-        return call_off(&*store, name, rollout, &reason).await.map(|off| Rollback::CalledOff(Box::new(off)));
-    }
-    let ended = pipelines::rollouts(&*store, name).await?;
-    let is_it = |ended: &&Ended| ended.outcome == Outcome::Done && ended.rollout.transform == transform;
-    let nothing = || {
-        refused(format!(
-            "no rollout of transform `{transform}` of pipeline `{name}` is known: there is nothing to go back to"
-        ))
-    };
-    let last = ended.iter().rev().find(is_it).ok_or_else(nothing)?;
-    // The revision before has the plugin and the configuration that the transform had.
-    let revisions = pipelines::revisions(&*store, name).await?;
-    let before =
-        revisions.iter().find(|revision| revision.revision + 1 == last.rollout.revision).ok_or_else(nothing)?;
-    let pipeline = Pipeline::parse(Path::new("recorded"), &before.specification.file).map_err(NodeError::Config)?;
-    let config = pipeline.transforms.iter().find(|it| it.name == transform).map(|it| it.config.clone());
-    let from = &last.rollout.from;
-    let source = match from.reference.parse::<RegistryReference>() {
-        Ok(reference @ RegistryReference::Version { .. }) => Source::Registry(reference),
-        // A file that was on somebody's machine: the registry has its bytes.
-        _ => Source::Registry(RegistryReference::Digest(of_record(&from.plugin)?)),
-    };
-    // Who goes back is in a hurry, and knows what comes.
-    let request = Request { transform: transform.to_owned(), source, config, strategy, rehearsal: None };
-    Ok(Rollback::Back(Box::new(check(cluster, store, name, request).await?)))
 }
 
 fn refused(message: impl Into<String>) -> NodeError {

@@ -77,7 +77,10 @@ impl Trial {
             }
         };
         info!(pipeline = plan.pipeline, revision = plan.revision, "the candidate of the rollout is loaded");
-        self.candidate = Candidate::new(base, plan).map(Arc::new);
+        let one_way = self.is_one_way();
+        let candidate = Candidate::new(base, plan);
+        let candidate = candidate.map(|it| if one_way { it.without_return() } else { it });
+        self.candidate = candidate.map(Arc::new);
         match self.candidate {
             Some(_) => self.want(),
             None => self.problem = Some("more differs than one transform, or its outputs do".to_owned()),
@@ -107,6 +110,11 @@ impl Trial {
     /// Whether there is a rollout, and some tasks may run the candidate already.
     pub(super) fn has_begun(&self) -> bool {
         self.rollout.as_ref().is_some_and(|rollout| matches!(rollout.phase, Phase::Canary | Phase::Everywhere))
+    }
+
+    /// Whether tasks that have gone over stay: nothing but the candidate goes on from their state.
+    pub(super) fn is_one_way(&self) -> bool {
+        self.rollout.as_ref().is_some_and(|rollout| rollout.strategy.no_return)
     }
 
     /// Whether there is a rollout.

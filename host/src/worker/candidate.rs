@@ -20,6 +20,8 @@ pub struct Candidate {
     /// What state has to be copied first.
     pub routes: Arc<[Route]>,
     before: Arc<Plan>,
+    /// See [`Candidate::without_return`].
+    one_way: bool,
     called_off: AtomicBool,
     /// By partition.
     wanted: Vec<AtomicBool>,
@@ -50,7 +52,19 @@ impl Candidate {
         };
         let (reports, in_shadow, compared) =
             (Mutex::default(), AtomicBool::new(false), Mutex::new(Comparison::new(naming)));
-        Some(Self { transform, routes, before, called_off, wanted, reports, in_shadow, compared, plan })
+        Some(Self { transform, routes, before, one_way: false, called_off, wanted, reports, in_shadow, compared, plan })
+    }
+
+    /// Its state cannot be converted back: a task that has gone over stays, and the state of the version before stays as it was.
+    #[must_use]
+    pub fn without_return(self) -> Self {
+        Self { one_way: true, ..self }
+    }
+
+    /// Whether a task that has gone over stays.
+    #[must_use]
+    pub fn is_one_way(&self) -> bool {
+        self.one_way
     }
 
     /// Opens what converts the state of a task. Runs guests: on a thread that may block.

@@ -4,7 +4,8 @@
 //! A store of another schema version is another store of the same task ([`StoreName::of`]), so that what is copied is committed
 //! like everything else. [`Copying`] makes it beside the running version: all entries once, then those that have changed since, until
 //! few are left; those are copied in the switch. [`Mirror`] does the opposite during probation: every commit of the candidate
-//! holds both forms of the state, so that going back finds its own. Neither decides when to switch.
+//! holds both forms of the state, so that going back finds its own. [`OneWay`] takes its place where nothing converts back: the
+//! state of the version before stays as it was. None of them decides when to switch.
 //!
 //! Copying is idempotent: an entry that is there already is not written again. So whatever is not certain is copied once more.
 
@@ -381,6 +382,12 @@ impl Copying {
         Ok(())
     }
 
+    /// The task has gone over, and nothing converts back.
+    #[must_use]
+    pub fn into_one_way(self) -> OneWay {
+        OneWay { unsettled: self.last.unwrap_or_default() }
+    }
+
     /// The task has gone over: from now on the other way round. Nothing if nothing is kept.
     #[must_use]
     pub fn into_mirror(self) -> Option<Mirror> {
@@ -416,7 +423,7 @@ impl Mirror {
 
     /// The task has gone back to its last commit, which may be the one before the switch. Whether anything was put again.
     pub fn redo(&mut self, state: &mut TaskState) -> bool {
-        self.unsettled.iter().map(|put| put.apply(state)).sum::<usize>() > 0
+        put_again(&self.unsettled, state)
     }
 
     /// Before changes are sealed: copies what has changed.
@@ -449,6 +456,30 @@ impl Mirror {
     }
 }
 
+/// A task has gone over for good.
+#[derive(Debug, Default)]
+pub struct OneWay {
+    /// As in [`Mirror`].
+    unsettled: Vec<Put>,
+}
+
+impl OneWay {
+    /// The switch is committed: until then a crash finds the version before.
+    pub fn settle(&mut self) {
+        self.unsettled.clear();
+    }
+
+    /// As [`Mirror::redo`].
+    pub fn redo(&mut self, state: &mut TaskState) -> bool {
+        put_again(&self.unsettled, state)
+    }
+}
+
+/// Whether anything was put that was not there.
+fn put_again(puts: &[Put], state: &mut TaskState) -> bool {
+    puts.iter().map(|put| put.apply(state)).sum::<usize>() > 0
+}
+
 /// What a task does beside its work because of a rollout.
 #[derive(Debug)]
 pub enum Migration {
@@ -461,6 +492,8 @@ pub enum Migration {
         /// What does it.
         mirror: Box<Mirror>,
     },
+    /// It has, and stays.
+    OneWay(OneWay),
 }
 
 /// Converts all of a state at once, for a task that comes up with code of another schema version than made its state: what
@@ -514,9 +547,10 @@ impl Put {
 /// Entries that are deleted for one commit.
 const TIDY_ENTRIES: usize = 5000;
 
-/// Deletes some of what is superseded, when no rollout wants it: see [`TaskState::superseded`]. Whether there was any.
-pub fn tidy(state: &mut TaskState) -> bool {
-    let Some(number) = state.superseded().next() else { return false };
+/// Deletes some of what is superseded, when no rollout wants it: see [`TaskState::superseded`]; but for what `stays`. Whether there was
+/// any.
+pub fn tidy(state: &mut TaskState, stays: impl Fn(&StoreName) -> bool) -> bool {
+    let Some(number) = state.superseded().find(|number| !stays(&state.names()[*number])) else { return false };
     let keys: Vec<Box<[u8]>> = state.store(number).iter().take(TIDY_ENTRIES).map(|(key, _)| Box::from(key)).collect();
     keys.iter().for_each(|key| state.store_mut(number).put(key, None));
     true

@@ -18,7 +18,7 @@ use tracing::{Instrument, debug, info, info_span, warn};
 use super::candidate::Candidate;
 use super::compatible;
 use super::failure::Failure;
-use super::migration::{self, Migration, Mirror, Route};
+use super::migration::{self, Migration, Mirror, OneWay, Route};
 use super::orphans::Orphans;
 use super::plan::Plan;
 use super::runtime::Runtime;
@@ -298,7 +298,8 @@ impl<K: Kafka> Bringing<K> {
         };
         match &self.means.candidate {
             Some(candidate)
-                if made_it(&candidate.plan, candidate.transform) && candidate.may_go_back_from(manifest) =>
+                if made_it(&candidate.plan, candidate.transform)
+                    && (candidate.is_one_way() || candidate.may_go_back_from(manifest)) =>
             {
                 Arc::clone(&candidate.plan)
             }
@@ -453,9 +454,13 @@ impl<K: Kafka> Bringing<K> {
             let (its_plan, partition, now_ms) = (Arc::clone(&plan), self.partition, self.means.runtime.now_ms());
             // Guests run on a thread that may block.
             let candidate = self.means.candidate.clone().filter(|candidate| Arc::ptr_eq(&candidate.plan, &plan));
+            let is_one_way = candidate.as_ref().is_some_and(|candidate| candidate.is_one_way());
             let open = move || {
                 let instances = task::instantiate(&its_plan, partition, now_ms)?;
                 let mirror = candidate.filter(|candidate| !candidate.routes.is_empty()).map(|candidate| {
+                    if candidate.is_one_way() {
+                        return Ok(Migration::OneWay(OneWay::default()));
+                    }
                     let opened = candidate.converter(partition, now_ms);
                     let converter = opened.map_err(|error| (candidate.transform, OpenError::Failed(error)))?;
                     let mirror = Box::new(Mirror::new(&candidate.routes, converter));
@@ -468,8 +473,8 @@ impl<K: Kafka> Bringing<K> {
                     let task = Task::new(partition, plan, instances, state, durable, offsets);
                     return Ok(Task { migration, ..task });
                 }
-                // A candidate does not keep a task from coming up.
-                Some(Err((at, error))) if !Arc::ptr_eq(&plan, &self.means.plan) => {
+                // A candidate does not keep a task from coming up, if there is a way back.
+                Some(Err((at, error))) if !Arc::ptr_eq(&plan, &self.means.plan) && !is_one_way => {
                     let transform = &plan.transforms[at].name;
                     warn!(
                         partition,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::failure::{Failure, Origin, Span};
-use super::migration::Migration;
+use super::migration::{self, Migration, Route};
 use super::plan::Plan;
 use super::shadow::{self, Shadow};
 use crate::checkpoint::head::{Manifest, TransformIdentity};
@@ -14,7 +14,7 @@ use crate::engine::{CallError, Instance, OpenError};
 use crate::kafka::TopicPartition;
 use crate::kafka::consumer::CommitOffset;
 use crate::record::Batch;
-use crate::state::TaskState;
+use crate::state::{StoreName, TaskState};
 
 /// A task that runs.
 pub struct Task {
@@ -29,6 +29,8 @@ pub struct Task {
     pub since: Vec<Option<BTreeMap<String, i64>>>,
     /// Its stores.
     pub state: TaskState,
+    /// What stays of versions before, for each transform: see [`TransformIdentity::former`].
+    pub former: Vec<BTreeMap<String, BTreeMap<String, i64>>>,
     /// What it does to its state because of a rollout.
     pub migration: Option<Migration>,
     /// The candidate of a rollout that sees what it does.
@@ -72,6 +74,7 @@ impl Task {
         offsets: Vec<i64>,
     ) -> Self {
         let since = plan.transforms.iter().map(|_| Some(BTreeMap::new())).collect();
+        let former = plan.transforms.iter().map(|_| BTreeMap::new()).collect();
         let inbox = offsets.iter().map(|_| Batch::default()).collect();
         let next = offsets.clone();
         Self {
@@ -80,6 +83,7 @@ impl Task {
             instances,
             since,
             state,
+            former,
             migration: None,
             shadow: None,
             converted: false,
@@ -103,7 +107,43 @@ impl Task {
         if let Some(Migration::Mirroring { transform, mirror }) = &self.migration {
             identities[*transform].copies = mirror.kept().collect();
         }
+        identities.iter_mut().zip(&self.former).for_each(|(identity, former)| identity.former.clone_from(former));
         identities
+    }
+
+    /// Whether it runs the candidate of a rollout from which it does not go back.
+    #[must_use]
+    pub fn is_one_way(&self) -> bool {
+        matches!(self.migration, Some(Migration::OneWay(_)))
+    }
+
+    /// It has gone over to a version that reads other stores: those by which its own were made stay as they are.
+    pub fn leave_as_they_are(&mut self, transform: usize, routes: &[Route]) {
+        let sources = routes.iter().map(|route| &route.source);
+        self.former[transform] = sources.map(|name| (name.store.clone(), self.offsets())).collect();
+    }
+
+    /// What these routes lead to is written from now on: it is not what it was.
+    pub fn forget_former(&mut self, transform: usize, routes: &[Route]) {
+        let before = self.former[transform].len();
+        self.former[transform].retain(|store, _| routes.iter().all(|route| route.target.store != *store));
+        self.dirty |= self.former[transform].len() < before;
+    }
+
+    /// Deletes some of what is superseded and not to stay. Whether there was any.
+    pub fn tidy(&mut self) -> bool {
+        let former = self.plan.transforms.iter().zip(&self.former);
+        let stays = |name: &StoreName| {
+            former.clone().any(|(it, former)| it.name == name.transform && former.contains_key(&name.store))
+        };
+        migration::tidy(&mut self.state, stays)
+    }
+
+    /// What the plan declares is in use.
+    fn declared_is_not_former(&mut self) {
+        for (declared, former) in self.plan.stores().zip(&mut self.former) {
+            former.retain(|store, _| declared.iter().all(|name| name.store != *store));
+        }
     }
 
     /// Takes what `manifest`, from which the task goes on, knows of the code that it runs. What it does not know begins here.
@@ -113,6 +153,11 @@ impl Task {
             let written = manifest.transforms.iter().find(|written| written.is_same_version(&transform.identity));
             *since = Some(written.map_or_else(|| offsets.clone(), |written| written.since.clone()));
         }
+        for (transform, former) in self.plan.transforms.iter().zip(&mut self.former) {
+            let written = manifest.transforms.iter().find(|written| written.name == transform.name);
+            *former = written.map(|written| written.former.clone()).unwrap_or_default();
+        }
+        self.declared_is_not_former();
     }
 
     /// Where the task is, by topic.
@@ -196,8 +241,10 @@ impl Task {
             self.committed = sealed;
             self.converted = false;
             self.unsaid = false;
-            if let Some(Migration::Mirroring { mirror, .. }) = &mut self.migration {
-                mirror.settle();
+            match &mut self.migration {
+                Some(Migration::Mirroring { mirror, .. }) => mirror.settle(),
+                Some(Migration::OneWay(one_way)) => one_way.settle(),
+                Some(Migration::Copying(_)) | None => {}
             }
         }
     }
@@ -225,9 +272,11 @@ impl Task {
         for since in self.since.iter_mut().filter(|since| since.is_none()) {
             *since = Some(offsets.clone());
         }
-        if let Some(Migration::Mirroring { mirror, .. }) = &mut self.migration {
-            self.dirty |= mirror.redo(&mut self.state);
-        }
+        self.dirty |= match &mut self.migration {
+            Some(Migration::Mirroring { mirror, .. }) => mirror.redo(&mut self.state),
+            Some(Migration::OneWay(one_way)) => one_way.redo(&mut self.state),
+            Some(Migration::Copying(_)) | None => false,
+        };
     }
 
     /// The partitions it reads.
@@ -258,7 +307,9 @@ impl Task {
         self.migration = None;
         self.end_shadow();
         self.unsaid = true;
-        std::mem::replace(&mut self.plan, Arc::clone(plan))
+        let before = std::mem::replace(&mut self.plan, Arc::clone(plan));
+        self.declared_is_not_former();
+        before
     }
 
     /// Nobody sees any more what it does.
@@ -283,7 +334,7 @@ impl Task {
             })?;
         }
         match &mut self.migration {
-            None => {}
+            None | Some(Migration::OneWay(_)) => {}
             Some(Migration::Copying(copying)) => copying.note_changes(&self.state),
             Some(Migration::Mirroring { transform, mirror }) => {
                 mirror.copy_changes(&mut self.state, now_ms).map_err(|error| Failure::Flush {

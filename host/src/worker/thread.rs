@@ -28,7 +28,6 @@ use super::control::Control;
 use super::counters::Counters;
 use super::failure::Failure;
 use super::gathering::Gathering;
-use super::migration;
 use super::orphans::Orphans;
 use super::outbox::Outbox;
 use super::plan::Plan;
@@ -461,13 +460,19 @@ impl<K: Kafka> Thread<K> {
             let partition = report.partition;
             let Some(slot) = self.slots.get_mut(&partition) else { continue };
             let Some(attempt) = &slot.attempt else { continue };
-            let task = match self.restorer.report(attempt, report)? {
-                None => continue,
-                Some(Progress::First(offsets)) => {
+            let task = match self.restorer.report(attempt, report) {
+                // The state may be of the plan that is to be taken over: then the task comes up by that.
+                Err(Failure::Schema { .. }) if self.equipment.plans.is_newer(self.plan_seen) => {
+                    slot.attempt = None;
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+                Ok(None) => continue,
+                Ok(Some(Progress::First(offsets))) => {
                     first.push((partition, offsets));
                     continue;
                 }
-                Some(Progress::Up(task)) => task,
+                Ok(Some(Progress::Up(task))) => task,
             };
             self.counters.restored(self.equipment.runtime.since(attempt.began()));
             slot.attempt = None;
@@ -614,7 +619,7 @@ impl<K: Kafka> Thread<K> {
             if self.candidate.is_none() {
                 // One that still runs a candidate goes back to what is superseded here.
                 for task in self.tasks.iter_mut().flatten().filter(|task| Arc::ptr_eq(&task.plan, &self.plan)) {
-                    task.dirty |= migration::tidy(&mut task.state);
+                    task.dirty |= task.tidy();
                 }
             }
             self.report_trial();

@@ -38,7 +38,7 @@ fn swap(deployment: &Deployment, more: &[&str]) -> std::process::Output {
 }
 
 /// So many records, each of a key of its own.
-fn many_keys(deployment: &Deployment, count: usize) {
+pub(super) fn many_keys(deployment: &Deployment, count: usize) {
     deployment.produce("in", (0..count).map(|number| Record::of(format!("other-{number}"), "1")));
 }
 
@@ -64,7 +64,7 @@ pub(super) fn made_by(deployment: &Deployment) -> BTreeMap<i32, Vec<bool>> {
 }
 
 /// Counts of many keys, of which a failure shows few.
-fn same(found: &BTreeMap<String, u64>, expected: &BTreeMap<String, u64>) {
+pub(super) fn same(found: &BTreeMap<String, u64>, expected: &BTreeMap<String, u64>) {
     let differs = |(key, count): &(&String, &u64)| found.get(*key) != Some(*count);
     let differing: Vec<_> = expected.iter().filter(differs).map(|(key, count)| (key, count, found.get(key))).collect();
     assert_eq!(differing.iter().take(5).collect::<Vec<_>>(), Vec::<&(&String, &u64, Option<&u64>)>::new());
@@ -72,7 +72,7 @@ fn same(found: &BTreeMap<String, u64>, expected: &BTreeMap<String, u64>) {
 }
 
 /// The counts that the state holds under schema 2.
-fn tallies(deployment: &Deployment) -> BTreeMap<String, u64> {
+pub(super) fn tallies(deployment: &Deployment) -> BTreeMap<String, u64> {
     let state = State::of(deployment);
     let entries = (0..super::PARTITIONS as u32).flat_map(|partition| state.entries(partition, "count", "counts@2"));
     let count = |value: &[u8]| postcard::from_bytes::<(u64, u64)>(value).unwrap().0;
@@ -80,7 +80,7 @@ fn tallies(deployment: &Deployment) -> BTreeMap<String, u64> {
 }
 
 /// Waits until no entry of a store is left that is superseded.
-fn wait_until_tidy(cluster: &Cluster, store: &str) {
+pub(super) fn wait_until_tidy(cluster: &Cluster, store: &str) {
     wait_for("what is superseded to go", || {
         let said: Value =
             serde_json::from_str(&done(&cluster.deployment, &["state", "list", "chain", "--json"])).unwrap();

@@ -1,4 +1,4 @@
-//! `sluicegate plugin swap`, `rollback` and `rollouts`.
+//! `sluicegate plugin swap`, `promote`, `rollback` and `rollouts`.
 
 mod shown;
 
@@ -20,8 +20,10 @@ use crate::config::ClusterArgs;
 use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
 use crate::node::status;
-use crate::node::swap::{self, Finding, Rehearsal, Rehearsed, Request, Rollback, Source, Swap};
+use crate::node::swap::{self, Finding, FromCopy, Rehearsal, Rehearsed, Request, Rollback, Since, Source, Swap};
 
+/// What is said of a rollout that is held.
+pub(in crate::cli) const DECISION: &str = "a person has to decide";
 /// How often is looked how far the nodes are.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long records are tried on both versions where nothing else is done ..
@@ -68,6 +70,7 @@ impl HowArgs {
             max_slowdown: self.max_slowdown,
             shadow: self.shadow,
             max_differences_ppm: self.max_differences,
+            no_return: false,
         }
     }
 }
@@ -94,7 +97,8 @@ Examples:
   sluicegate plugin swap orders mask mask-json@1.3.0 --wait
   sluicegate plugin swap orders mask mask-json@1 --canary 25% --probation 5m
   sluicegate plugin swap orders mask target/wasm32-wasip2/release/mask.wasm --dry-run --records 10000
-  sluicegate plugin swap orders mask mask-json@1.3.0 --config mask.toml")]
+  sluicegate plugin swap orders mask mask-json@1.3.0 --config mask.toml
+  sluicegate plugin swap orders totals totals@2.0.0 --no-return --canary 1")]
 pub(in crate::cli) struct SwapArgs {
     /// Name of the pipeline
     pipeline: String,
@@ -112,6 +116,10 @@ pub(in crate::cli) struct SwapArgs {
     /// Try both versions on the last so many records of each task, for 5s at most, or 30s with --dry-run; 0 tries none
     #[arg(long, value_name = "N", default_value_t = 1000)]
     records: usize,
+    /// Take a version that does not convert its state back: what goes wrong holds the rollout for `plugin promote` or
+    /// `plugin rollback --from-copy`, which forgets what came since
+    #[arg(long)]
+    no_return: bool,
     #[command(flatten)]
     how: HowArgs,
     #[command(flatten)]
@@ -140,7 +148,8 @@ pub(super) async fn run(args: SwapArgs, out: &mut (impl Write + Send)) -> Result
     connection::kafka(&cluster)?;
     let time = if args.dry_run { REHEARSAL_DRY } else { REHEARSAL };
     let rehearsal = (args.records > 0).then_some(Rehearsal { records: args.records, time });
-    let request = Request { transform: args.transform, source, config, strategy: args.how.strategy(), rehearsal };
+    let strategy = Strategy { no_return: args.no_return, ..args.how.strategy() };
+    let request = Request { transform: args.transform, source, config, strategy, rehearsal };
     let swap = swap::check(&cluster, Arc::clone(&store), &name, request).await?;
     go(&*store, &name, &swap, args.dry_run, &args.how, out).await
 }
@@ -209,6 +218,9 @@ async fn until_end(store: &dyn MetaStore, name: &Segment, number: u64, wait: Dur
     loop {
         let record = pipelines::read(store, name).await?.map(|known| known.record);
         match record.and_then(|record| record.rollout.filter(|rollout| rollout.number == number)) {
+            Some(rollout) if rollout.awaits_decision().is_some() => {
+                return Err(CommandError::Failed(shown::held(name, &rollout)));
+            }
             Some(rollout) => {
                 let now = shown::progress(&rollout, &presence::list(store, name).await?);
                 if now != said {
@@ -263,13 +275,25 @@ pub(in crate::cli) fn config(path: &Path) -> Result<Value, CommandError> {
 #[command(after_help = "\
 Takes back code and configuration; the state stays as it is, and so do records that were sent already.
 
+After a swap with --no-return the state cannot stay. With --from-copy the tasks of a paused pipeline go back to what it was when
+they went over: what has changed in it since is forgotten, and no record is processed again.
+
 Examples:
-  sluicegate plugin rollback orders mask --wait")]
+  sluicegate plugin rollback orders mask --wait
+  sluicegate pause orders
+  sluicegate plugin rollback orders totals --from-copy --yes
+  sluicegate resume orders")]
 pub(in crate::cli) struct RollbackArgs {
     /// Name of the pipeline
     pipeline: String,
     /// Name of the transform
     transform: String,
+    /// After a swap with --no-return: go back to the state from before it, and forget what has changed since
+    #[arg(long, conflicts_with_all = ["canary", "probation", "max_error_rate", "max_slowdown", "wait"])]
+    from_copy: bool,
+    /// With --from-copy: do it without another question
+    #[arg(long, requires = "from_copy")]
+    yes: bool,
     #[command(flatten)]
     how: HowArgs,
     #[command(flatten)]
@@ -280,11 +304,71 @@ pub(super) async fn roll_back(args: RollbackArgs, out: &mut (impl Write + Send))
     let name = connection::name(&args.pipeline)?;
     let Connection { cluster, store } = Connection::open(&args.cluster).await?;
     connection::kafka(&cluster)?;
+    if args.from_copy {
+        let back = swap::from_copy(&cluster, store, &name, &args.transform).await?;
+        return from_copy(&args, &back, out).await;
+    }
     let strategy = args.how.strategy();
     match swap::roll_back(&cluster, Arc::clone(&store), &name, &args.transform, strategy).await? {
         Rollback::Back(swap) => go(&*store, &name, &swap, false, &args.how, out).await,
         Rollback::CalledOff(rollout) => called_off(&*store, &name, &rollout, &args.how, out).await,
     }
+}
+
+/// What was taken back, for machines.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct TakenBack<'a> {
+    pipeline: &'a str,
+    transform: &'a str,
+    revision: u64,
+    forgotten: &'a [Since],
+}
+
+async fn from_copy(args: &RollbackArgs, back: &FromCopy, out: &mut impl Write) -> Result<(), CommandError> {
+    let RollbackArgs { pipeline, transform, .. } = args;
+    let (to, forgotten) = (back.to(), shown::forgotten(&back.forgotten));
+    if !args.yes {
+        return Err(CommandError::BadInput(format!(
+            "this takes transform `{transform}` of pipeline `{pipeline}` back to {to}, with its state from before; what has changed in it since is forgotten for good, and the records are not processed again: add --yes if that is meant{forgotten}"
+        )));
+    }
+    let record = back.take_back().await?;
+    if args.how.json {
+        let (revision, forgotten) = (record.revision, &back.forgotten[..]);
+        return Ok(table::json(out, &TakenBack { pipeline, transform, revision, forgotten })?);
+    }
+    Ok(writeln!(
+        out,
+        "taken back: transform `{transform}` is to run {to} with its state from before; revision {}{forgotten}\n`sluicegate resume {pipeline}` goes on",
+        record.revision
+    )?)
+}
+
+/// Arguments of `plugin promote`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+A swap with --no-return is held where another one would go back by itself. This decides that the new version stays: the tasks that
+have not gone over do so, and then the rollout has ended, whatever the new version does. `plugin rollback --from-copy` decides for
+the other side.
+
+Examples:
+  sluicegate plugin promote orders totals")]
+pub(in crate::cli) struct PromoteArgs {
+    /// Name of the pipeline
+    pipeline: String,
+    /// Name of the transform
+    transform: String,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+pub(super) async fn promote(args: PromoteArgs, out: &mut impl Write) -> Result<(), CommandError> {
+    let name = connection::name(&args.pipeline)?;
+    let Connection { store, .. } = Connection::open(&args.cluster).await?;
+    let rollout = swap::promote(&*store, &name, &args.transform).await?;
+    let [_, to] = rollout.versions();
+    Ok(writeln!(out, "goes on: all tasks are to run {to}; `sluicegate plugin rollouts {name}` shows how far it is")?)
 }
 
 async fn called_off(

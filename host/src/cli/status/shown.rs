@@ -80,6 +80,7 @@ fn rollout_line(pipeline: &str, rollout: &RolloutStatus) -> String {
     let [from, to] = Version::both(&rollout.from, &rollout.to);
     // As `plugin swap --wait` calls it.
     let phase = match (rollout.phase, rollout.watched_since) {
+        _ if rollout.held.is_some() => "held",
         (Phase::Prepare, _) => "prepare",
         (Phase::Shadow, _) => "shadow",
         (Phase::Canary, _) => "canary",
@@ -91,7 +92,11 @@ fn rollout_line(pipeline: &str, rollout: &RolloutStatus) -> String {
     let seen = seen.map_or_else(String::new, |Shadowed { counts, .. }| {
         format!(", {} records seen, {}", counts.records, counts.in_words("the present version", "the new one"))
     });
-    let reason = rollout.reason.as_ref().map_or_else(String::new, |reason| format!("; called off: {reason}"));
+    let reason = match (&rollout.held, &rollout.reason) {
+        (Some(held), _) => format!("; {}: {held}", super::super::plugin::DECISION),
+        (None, Some(reason)) => format!("; called off: {reason}"),
+        (None, None) => String::new(),
+    };
     format!(
         "{pipeline}: rollout {number} of transform `{transform}`, {from} -> {to}: {phase}{seen}, {gone_over} of {tasks} tasks have gone over{reason}"
     )
@@ -144,11 +149,15 @@ mod tests {
             gone_over: 1,
             tasks: 4,
             reason: None,
+            held: None,
         };
         assert_eq!(
             rollout_line("orders", &rollout),
             "orders: rollout 3 of transform `mask`, mask-json@1.2.0 -> mask-json@1.3.0: switch, 1 of 4 tasks have gone over"
         );
+        let held = RolloutStatus { held: Some("it traps".to_owned()), ..rollout.clone() };
+        let said = rollout_line("orders", &held);
+        assert!(said.ends_with(": held, 1 of 4 tasks have gone over; a person has to decide: it traps"), "{said}");
         let off = RolloutStatus { phase: Phase::Return, reason: Some("it traps".to_owned()), ..rollout };
         assert!(rollout_line("orders", &off).ends_with(": return, 1 of 4 tasks have gone over; called off: it traps"));
     }

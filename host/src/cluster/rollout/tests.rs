@@ -32,6 +32,7 @@ pub(crate) fn rollout(canary: Option<&str>) -> Rollout {
             max_slowdown: 5,
             shadow: None,
             max_differences_ppm: None,
+            no_return: false,
         },
         converts: false,
         shadowed: None,
@@ -39,6 +40,8 @@ pub(crate) fn rollout(canary: Option<&str>) -> Rollout {
         phase: Phase::Prepare,
         watched_since: None,
         reason: None,
+        held: None,
+        promoted_by: None,
         started_at: at(0),
         started_by: "me@here".to_owned(),
         switched: BTreeMap::new(),
@@ -213,7 +216,7 @@ fn what_goes_wrong_in_the_shadow_and_more_differences_than_allowed_call_it_off()
     let few = in_shadow("500", Some(0));
     assert_eq!(go(next(&few, &[("x", shadowing(500, 1))], at(2))).phase, Phase::Return, "when it is over, few count");
     let mut failing = [("x", shadowing(10, 0))];
-    failing[0].1.tasks.get_mut(&2).unwrap().refused = Some("in the shadow: it traps".to_owned());
+    failing[0].1.tasks.get_mut(&2).unwrap().shadow = Some(InShadow::Failed("in the shadow: it traps".to_owned()));
     assert_eq!(go(next(&rollout, &failing, at(2))).reason.unwrap(), "task 2 on node x: in the shadow: it traps");
 }
 
@@ -263,4 +266,30 @@ fn reports_of_another_rollout_say_nothing() {
 fn the_first_reason_stays() {
     let off = rollout(None).called_off("one").called_off("two");
     assert_eq!(off.reason.as_deref(), Some("one"));
+}
+
+#[test]
+fn without_a_way_back_what_exceeds_a_limit_is_held_until_a_person_lets_it_go_on() {
+    let mut one_way = rollout(Some("50%"));
+    one_way.strategy.no_return = true;
+    let broken = NodeReport { problem: Some("it does not compile".to_owned()), ..report(false, &[]) };
+    let off = go(next(&one_way, &[("x", broken)], at(1)));
+    assert_eq!(off.phase, Phase::Return, "nothing has gone over yet");
+
+    let canary = go(next(&one_way, &[("x", report(true, &[]))], at(1)));
+    assert!(!canary.can_be_called_off());
+    let mut reports = [("x", report(true, &[(0, true), (1, true), (2, false), (3, false)]))];
+    reports[0].1.tasks.get_mut(&0).unwrap().after = counted(5000, 5000, 0);
+    let held = go(next(&canary, &reports, at(2)));
+    assert!(held.awaits_decision().unwrap().contains("it rejects 5000 of 5000 records"), "{held:?}");
+    assert_eq!((held.phase, held.wants(0), held.wants(2)), (Phase::Canary, true, false), "everybody stays where it is");
+    assert_eq!(next(&held, &reports, at(1000)), Next::Wait, "time decides nothing");
+
+    let promoted = held.promoted("me@here".to_owned()).unwrap();
+    assert!((0..TASKS).all(|task| promoted.wants(task)) && promoted.promoted("you@here".to_owned()).is_none());
+    assert_eq!(next(&promoted, &reports, at(1001)), Next::Wait, "some have not gone over");
+    let mut all = [("x", report(true, &[(0, true), (1, true), (2, true), (3, true)]))];
+    all[0].1.tasks.get_mut(&0).unwrap().after = counted(5000, 5000, 0);
+    let Next::End(ended, Outcome::Done) = next(&promoted, &all, at(1001)) else { panic!("all have gone over") };
+    assert_eq!((ended.held, ended.switched.len()), (held.held, 4), "why it was held stays");
 }

@@ -35,8 +35,8 @@ pub struct Finding {
 pub(super) type Ways = BTreeMap<String, (Result<(), String>, Result<(), String>)>;
 
 /// Compares two versions that the pipeline takes, both open already.
-pub(super) fn compare(before: &TransformPlan, after: &TransformPlan, ways: &Ways) -> Vec<Finding> {
-    let mut findings = manifests(before.plugin.manifest(), after.plugin.manifest(), ways);
+pub(super) fn compare(before: &TransformPlan, after: &TransformPlan, ways: &Ways, no_return: bool) -> Vec<Finding> {
+    let mut findings = manifests(before.plugin.manifest(), after.plugin.manifest(), ways, no_return);
     let config = match before.identity.config == after.identity.config {
         true => "the same, and accepted",
         false => "another one, and accepted",
@@ -77,7 +77,7 @@ pub(super) fn shadow(strategy: &Strategy, manifest: &Manifest) -> Option<Finding
     Some(finding(Level::Ok, SUBJECT, format!("{what} first; {limit}")))
 }
 
-fn manifests(before: &Manifest, after: &Manifest, ways: &Ways) -> Vec<Finding> {
+fn manifests(before: &Manifest, after: &Manifest, ways: &Ways, no_return: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     let version = |manifest: &Manifest| format!("{}@{}", manifest.name, manifest.version);
     let same_name = before.name == after.name;
@@ -88,7 +88,7 @@ fn manifests(before: &Manifest, after: &Manifest, ways: &Ways) -> Vec<Finding> {
     ));
     findings.push(finding(Level::Ok, "interface", after.interface.clone()));
     findings.push(outputs(before, after));
-    findings.extend(stores(before, after, ways));
+    findings.extend(stores(before, after, ways, no_return));
     let wants: Vec<&str> = after.wants.iter().map(String::as_str).collect();
     let grants = if wants.is_empty() { "wants nothing".to_owned() } else { format!("{}: granted", wants.join(", ")) };
     findings.push(finding(Level::Ok, "grants", grants));
@@ -108,7 +108,7 @@ fn outputs(before: &Manifest, after: &Manifest) -> Finding {
     }
 }
 
-fn stores(before: &Manifest, after: &Manifest, ways: &Ways) -> Vec<Finding> {
+fn stores(before: &Manifest, after: &Manifest, ways: &Ways, no_return: bool) -> Vec<Finding> {
     let store = |manifest: &Manifest, name: &str| manifest.stores.iter().find(|store| store.name == name).cloned();
     let names: BTreeSet<&str> = before.stores.iter().chain(&after.stores).map(|store| store.name.as_str()).collect();
     let of = |name: &str| {
@@ -121,9 +121,14 @@ fn stores(before: &Manifest, after: &Manifest, ways: &Ways) -> Vec<Finding> {
                         let what = format!("{schemas}: converted beside the version that runs, and back if need be");
                         finding(Level::Ok, subject, what)
                     }
+                    Some((Ok(()), Err(problem))) if no_return => {
+                        let what =
+                            format!("{schemas}: converted beside the version that runs, and not back: {problem}");
+                        finding(Level::Warning, subject, what)
+                    }
                     Some((Ok(()), Err(problem))) => {
                         let what = format!(
-                            "{schemas}: there would be no way back without loss: {problem}; let its `migrate` know both ways"
+                            "{schemas}: there would be no way back without loss: {problem}; let its `migrate` know both ways, or swap with --no-return"
                         );
                         finding(Level::Refused, subject, what)
                     }
@@ -147,9 +152,19 @@ fn stores(before: &Manifest, after: &Manifest, ways: &Ways) -> Vec<Finding> {
         }
     };
     let mut findings: Vec<Finding> = names.into_iter().map(of).collect();
-    if findings.is_empty() {
+    let stateless = findings.is_empty();
+    if stateless {
         findings.push(finding(Level::Ok, "state", "none"));
-    } else if findings.iter().all(|finding| finding.level != Level::Refused) {
+    }
+    let is_one_way = ways.values().any(|(there, back)| there.is_ok() && back.is_err());
+    let is_refused = findings.iter().any(|finding| finding.level == Level::Refused);
+    if no_return && !is_one_way && !is_refused {
+        let what = "there is one without loss, and --no-return would do nothing: leave it out";
+        findings.push(finding(Level::Refused, "return", what));
+    } else if is_one_way && !is_refused {
+        let what = "none by itself: what goes wrong holds the rollout for a person to decide; the state stays as it is now until `sluicegate state drop`, and going back to it forgets what comes since";
+        findings.push(finding(Level::Warning, "return", what));
+    } else if !stateless && !is_refused {
         let why = match ways.is_empty() {
             true => "both versions read the same state",
             false => "both forms of the state are kept until it has passed",
@@ -183,7 +198,11 @@ mod tests {
     }
 
     fn found(before: &str, after: &str) -> Vec<(Level, String)> {
-        let findings = manifests(&manifest(before), &manifest(after), &Ways::new());
+        found_with(before, after, &Ways::new(), false)
+    }
+
+    fn found_with(before: &str, after: &str, ways: &Ways, no_return: bool) -> Vec<(Level, String)> {
+        let findings = manifests(&manifest(before), &manifest(after), ways, no_return);
         findings.into_iter().map(|it| (it.level, format!("{}: {}", it.subject, it.finding))).collect()
     }
 
@@ -197,6 +216,28 @@ mod tests {
         let stores = r#"{ "stores": [{ "name": "counts", "schema": 1 }] }"#;
         assert!(found(stores, stores).iter().all(|(level, _)| *level == Level::Ok));
         assert_eq!(worst(stores, stores, "loses nothing"), Level::Ok);
+    }
+
+    #[test]
+    fn a_state_that_is_not_converted_back_takes_a_flag_which_does_nothing_else() {
+        let stores = |schema: u32| format!(r#"{{ "stores": [{{ "name": "counts", "schema": {schema} }}] }}"#);
+        let ways = |back: Result<(), String>| Ways::from([("counts".to_owned(), (Ok(()), back))]);
+        let one_way = ways(Err("it knows no step from 2 to 1".to_owned()));
+        let found = |ways: &Ways, no_return| found_with(&stores(1), &stores(2), ways, no_return);
+        let has = |found: &[(Level, String)], level: Level, words: &[&str]| {
+            let it = found.iter().any(|(of, text)| *of == level && words.iter().all(|word| text.contains(word)));
+            assert!(it, "no {level:?} with {words:?} in {found:?}");
+        };
+        let without = found(&one_way, false);
+        has(&without, Level::Refused, &["store `counts`", "no step from 2 to 1", "--no-return"]);
+        assert!(without.iter().all(|(_, text)| !text.contains("loses nothing")), "{without:?}");
+        let with = found(&one_way, true);
+        assert!(with.iter().all(|(level, _)| *level != Level::Refused), "{with:?}");
+        has(&with, Level::Warning, &["store `counts`", "and not back"]);
+        has(&with, Level::Warning, &["return: none by itself", "state drop"]);
+        has(&found(&ways(Ok(())), true), Level::Refused, &["return", "leave it out"]);
+        has(&found_with("{}", "{}", &Ways::new(), true), Level::Refused, &["return", "leave it out"]);
+        has(&found(&ways(Ok(())), false), Level::Ok, &["return: loses nothing"]);
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! Going on with a task whose plugin failed, or whose output Kafka refuses.
 
-use std::sync::Arc;
-
 use tracing::{debug, warn};
 
 use super::{START_WAIT, Thread};
@@ -170,7 +168,7 @@ impl<K: Kafka> Thread<K> {
     pub(super) fn all_go_carefully(&mut self) {
         let now = self.equipment.runtime.now();
         // A candidate is suspected first: its task goes on with the version before.
-        let on_trial = self.tasks.iter().flatten().filter(|task| !Arc::ptr_eq(&task.plan, &self.plan));
+        let on_trial = self.tasks.iter().flatten().filter(|task| self.goes_back(task));
         let on_trial: Vec<u32> = on_trial.map(|task| task.partition).collect();
         for partition in &on_trial {
             self.note_refused(*partition, "kafka refuses output that may be of this version");

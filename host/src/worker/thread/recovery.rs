@@ -94,6 +94,7 @@ impl<K: Kafka> Thread<K> {
     /// Takes a task back to its last commit in memory, with new instances. Returns from where it is to be started; nothing for one
     /// that waits for its plugin.
     pub(super) fn roll_back(&mut self, partition: u32) -> Result<Vec<(TopicPartition, i64)>, Failure> {
+        let may_leave = self.is_on_trial(partition as usize);
         let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::as_mut) else { return Ok(Vec::new()) };
         if task.converted {
             // Going back in memory would take the conversion back too.
@@ -105,7 +106,7 @@ impl<K: Kafka> Thread<K> {
         let now_ms = self.equipment.runtime.now_ms();
         let instances = match instantiate(&task.plan, partition, now_ms) {
             // What cannot be opened again is refused like what fails.
-            Err(failure) if !Arc::ptr_eq(&task.plan, &self.plan) => {
+            Err(failure) if may_leave => {
                 leave(task, &self.plan);
                 self.note_refused(partition, &failure.to_string());
                 instantiate(&self.plan, partition, now_ms)?

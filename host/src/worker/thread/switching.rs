@@ -3,7 +3,8 @@
 //! The switch itself is only that an instance takes the place of another. What the task was until then is committed, with the version
 //! that made it in its manifest; what the candidate makes is in the next commit, under its own name. So a crash between the two
 //! finds a task that has not gone over. A task that fails with the candidate goes back to its last commit and to the version
-//! before: a candidate never stops a pipeline.
+//! before: a candidate never stops a pipeline. A candidate from which no task goes back is, for a task that has gone over, what the
+//! pipeline runs: what it fails on is a failing record.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -63,7 +64,7 @@ impl Tally {
                 task.end_shadow();
             }
             Some(End::Failed(reason)) => {
-                self.report.refused.get_or_insert_with(|| one_line(reason));
+                self.report.shadow = Some(InShadow::Failed(one_line(reason)));
                 task.end_shadow();
             }
         }
@@ -71,7 +72,7 @@ impl Tally {
 
     /// Whether a shadow of the task may begin.
     fn may_have_shadow(&self) -> bool {
-        self.report.refused.is_none() && self.report.shadow != Some(InShadow::GivenUp)
+        self.report.refused.is_none() && matches!(self.report.shadow, None | Some(InShadow::Sees))
     }
 
     /// Whether the task can go over.
@@ -161,6 +162,10 @@ impl<K: Kafka> Thread<K> {
             let transform = candidate.as_ref().map_or(0, |candidate| candidate.transform);
             self.slots.values_mut().for_each(|slot| slot.tally = Tally::of(transform));
             self.restorer.try_out(candidate.clone());
+            // Those that are coming up know of another one, or of none.
+            for (partition, slot) in self.slots.iter_mut().filter(|(_, slot)| slot.attempt.is_some()) {
+                slot.attempt = Some(self.restorer.begin(*partition));
+            }
             for task in self.tasks.iter_mut().flatten() {
                 task.migration.take_if(|migration| matches!(migration, Migration::Copying(_)));
                 task.end_shadow();
@@ -239,7 +244,7 @@ impl<K: Kafka> Thread<K> {
         let of = |candidate: &Arc<Candidate>| {
             Arc::ptr_eq(&task.plan, &candidate.plan) && candidate.is_wanted(task.partition) && !is_refused()
         };
-        Arc::ptr_eq(&task.plan, &self.plan) || self.candidate.as_ref().is_some_and(of)
+        Arc::ptr_eq(&task.plan, &self.plan) || task.is_one_way() || self.candidate.as_ref().is_some_and(of)
     }
 
     /// Lets tasks go over whose instances are open, and back those that are not to run the candidate any more. Everything is
@@ -318,7 +323,12 @@ impl<K: Kafka> Thread<K> {
         for task in self.tasks.iter().flatten() {
             if let Some(slot) = self.slots.get_mut(&task.partition) {
                 slot.tally.report.committed = slot.tally.report.switched.is_some() && !task.unsaid;
-                candidate.report(task.partition, slot.tally.report.clone());
+                let mut report = slot.tally.report.clone();
+                // Who hears that all have gone over for good relies on it.
+                if matches!(task.migration, Some(Migration::OneWay(_))) && task.unsaid {
+                    report.switched = None;
+                }
+                candidate.report(task.partition, report);
             }
         }
     }
@@ -326,7 +336,12 @@ impl<K: Kafka> Thread<K> {
     /// Whether a task runs a candidate, so that what goes wrong is a reason to go back.
     pub(super) fn is_on_trial(&self, partition: usize) -> bool {
         let task = self.tasks.get(partition).and_then(Option::as_ref);
-        task.is_some_and(|task| !Arc::ptr_eq(&task.plan, &self.plan))
+        task.is_some_and(|task| self.goes_back(task))
+    }
+
+    /// Whether a task runs a candidate from which it goes back when that fails.
+    pub(super) fn goes_back(&self, task: &Task) -> bool {
+        !Arc::ptr_eq(&task.plan, &self.plan) && !task.is_one_way()
     }
 
     /// A task fails with the candidate: takes it back to its last commit and to the version before.
@@ -406,8 +421,15 @@ fn copy_the_rest(task: &mut Task, candidate: &Candidate, now_ms: i64) -> Result<
         _ => None,
     };
     task.work_by(&candidate.plan);
-    let mirror = copying.and_then(|copying| copying.into_mirror());
     let transform = candidate.transform;
-    task.migration = mirror.map(|mirror| Migration::Mirroring { transform, mirror: Box::new(mirror) });
+    task.migration = match copying {
+        Some(copying) if candidate.is_one_way() => {
+            task.leave_as_they_are(transform, &candidate.routes);
+            Some(Migration::OneWay(copying.into_one_way()))
+        }
+        copying => copying
+            .and_then(|copying| copying.into_mirror())
+            .map(|mirror| Migration::Mirroring { transform, mirror: Box::new(mirror) }),
+    };
     Ok(())
 }

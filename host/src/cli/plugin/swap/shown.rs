@@ -2,13 +2,14 @@
 
 use std::io::{self, Write};
 
+use super::DECISION;
 use crate::candidate::{Counted, Shadowed};
 use crate::cli::{comparison, table};
 use crate::cluster::presence::Presence;
 use crate::cluster::rollout::{Ended, Extent, Outcome, Phase, Rollout};
 use crate::comparison::Counts;
 use crate::meta::layout::Segment;
-use crate::node::swap::{Finding, Level};
+use crate::node::swap::{Finding, Level, Since};
 
 const ROLLOUTS: [&str; 8] = ["ROLLOUT", "TRANSFORM", "FROM", "TO", "STARTED", "BY", "OUTCOME", "PAUSE"];
 
@@ -27,6 +28,30 @@ pub(super) fn findings(out: &mut impl Write, rollout: &Rollout, findings: &[Find
     Ok(())
 }
 
+/// That it is held, and who decides how.
+pub(super) fn held(name: &Segment, rollout: &Rollout) -> String {
+    let (transform, held) = (&rollout.transform, rollout.awaits_decision().unwrap_or_default());
+    format!(
+        "the rollout is held, {DECISION}: {held}\n`sluicegate plugin promote {name} {transform}` lets the new version stay; `sluicegate pause {name}` and `sluicegate plugin rollback {name} {transform} --from-copy` go back to the state from before, and forget what came since"
+    )
+}
+
+/// What tasks forget, a line for each.
+pub(super) fn forgotten(forgotten: &[Since]) -> String {
+    let line = |since: &Since| {
+        let topic = |(topic, to): (&String, &i64)| match since.from.get(topic) {
+            Some(from) => format!("{topic} offset {from} to {to}"),
+            None => format!("{topic} to offset {to}"),
+        };
+        let topics: Vec<String> = since.to.iter().map(topic).collect();
+        format!("\n  task {}: what the records of {} have changed", since.task, topics.join(", "))
+    };
+    match forgotten.is_empty() {
+        true => "\n  no task has gone over".to_owned(),
+        false => forgotten.iter().map(line).collect(),
+    }
+}
+
 /// How far it is, in a line.
 pub(super) fn progress(rollout: &Rollout, nodes: &[(String, Presence)]) -> String {
     let reports = || nodes.iter().filter_map(|(_, presence)| presence.rollout.as_ref());
@@ -35,6 +60,9 @@ pub(super) fn progress(rollout: &Rollout, nodes: &[(String, Presence)]) -> Strin
     let run = rollout.gone_over(reports());
     let wanted = (0..tasks).filter(|task| rollout.wants(*task)).count();
     let [_, to] = rollout.versions();
+    if let Some(held) = rollout.awaits_decision() {
+        return format!("held: {run} of {tasks} tasks run {to}; {DECISION}: {held}");
+    }
     match (rollout.phase, rollout.watched_since) {
         (Phase::Prepare, _) => {
             let prepared = reports().filter(|report| report.prepared).count();
@@ -107,6 +135,7 @@ pub(super) fn history(out: &mut impl Write, name: &Segment, ended: &[Ended]) -> 
     let row = |ended: &Ended| {
         let rollout = &ended.rollout;
         let outcome = match ended.outcome {
+            Outcome::Done if rollout.promoted_by.is_some() => format!("promoted, revision {}", rollout.revision),
             Outcome::Done => format!("done, revision {}", rollout.revision),
             Outcome::Returned => "returned".to_owned(),
         };
@@ -124,11 +153,16 @@ pub(super) fn history(out: &mut impl Write, name: &Segment, ended: &[Ended]) -> 
     };
     table::print(out, ROLLOUTS, &ended.iter().map(row).collect::<Vec<_>>())?;
     for Ended { rollout, .. } in ended {
-        if let Some(reason) = &rollout.reason {
-            writeln!(out, "\n{}: {reason}", rollout.number)?;
+        let Rollout { number, held, promoted_by, reason, .. } = rollout;
+        if let Some(held) = held {
+            let by = promoted_by.as_ref().map_or_else(String::new, |by| format!("promoted by {by}, "));
+            writeln!(out, "\n{number}: {by}held before: {held}")?;
+        }
+        if let Some(reason) = reason {
+            writeln!(out, "\n{number}: {reason}")?;
         }
         if rollout.shadowed.is_some() {
-            write!(out, "\n{}: ", rollout.number)?;
+            write!(out, "\n{number}: ")?;
             shadowed(out, rollout)?;
         }
     }
