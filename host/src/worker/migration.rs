@@ -9,10 +9,13 @@
 //!
 //! Copying is idempotent: an entry that is there already is not written again. So whatever is not certain is copied once more.
 
+mod one_way;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use self::one_way::OneWay;
 use super::compatible;
 use super::failure::Failure;
 use super::plan::{Plan, TransformPlan};
@@ -358,7 +361,7 @@ impl Copying {
     /// The task has gone over, and nothing converts back.
     #[must_use]
     pub fn into_one_way(self) -> OneWay {
-        OneWay { unsettled: self.last.unwrap_or_default(), is_durable: false }
+        OneWay::after(self.last.unwrap_or_default())
     }
 
     /// The task has gone over: from now on the other way round. Nothing if nothing is kept.
@@ -428,39 +431,6 @@ impl Mirror {
             }
         }
         Ok(())
-    }
-}
-
-/// A task has gone over for good.
-#[derive(Debug)]
-pub struct OneWay {
-    /// As in [`Mirror`].
-    unsettled: Vec<Put>,
-    is_durable: bool,
-}
-
-impl OneWay {
-    /// For a task that has come up from a manifest which the candidate made.
-    #[must_use]
-    pub fn durable() -> Self {
-        Self { unsettled: Vec::new(), is_durable: true }
-    }
-
-    /// Whether the switch is committed: until then a crash finds the version before.
-    #[must_use]
-    pub fn is_durable(&self) -> bool {
-        self.is_durable
-    }
-
-    /// The switch is committed.
-    pub fn settle(&mut self) {
-        self.unsettled.clear();
-        self.is_durable = true;
-    }
-
-    /// As [`Mirror::redo`].
-    pub fn redo(&mut self, state: &mut TaskState) -> bool {
-        put_again(&self.unsettled, state)
     }
 }
 
