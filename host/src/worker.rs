@@ -33,6 +33,7 @@ pub mod control;
 mod counters;
 pub mod dead_letter;
 pub mod failure;
+pub mod former;
 pub mod gathering;
 pub mod migration;
 pub mod orphans;

@@ -14,6 +14,7 @@ use sluicegate::ids::{Epoch, ManifestId};
 use sluicegate::meta::Write;
 use sluicegate::meta::layout::TaskPath;
 use sluicegate::state::{StoreName, TaskState};
+use sluicegate::worker::candidate::Candidate;
 use sluicegate::worker::plan::Plan;
 
 use crate::kafka::broker::{Input, Offset, Output};
@@ -205,6 +206,18 @@ impl Oracle {
             return Err(format!("epoch {} comes after epoch {}", id.epoch, before.unwrap_or_default()));
         }
         Ok(())
+    }
+
+    /// A task has told that it has gone over for good: a next owner has to find that, whenever it comes. `offsets` is what Kafka
+    /// would tell it.
+    pub(crate) fn has_gone_over(&self, task: u32, offsets: &GroupOffsets, candidate: &Candidate) {
+        let Some(head) = self.inner().heads.get(&task).cloned() else { return };
+        let wanted = &candidate.plan.transforms[candidate.transform].identity;
+        match resolve::resolve(&head, offsets) {
+            Ok(manifest) if manifest.transforms.iter().any(|made_it| made_it.is_same_version(wanted)) => {}
+            Ok(manifest) => self.violated(format!("task {task} has not gone over for good: {}", manifest.id)),
+            Err(disagreement) => self.violated(format!("task {task}, which has gone over: {disagreement}")),
+        }
     }
 
     /// At the end: the state that a next owner would restore is what the inputs make of it. `offsets` is what Kafka would tell it,

@@ -17,7 +17,7 @@ use sluicegate::worker::candidate::Candidate;
 use sluicegate::worker::control::Control;
 use sluicegate::worker::gathering::Gathering;
 use sluicegate::worker::orphans::Orphans;
-use sluicegate::worker::plan::Plan;
+use sluicegate::worker::plan::{Plan, SourcePlan};
 use sluicegate::worker::plans::Plans;
 use sluicegate::worker::runtime::Runtime;
 use sluicegate::worker::thread::{Equipment, Thread};
@@ -260,6 +260,17 @@ impl World {
         let some: u64 = self.kernel.random(|rng| rng.random());
         let wants = |partition: u32| some >> partition & 1 == 1;
         let base = self.plans.newest();
+        // A rollout that does not return ends by that: no crash may find such a task with the version before.
+        if let Some(candidate) = now.as_ref().filter(|candidate| candidate.is_one_way()) {
+            let told = candidate.reports().into_iter().filter(|(_, report)| report.switched.is_some());
+            // A next owner waits for what is pending.
+            let is_stable = |task: u32| {
+                let inputs = (0..self.scenario.inputs).map(|input| TopicPartition { input, partition: task as i32 });
+                self.broker.stable_offsets(&inputs.collect::<Vec<_>>()).is_some()
+            };
+            told.filter(|(task, _)| is_stable(*task))
+                .for_each(|(task, _)| self.oracle.has_gone_over(task, &self.group_offsets(task as i32), candidate));
+        }
         *now = match now.take() {
             None if some & 1 << 40 == 0 => {
                 self.kernel.note(format_args!("another plan"));
@@ -457,6 +468,17 @@ impl World {
         format!("{}{open}", shown.collect::<Vec<_>>().join(", "))
     }
 
+    /// What Kafka would tell the next owner of a task.
+    fn group_offsets(&self, partition: i32) -> GroupOffsets {
+        let topics = (0..).zip(&self.plan.sources);
+        let of = |(input, source): (u32, &SourcePlan)| {
+            let stored = self.broker.offset(TopicPartition { input, partition });
+            let (offset, metadata) = stored.map_or((None, String::new()), |(at, text)| (Some(at), text));
+            (source.topic.clone(), GroupOffset { offset, metadata })
+        };
+        topics.map(of).collect()
+    }
+
     fn judge(&self) {
         if self.oracle.is_violated() {
             return;
@@ -475,18 +497,8 @@ impl World {
                 of_task.flat_map(|(_, inputs)| inputs.iter().cloned()).collect()
             })
             .collect();
-        let offsets: Vec<GroupOffsets> = (0..self.scenario.partitions as i32)
-            .map(|partition| {
-                let topics = (0..).zip(&self.plan.sources);
-                topics
-                    .map(|(input, source)| {
-                        let stored = self.broker.offset(TopicPartition { input, partition });
-                        let (offset, metadata) = stored.map_or((None, String::new()), |(at, text)| (Some(at), text));
-                        (source.topic.clone(), GroupOffset { offset, metadata })
-                    })
-                    .collect()
-            })
-            .collect();
+        let offsets: Vec<GroupOffsets> =
+            (0..self.scenario.partitions as i32).map(|partition| self.group_offsets(partition)).collect();
         let exactly = self.plan.guarantee == Guarantee::ExactlyOnce;
         self.oracle.check_outputs(&tasks, &outputs, exactly);
         self.oracle.check_state(&self.zookeeper.tree(), &offsets, &tasks);

@@ -9,10 +9,13 @@
 //!
 //! Copying is idempotent: an entry that is there already is not written again. So whatever is not certain is copied once more.
 
+mod one_way;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use self::one_way::OneWay;
 use super::compatible;
 use super::failure::Failure;
 use super::plan::{Plan, TransformPlan};
@@ -385,7 +388,7 @@ impl Copying {
     /// The task has gone over, and nothing converts back.
     #[must_use]
     pub fn into_one_way(self) -> OneWay {
-        OneWay { unsettled: self.last.unwrap_or_default() }
+        OneWay::after(self.last.unwrap_or_default())
     }
 
     /// The task has gone over: from now on the other way round. Nothing if nothing is kept.
@@ -453,25 +456,6 @@ impl Mirror {
             }
         }
         Ok(())
-    }
-}
-
-/// A task has gone over for good.
-#[derive(Debug, Default)]
-pub struct OneWay {
-    /// As in [`Mirror`].
-    unsettled: Vec<Put>,
-}
-
-impl OneWay {
-    /// The switch is committed: until then a crash finds the version before.
-    pub fn settle(&mut self) {
-        self.unsettled.clear();
-    }
-
-    /// As [`Mirror::redo`].
-    pub fn redo(&mut self, state: &mut TaskState) -> bool {
-        put_again(&self.unsettled, state)
     }
 }
 

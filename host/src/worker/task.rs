@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::failure::{Failure, Origin, Span};
-use super::migration::{self, Migration, Route};
+use super::former::Former;
+use super::migration::{self, Migration};
 use super::plan::Plan;
 use super::shadow::{self, Shadow};
 use crate::checkpoint::head::{Manifest, TransformIdentity};
@@ -14,7 +15,7 @@ use crate::engine::{CallError, Instance, OpenError};
 use crate::kafka::TopicPartition;
 use crate::kafka::consumer::CommitOffset;
 use crate::record::Batch;
-use crate::state::{StoreName, TaskState};
+use crate::state::TaskState;
 
 /// A task that runs.
 pub struct Task {
@@ -29,8 +30,8 @@ pub struct Task {
     pub since: Vec<Option<BTreeMap<String, i64>>>,
     /// Its stores.
     pub state: TaskState,
-    /// What stays of versions before, for each transform: see [`TransformIdentity::former`].
-    pub former: Vec<BTreeMap<String, BTreeMap<String, i64>>>,
+    /// What stays of versions before.
+    pub former: Former,
     /// What it does to its state because of a rollout.
     pub migration: Option<Migration>,
     /// The candidate of a rollout that sees what it does.
@@ -74,7 +75,6 @@ impl Task {
         offsets: Vec<i64>,
     ) -> Self {
         let since = plan.transforms.iter().map(|_| Some(BTreeMap::new())).collect();
-        let former = plan.transforms.iter().map(|_| BTreeMap::new()).collect();
         let inbox = offsets.iter().map(|_| Batch::default()).collect();
         let next = offsets.clone();
         Self {
@@ -83,7 +83,7 @@ impl Task {
             instances,
             since,
             state,
-            former,
+            former: Former::default(),
             migration: None,
             shadow: None,
             converted: false,
@@ -107,7 +107,7 @@ impl Task {
         if let Some(Migration::Mirroring { transform, mirror }) = &self.migration {
             identities[*transform].copies = mirror.kept().collect();
         }
-        identities.iter_mut().zip(&self.former).for_each(|(identity, former)| identity.former.clone_from(former));
+        identities.iter_mut().for_each(|identity| identity.former = self.former.of_transform(&identity.name));
         identities
     }
 
@@ -117,33 +117,9 @@ impl Task {
         matches!(self.migration, Some(Migration::OneWay(_)))
     }
 
-    /// It has gone over to a version that reads other stores: those by which its own were made stay as they are.
-    pub fn leave_as_they_are(&mut self, transform: usize, routes: &[Route]) {
-        let sources = routes.iter().map(|route| &route.source);
-        self.former[transform] = sources.map(|name| (name.store.clone(), self.offsets())).collect();
-    }
-
-    /// What these routes lead to is written from now on: it is not what it was.
-    pub fn forget_former(&mut self, transform: usize, routes: &[Route]) {
-        let before = self.former[transform].len();
-        self.former[transform].retain(|store, _| routes.iter().all(|route| route.target.store != *store));
-        self.dirty |= self.former[transform].len() < before;
-    }
-
     /// Deletes some of what is superseded and not to stay. Whether there was any.
     pub fn tidy(&mut self) -> bool {
-        let former = self.plan.transforms.iter().zip(&self.former);
-        let stays = |name: &StoreName| {
-            former.clone().any(|(it, former)| it.name == name.transform && former.contains_key(&name.store))
-        };
-        migration::tidy(&mut self.state, stays)
-    }
-
-    /// What the plan declares is in use.
-    fn declared_is_not_former(&mut self) {
-        for (declared, former) in self.plan.stores().zip(&mut self.former) {
-            former.retain(|store, _| declared.iter().all(|name| name.store != *store));
-        }
+        migration::tidy(&mut self.state, |name| self.former.contains(name))
     }
 
     /// Takes what `manifest`, from which the task goes on, knows of the code that it runs. What it does not know begins here.
@@ -153,11 +129,8 @@ impl Task {
             let written = manifest.transforms.iter().find(|written| written.is_same_version(&transform.identity));
             *since = Some(written.map_or_else(|| offsets.clone(), |written| written.since.clone()));
         }
-        for (transform, former) in self.plan.transforms.iter().zip(&mut self.former) {
-            let written = manifest.transforms.iter().find(|written| written.name == transform.name);
-            *former = written.map(|written| written.former.clone()).unwrap_or_default();
-        }
-        self.declared_is_not_former();
+        self.former = Former::of(manifest);
+        self.former.declare(self.plan.stores());
     }
 
     /// Where the task is, by topic.
@@ -308,7 +281,7 @@ impl Task {
         self.end_shadow();
         self.unsaid = true;
         let before = std::mem::replace(&mut self.plan, Arc::clone(plan));
-        self.declared_is_not_former();
+        self.former.declare(plan.stores());
         before
     }
 

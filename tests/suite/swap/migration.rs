@@ -137,7 +137,8 @@ fn a_version_that_fails_after_its_state_was_converted_goes_back_without_loss() {
     for (key, value) in [("key-1", "panic"), ("one-way", "1")] {
         let said = under_load(&cluster.deployment, 100, || {
             let output = std::thread::scope(|scope| {
-                let swap = scope.spawn(|| swap(&cluster.deployment, &["--wait", "--probation", "20s"]));
+                let swap =
+                    scope.spawn(|| swap(&cluster.deployment, &["--records", "0", "--wait", "--probation", "20s"]));
                 wait_for("the probation", || {
                     rollouts(&cluster.deployment)["under-way"]["watched-since"].is_string().then_some(())
                 });

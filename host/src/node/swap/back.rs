@@ -29,6 +29,7 @@ use crate::node::NodeError;
 use crate::node::deploy::PATIENCE;
 use crate::node::group::Group;
 use crate::node::load::{Loader, of_record};
+use crate::state::StoreName;
 use crate::worker::control::Control;
 
 /// How a rollback begins.
@@ -311,7 +312,8 @@ impl FromCopy {
             return Err(ImportError::NoCopy { task, store }.into());
         }
         // All of them stay from one moment.
-        let from = now.former.values().next().cloned().unwrap_or_default();
+        let mut stores = self.was.stores.iter().map(|(store, schema)| StoreName::of(&self.was.name, store, *schema));
+        let from = stores.find_map(|name| now.former.get(&name.store)).cloned().unwrap_or_default();
         Ok(Some(Since { task: partition, from, to: manifest.offsets.clone() }))
     }
 

@@ -36,7 +36,7 @@ impl<K: Kafka> Thread<K> {
             if task.migration.is_none() {
                 let copying = Copying::new(Arc::clone(&candidate.routes), &mut task.state);
                 task.migration = Some(Migration::Copying(Box::new(copying)));
-                task.forget_former(candidate.transform, &candidate.routes);
+                task.dirty |= task.former.make_anew(&candidate.routes);
             }
             let Some(Migration::Copying(copying)) = &mut task.migration else { continue };
             let is_ready = copying.is_ready(&task.state);

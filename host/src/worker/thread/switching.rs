@@ -424,7 +424,7 @@ fn copy_the_rest(task: &mut Task, candidate: &Candidate, now_ms: i64) -> Result<
     let transform = candidate.transform;
     task.migration = match copying {
         Some(copying) if candidate.is_one_way() => {
-            task.leave_as_they_are(transform, &candidate.routes);
+            task.former.leave(&candidate.routes, &task.offsets());
             Some(Migration::OneWay(copying.into_one_way()))
         }
         copying => copying
