@@ -373,7 +373,7 @@ fn shown(bytes: &[u8]) -> Payload {
 }
 
 /// An entry that is not the same in both states.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct EntryExample {
     /// The task.
@@ -387,7 +387,7 @@ pub struct EntryExample {
 }
 
 /// How a store differs at the end.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct StoreDifference {
     /// Transform and store.

@@ -80,10 +80,29 @@ fn a_pipeline_is_deployed_changed_paused_and_taken_off_over_http() {
     assert!(told["rates"]["in"].is_number() && told["task-status"].as_array().unwrap().len() == 3, "{told}");
     assert_eq!(on_a.done("GET", "/pipelines/length/revisions", ""), command(&["revisions", "length", "--json"]));
 
+    // Another configuration of a transform, by a rollout: first looked at, then begun.
+    let swap = |more: &str| {
+        let config = r#"{"separator": ";"}"#;
+        format!(
+            r#"{{"transform": "length", "plugin": "value-length@0.1.0", "config": {config}, "strategy": {{"probation-ms": 1}}{more}}}"#
+        )
+    };
+    let looked_at = on_a.done("POST", "/pipelines/length/rollouts", &swap(r#", "dry-run": true"#));
+    assert_eq!((&looked_at["begun"], &looked_at["rehearsed"]["counts"]["different"]), (&false.into(), &1.into()));
+    assert!(on_b.done("GET", "/pipelines/length/rollouts", "")["under-way"].is_null(), "a dry run changes nothing");
+    let begun = on_b.done("POST", "/pipelines/length/rollouts", &swap(""));
+    assert_eq!((&begun["begun"], &begun["rollout"]["number"]), (&true.into(), &1.into()), "{begun}");
+    let ended = wait_for("the end of the rollout", || {
+        on_a.done("GET", "/pipelines/length/rollouts", "")["ended"].as_array()?.first().cloned()
+    });
+    assert_eq!(ended["outcome"], "done", "{ended}");
+    let (status, problem) = on_a.ask("POST", "/pipelines/length/rollouts", &swap(""));
+    assert_eq!((status, &problem["code"]), (409, &"conflict".into()), "it runs this already: {problem}");
+
     let changed = format!("{file}[limits]\nbatch-records = 7\n");
     let plan = on_b.done("PUT", "/pipelines/length", &changed);
-    assert_eq!(plan["revision"], 2);
-    assert_eq!(plan["differences"][0]["after"], 7, "{plan}");
+    assert_eq!(plan["revision"], 3);
+    assert!(plan["differences"].as_array().unwrap().iter().any(|it| it["after"] == 7), "{plan}");
     on_a.wait_for_state("running");
     assert_eq!(on_a.done("POST", "/pipelines/length/pause", "")["desired"], "paused");
     on_b.wait_for_state("paused");

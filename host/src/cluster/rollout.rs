@@ -147,7 +147,7 @@ impl<'de> Deserialize<'de> for Share {
 
 /// How carefully.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
+#[serde(default, rename_all = "kebab-case")]
 pub struct Strategy {
     /// These go first, and the others when the probation of these has passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -171,7 +171,26 @@ pub struct Strategy {
     pub no_return: bool,
 }
 
+impl Default for Strategy {
+    /// As commands have it.
+    fn default() -> Self {
+        Self {
+            canary: None,
+            probation_ms: 60_000,
+            max_errors_ppm: 1000,
+            max_slowdown: 5,
+            shadow: None,
+            max_differences_ppm: None,
+            no_return: false,
+        }
+    }
+}
+
 impl Strategy {
+    /// What can be said of it.
+    pub const KEYS: [&str; 7] =
+        ["canary", "probation-ms", "max-errors-ppm", "max-slowdown", "shadow", "max-differences-ppm", "no-return"];
+
     fn probation(&self) -> SignedDuration {
         SignedDuration::from_millis(i64::try_from(self.probation_ms).unwrap_or(i64::MAX))
     }

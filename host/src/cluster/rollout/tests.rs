@@ -110,6 +110,22 @@ fn a_canary_goes_first_and_the_others_when_its_probation_has_passed() {
 }
 
 #[test]
+fn everything_that_can_be_said_of_a_strategy_has_its_key() {
+    let strategy = Strategy {
+        canary: Some(Share::Tasks(1)),
+        shadow: Some(Extent::Records(1)),
+        max_differences_ppm: Some(1),
+        no_return: true,
+        ..Strategy::default()
+    };
+    let keys: Vec<String> = serde_json::to_value(&strategy).unwrap().as_object().unwrap().keys().cloned().collect();
+    let mut known = Strategy::KEYS.to_vec();
+    known.sort_unstable();
+    assert_eq!(keys, known);
+    assert_eq!(serde_json::from_str::<Strategy>("{}").unwrap(), Strategy::default());
+}
+
+#[test]
 fn what_a_share_comes_to() {
     let of = |share: &str, tasks| share.parse::<Share>().unwrap().of(tasks);
     assert_eq!([of("1", 8), of("25%", 8), of("1%", 8), of("100%", 8), of("9", 8), of("1", 1)], [1, 2, 1, 7, 7, 1]);

@@ -147,6 +147,10 @@ async fn what_is_asked_wrong_is_a_problem_that_says_how() {
         ("GET", "/api/v1/pipelines/orders", "", 404, "unknown-pipeline", "`orders`"),
         ("GET", "/api/v1/pipelines/orders/revisions", "", 404, "unknown-pipeline", "`orders`"),
         ("GET", "/api/v1/pipelines/orders/rollouts", "", 404, "unknown-pipeline", "`orders`"),
+        ("POST", "/api/v1/pipelines/orders/rollouts", "", 400, "invalid-request", "the body: EOF"),
+        ("POST", "/api/v1/pipelines/orders/rollouts", SWAP, 404, "unknown-pipeline", "`orders`"),
+        ("POST", "/api/v1/pipelines/orders/rollouts", SWAP_OF_A_FILE, 400, "invalid-request", "`plugin`: "),
+        ("POST", "/api/v1/pipelines/orders/rollouts", SWAP_MISSPELT, 400, "invalid-request", "no `max-eror-ppm`"),
         ("POST", "/api/v1/pipelines/orders/pause", "", 404, "unknown-pipeline", "`orders`"),
         ("GET", "/api/v1/pipelines?watch=true", "", 400, "invalid-request", "`watch`"),
         ("GET", "/api/v1/pipelines/a%2Fb", "", 400, "invalid-request", "a/b"),
@@ -168,6 +172,9 @@ async fn what_is_asked_wrong_is_a_problem_that_says_how() {
     assert_eq!((status, code.as_str()), (413, "too-large"));
 }
 
+const SWAP: &str = r#"{"transform": "a", "plugin": "mask@1"}"#;
+const SWAP_OF_A_FILE: &str = r#"{"transform": "a", "plugin": "/srv/a.wasm"}"#;
+const SWAP_MISSPELT: &str = r#"{"transform": "a", "plugin": "mask@1", "strategy": {"max-eror-ppm": 1}}"#;
 const PIPELINE: &str = r#"
 name = "words"
 [[source]]

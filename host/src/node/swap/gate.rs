@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::cluster::rollout::{Extent, Strategy};
 use crate::manifest::{Manifest, Port, StoreDeclaration};
 use crate::worker::plan::TransformPlan;
 
 /// How a finding is meant.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Level {
     /// As it should be.
@@ -21,7 +22,7 @@ pub enum Level {
 }
 
 /// Something that was looked at.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, ToSchema)]
 pub struct Finding {
     /// How it is meant.
     pub level: Level,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::runtime::Handle;
+use utoipa::ToSchema;
 
 use super::gate::{Finding, Level, finding};
 use crate::checkpoint::head::Manifest;
@@ -39,7 +40,7 @@ pub struct Rehearsal {
 }
 
 /// How both versions did.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Rehearsed {
     /// Tasks whose records were tried.
