@@ -1,9 +1,10 @@
 //! The worker: an OS thread with one consumer-group member, one producer and the tasks that Kafka assigned to it.
 //!
 //! - [`plan`]: what a pipeline comes down to once its plugins are loaded; shared by all threads.
-//! - [`provenance`]: headers that say where a record comes from (pure).
 //! - [`plans`]: the same while it changes.
 //! - [`candidate`]: what tasks go over to in a rollout.
+//! - [`migration`]: state of one schema version made from another (pure); [`former`] knows what is kept as it was.
+//! - [`shadow`]: a candidate that sees the records of a task, and is compared.
 //! - [`step`]: what a thread does next (pure).
 //! - [`budget`]: how many bytes commits may write (pure).
 //! - [`chain`]: the way of a batch through a task's transforms to the sinks.

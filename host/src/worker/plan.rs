@@ -71,7 +71,7 @@ pub struct SinkPlan {
     /// Partitions that it had at start.
     pub partitions: u32,
     /// What its records say of the code that made them, where they say where they come from: see
-    /// [`provenance`](super::provenance).
+    /// [`lineage`](crate::lineage).
     pub provenance: Option<String>,
 }
 
