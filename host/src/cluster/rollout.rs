@@ -352,7 +352,7 @@ impl Rollout {
     /// Whether it can be called off without loss: tasks find their way back, or none can have gone over yet.
     #[must_use]
     pub fn can_be_called_off(&self) -> bool {
-        !self.strategy.no_return || matches!(self.phase, Phase::Prepare | Phase::Return)
+        !self.strategy.no_return || matches!(self.phase, Phase::Prepare | Phase::Shadow | Phase::Return)
     }
 
     /// Why a person has to decide now, if one has to.
@@ -484,20 +484,19 @@ impl Rollout {
         if self.first_tasks() < self.candidate.partitions { Phase::Canary } else { Phase::Everywhere }
     }
 
-    /// What nodes say of the candidate in the shadow, together; nothing while it has seen nothing.
+    /// How the candidate compares in the shadow, by what nodes say together. They forget it when they are started anew: what was written
+    /// down stays then. Nothing while it has seen nothing.
     #[must_use]
     pub fn shadowed<'a>(&self, reports: impl IntoIterator<Item = &'a NodeReport>) -> Option<Shadowed> {
         let reports = reports.into_iter().filter(|report| report.number == self.number);
-        let known = reports.filter_map(|report| report.shadowed.as_ref());
-        known.fold(None, |sum: Option<Shadowed>, next| Some(sum.unwrap_or_default().and(next)))
+        let said = reports.filter_map(|report| report.shadowed.as_ref());
+        let now = said.fold(None, |sum: Option<Shadowed>, next| Some(sum.unwrap_or_default().and(next)));
+        let seen = |shadowed: &Option<Shadowed>| shadowed.as_ref().map_or(0, |shadowed| shadowed.counts.records);
+        if seen(&now) > seen(&self.shadowed) { now } else { self.shadowed.clone() }
     }
 
-    /// Nodes forget it when they are started anew: what was written down stays then.
     fn with_shadowed(&self, reports: &BTreeMap<&str, &NodeReport>) -> Self {
-        let seen = |shadowed: &Option<Shadowed>| shadowed.as_ref().map_or(0, |shadowed| shadowed.counts.records);
-        let now = self.shadowed(reports.values().copied());
-        let shadowed = if seen(&now) > seen(&self.shadowed) { now } else { self.shadowed.clone() };
-        Self { shadowed, ..self.clone() }
+        Self { shadowed: self.shadowed(reports.values().copied()), ..self.clone() }
     }
 
     fn in_shadow(&self, reports: &BTreeMap<&str, &NodeReport>, now: Timestamp) -> Next {

@@ -138,7 +138,7 @@ impl RolloutStatus {
             phase: rollout.phase,
             watched_since: rollout.watched_since,
             gone_over: rollout.gone_over(reports()),
-            shadowed: rollout.shadowed(reports()).or_else(|| rollout.shadowed.clone()),
+            shadowed: rollout.shadowed(reports()),
             tasks: rollout.candidate.partitions,
             reason: rollout.reason.clone(),
             held: rollout.awaits_decision().map(str::to_owned),
@@ -165,10 +165,7 @@ pub async fn rollouts(store: &dyn MetaStore, name: &Segment) -> Result<Rollouts,
     let record = pipelines::read(store, name).await?.ok_or_else(unknown)?.record;
     let nodes = presence::list(store, name).await?;
     let reports = || nodes.iter().filter_map(|(_, presence)| presence.rollout.as_ref());
-    let under_way = record.rollout.map(|rollout| Rollout {
-        shadowed: rollout.shadowed(reports()).or_else(|| rollout.shadowed.clone()),
-        ..rollout
-    });
+    let under_way = record.rollout.map(|rollout| Rollout { shadowed: rollout.shadowed(reports()), ..rollout });
     Ok(Rollouts { under_way, ended: pipelines::rollouts(store, name).await? })
 }
 

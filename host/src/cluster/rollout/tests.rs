@@ -236,6 +236,18 @@ fn what_goes_wrong_in_the_shadow_and_more_differences_than_allowed_call_it_off()
     assert_eq!(go(next(&rollout, &failing, at(2))).reason.unwrap(), "task 2 on node x: in the shadow: it traps");
 }
 
+#[test]
+fn a_shadow_without_return_is_called_off_like_any_other() {
+    let rollout = in_shadow("5000", None);
+    let strategy = Strategy { no_return: true, ..rollout.strategy.clone() };
+    let rollout = Rollout { strategy, ..rollout };
+    assert!(rollout.can_be_called_off(), "no task has gone over");
+    let mut failing = [("x", shadowing(10, 0))];
+    failing[0].1.tasks.get_mut(&2).unwrap().shadow = Some(InShadow::Failed("it traps".to_owned()));
+    let off = go(next(&rollout, &failing, at(2)));
+    assert_eq!((off.phase, off.held), (Phase::Return, None));
+}
+
 fn counted(records: u64, errors: u64, busy_us: u64) -> Counted {
     Counted { records, errors, busy_us }
 }
