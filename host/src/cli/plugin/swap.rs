@@ -289,7 +289,7 @@ pub(in crate::cli) struct RollbackArgs {
     /// Name of the transform
     transform: String,
     /// After a swap with --no-return: go back to the state from before it, and forget what has changed since
-    #[arg(long, conflicts_with_all = ["canary", "probation", "max_error_rate", "max_slowdown", "wait"])]
+    #[arg(long, conflicts_with_all = ["canary", "shadow", "max_differences", "probation", "max_error_rate", "max_slowdown", "wait"])]
     from_copy: bool,
     /// With --from-copy: do it without another question
     #[arg(long, requires = "from_copy")]
