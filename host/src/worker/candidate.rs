@@ -8,7 +8,6 @@ use super::migration::{self, Converter, Route};
 use super::plan::Plan;
 use crate::candidate::{Shadowed, TaskReport};
 use crate::checkpoint::head::Manifest;
-use crate::comparison::{Comparison, Naming};
 use crate::engine::Conversion;
 
 /// Shared by the threads of a pipeline and whoever moves the rollout on.
@@ -28,7 +27,7 @@ pub struct Candidate {
     reports: Mutex<BTreeMap<u32, TaskReport>>,
     /// Tasks are to have it in their shadow.
     in_shadow: AtomicBool,
-    compared: Mutex<Comparison>,
+    shadowed: Mutex<Shadowed>,
 }
 
 impl Candidate {
@@ -45,14 +44,8 @@ impl Candidate {
         let wanted = (0..plan.partitions).map(|_| AtomicBool::new(false)).collect();
         let routes = migration::routes(&base.transforms[transform], &plan.transforms[transform]).into();
         let (before, called_off) = (Arc::clone(base), AtomicBool::new(false));
-        let naming = Naming {
-            sources: plan.sources.iter().map(|source| source.topic.clone()).collect(),
-            sinks: plan.transforms[transform].outlets.iter().map(|outlet| outlet.name.clone()).collect(),
-            ..Naming::default()
-        };
-        let (reports, in_shadow, compared) =
-            (Mutex::default(), AtomicBool::new(false), Mutex::new(Comparison::new(naming)));
-        Some(Self { transform, routes, before, one_way: false, called_off, wanted, reports, in_shadow, compared, plan })
+        let (reports, in_shadow, shadowed) = (Mutex::default(), AtomicBool::new(false), Mutex::default());
+        Some(Self { transform, routes, before, one_way: false, called_off, wanted, reports, in_shadow, shadowed, plan })
     }
 
     /// Its state cannot be converted back: a task that has gone over stays, and the state of the version before stays as it was.
@@ -109,17 +102,17 @@ impl Candidate {
         self.in_shadow.load(Ordering::Relaxed)
     }
 
-    /// Notes how it compares in the shadow.
-    pub fn compared(&self, note: impl FnOnce(&mut Comparison)) {
-        note(&mut self.compared.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Notes how it has compared in the shadow since the last time.
+    pub fn compared(&self, since: &Shadowed) {
+        let mut shadowed = self.shadowed.lock().unwrap_or_else(PoisonError::into_inner);
+        *shadowed = std::mem::take(&mut *shadowed).and(since);
     }
 
     /// How it compares in the shadow; nothing where it has seen no record there.
     #[must_use]
     pub fn shadowed(&self) -> Option<Shadowed> {
-        let compared = self.compared.lock().unwrap_or_else(PoisonError::into_inner);
-        let (counts, examples) = (compared.counts, compared.examples());
-        (counts.records > 0).then_some(Shadowed { counts, examples })
+        let shadowed = self.shadowed.lock().unwrap_or_else(PoisonError::into_inner);
+        (shadowed.counts.records > 0).then(|| shadowed.clone())
     }
 
     /// Which tasks are to run it.

@@ -106,9 +106,6 @@ pub fn run<D: Destination>(
         };
         let took = begin.elapsed();
         destination.processed(at, input.len(), took);
-        if let Some(shadow) = shadow.as_deref_mut().filter(|shadow| shadow.transform() == at) {
-            shadow.see(input, (&output, instance.outlets()), state, now_ms, took);
-        }
         let mut next = Batch { watermark: input.watermark, ..Batch::default() };
         match pass_on(plan, at, input, &output, &mut next, destination) {
             Ok(()) => {}
@@ -116,6 +113,10 @@ pub fn run<D: Destination>(
             Err(Unsent::Refused(refused)) => {
                 return Err(ChainError::Refused { transform: at, batch: Box::new(std::mem::take(input)), refused });
             }
+        }
+        // Behind the outputs: they do not wait for it.
+        if let Some(shadow) = shadow.as_deref_mut().filter(|shadow| shadow.transform() == at) {
+            shadow.see(input, (&output, instance.outlets()), state, now_ms, took);
         }
         instance.recycle(output);
         input.clear();

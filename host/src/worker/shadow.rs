@@ -16,9 +16,9 @@ use tracing::Level;
 
 use super::candidate::Candidate;
 use super::migration::Migration;
-use super::plan::Plan;
-use crate::candidate::Counted;
+use crate::candidate::{Counted, Shadowed};
 use crate::comparison::outcome::{self, Outcomes, REJECTED, Refusal};
+use crate::comparison::{Comparison, Naming};
 use crate::engine::{CallError, Instance};
 use crate::record::{Batch, Output};
 use crate::state::{Store, TaskState, TransformState};
@@ -46,6 +46,7 @@ pub struct Shadow {
     /// Its stores, by number, in the order of its manifest; none before it has begun.
     stores: Option<Vec<usize>>,
     seen: Counted,
+    comparison: Comparison,
     end: Option<End>,
 }
 
@@ -54,7 +55,13 @@ impl Shadow {
     #[must_use]
     pub fn new(candidate: Arc<Candidate>, mut instance: Box<Instance>) -> Self {
         instance.set_log_level(Level::ERROR);
-        Self { candidate, instance, stores: None, seen: Counted::default(), end: None }
+        let plan = &candidate.plan;
+        let comparison = Comparison::new(Naming {
+            sources: plan.sources.iter().map(|source| source.topic.clone()).collect(),
+            sinks: plan.transforms[candidate.transform].outlets.iter().map(|outlet| outlet.name.clone()).collect(),
+            ..Naming::default()
+        });
+        Self { candidate, instance, stores: None, seen: Counted::default(), comparison, end: None }
     }
 
     /// Index of the transform.
@@ -129,16 +136,18 @@ impl Shadow {
             errors: rejected(&theirs),
             busy_us: u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
         });
-        let candidate = Arc::clone(&self.candidate);
         if outlets == self.instance.outlets() && *output == theirs {
             let outputs = theirs.emissions.iter().map(|emission| emission.count as u64).sum();
-            candidate.compared(|comparison| comparison.are_same(batch.len() as u64, outputs));
+            self.comparison.are_same(batch.len() as u64, outputs);
         } else {
-            let plan = &candidate.plan;
-            let first = self.outcomes(plan, batch, output, outlets);
-            let second = self.outcomes(plan, batch, &theirs, self.instance.outlets());
-            candidate.compared(|comparison| comparison.add(&first, &second));
+            let first = self.outcomes(batch, output, outlets);
+            let second = self.outcomes(batch, &theirs, self.instance.outlets());
+            self.comparison.add(&first, &second);
         }
+        // Other threads tell it too: without what takes time.
+        let counts = std::mem::take(&mut self.comparison.counts);
+        let examples = if counts.differences() > 0 { self.comparison.examples() } else { Vec::new() };
+        self.candidate.compared(&Shadowed { counts, examples });
         self.instance.recycle(theirs);
         let beside: u64 = self.stores.iter().flatten().map(|number| state.store(*number).bytes_beside()).sum();
         if beside > BYTES_MAX {
@@ -176,8 +185,8 @@ impl Shadow {
     }
 
     /// What came of each record, by the outlets of the candidate's plan.
-    fn outcomes(&self, plan: &Plan, batch: &Batch, output: &Output, outlets: &[String]) -> Outcomes {
-        let transform = &plan.transforms[self.candidate.transform];
+    fn outcomes(&self, batch: &Batch, output: &Output, outlets: &[String]) -> Outcomes {
+        let transform = &self.candidate.plan.transforms[self.candidate.transform];
         let mut outcomes = outcome::blank(batch);
         for emission in &output.emissions {
             let name = outlets.get(emission.outlet as usize);

@@ -225,9 +225,9 @@ impl<K: Kafka> Thread<K> {
                 && let Some(instance) = self.spares.take(task.partition)
             {
                 task.shadow = Some(Box::new(Shadow::new(Arc::clone(candidate), instance)));
-                // It begins with a commit, even if no record comes.
-                task.dirty = true;
             }
+            // It begins with a commit, even if no record comes; not with every one, where state is being copied.
+            task.dirty |= task.shadow.as_ref().is_some_and(|shadow| !shadow.has_begun());
         }
     }
 
