@@ -4,6 +4,7 @@
 //! knows epochs or chunks: a store remembers which of its entries changed since they were last made durable, what they
 //! were before, and for each entry one opaque number that the checkpoint keeps there (its [`Home`]).
 
+mod aside;
 mod store;
 mod task;
 
