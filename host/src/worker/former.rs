@@ -62,15 +62,13 @@ impl Former {
 mod tests {
     use super::*;
     use crate::checkpoint::protocol::tests::genesis;
-    use crate::engine::Conversion;
 
     fn counts(schema: u32) -> StoreName {
         StoreName::of("count", "counts", schema)
     }
 
     fn route(from: u32, to: u32) -> [Route; 1] {
-        let conversion = Conversion { store: "counts".to_owned(), from, to };
-        [Route { source: counts(from), target: counts(to), conversion, by_next: to > from }]
+        [Route::of("count", "counts", from, to)]
     }
 
     fn at(offset: i64) -> BTreeMap<String, i64> {
