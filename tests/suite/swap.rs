@@ -110,25 +110,46 @@ fn text(bytes: &[u8]) -> String {
 
 /// Checks that every record was counted once and came out once. The separators of each partition, in the order of its records.
 fn separators(deployment: &Deployment) -> BTreeMap<i32, Vec<char>> {
+    assert_eq!(State::of(deployment).counts(), per_key(&deployment.read("in")));
+    each_once(deployment, |count, rest| {
+        let mut rest = rest.chars();
+        let separator = rest.next().unwrap();
+        assert_eq!(rest.as_str(), count.len().to_string());
+        separator
+    })
+}
+
+/// Checks that every record came out once, and counts one after the other. What `of` makes of each count and of what stands behind
+/// it, by partition, in the order of the records.
+fn each_once<T>(deployment: &Deployment, of: impl Fn(&str, &str) -> T) -> BTreeMap<i32, Vec<T>> {
     let expected = per_key(&deployment.read("in"));
-    assert_eq!(State::of(deployment).counts(), expected);
     let total = expected.values().sum::<u64>() as usize;
     deployment.wait_for_read("out", total);
     let out = deployment.read("out");
     assert_eq!(out.len(), total, "nothing is lost, and nothing repeats");
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-    let mut separators: BTreeMap<i32, Vec<char>> = BTreeMap::new();
+    let mut made: BTreeMap<i32, Vec<T>> = BTreeMap::new();
     for record in &out {
         let (key, value) = record.text();
         let digits = value.chars().take_while(char::is_ascii_digit).count();
         let next = counts.entry(key.clone()).or_default();
         *next += 1;
         assert_eq!(value[..digits].parse(), Ok(*next), "{key}: counts come out one after the other");
-        let separator = value[digits..].chars().next().unwrap();
-        assert_eq!(value[digits + 1..], digits.to_string());
-        separators.entry(record.partition.unwrap()).or_default().push(separator);
+        made.entry(record.partition.unwrap()).or_default().push(of(&value[..digits], &value[digits..]));
     }
-    separators
+    migration::same(&counts, &expected);
+    made
+}
+
+/// Stops the nodes, and checks that every record counted once; under exactly-once that each came out once too.
+fn nothing_is_lost(cluster: Cluster) {
+    cluster.wait_until_done();
+    let exactly_once = cluster.deployment.exactly_once;
+    let deployment = cluster.stop();
+    match exactly_once {
+        true => drop(separators(&deployment)),
+        false => assert_eq!(State::of(&deployment).counts(), per_key(&deployment.read("in"))),
+    }
 }
 
 /// Where the rollout says that each partition went over.
@@ -226,13 +247,7 @@ fn a_version_that_traps_goes_back_by_itself_and_the_pipeline_does_not_stop() {
         assert_eq!((&status["revision"], &status["state"]), (&1.into(), &"running".into()), "{status}");
         let shown = done(&cluster.deployment, &["plugin", "rollouts", "chain"]);
         assert!(shown.contains("returned") && shown.contains("unreachable"), "{shown}");
-        let exactly_once = cluster.deployment.exactly_once;
-        let deployment = cluster.stop();
-        if exactly_once {
-            separators(&deployment);
-        } else {
-            assert_eq!(State::of(&deployment).counts(), per_key(&deployment.read("in")));
-        }
+        nothing_is_lost(cluster);
     }
 }
 

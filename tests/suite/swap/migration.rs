@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{Cluster, offsets, rollouts, text, worker};
+use super::{Cluster, each_once, offsets, rollouts, text, worker};
 use crate::commands::{done, fails};
 use crate::deployment::Deployment;
 use crate::records::Record;
@@ -45,22 +45,10 @@ pub(super) fn many_keys(deployment: &Deployment, count: usize) {
 /// Checks that every record was counted once, and came out once. Which version made the records of each partition, in their order:
 /// whether it was that of schema 2.
 pub(super) fn made_by(deployment: &Deployment) -> BTreeMap<i32, Vec<bool>> {
-    let expected = per_key(&deployment.read("in"));
-    let total = expected.values().sum::<u64>() as usize;
-    deployment.wait_for_read("out", total);
-    let out = deployment.read("out");
-    assert_eq!(out.len(), total, "nothing is lost, and nothing repeats");
-    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-    let mut versions: BTreeMap<i32, Vec<bool>> = BTreeMap::new();
-    for record in &out {
-        let (key, value) = record.text();
-        let next = counts.entry(key.clone()).or_default();
-        *next += 1;
-        assert_eq!(value.trim_end_matches(';').parse(), Ok(*next), "{key}: counts come out one after the other");
-        versions.entry(record.partition.unwrap()).or_default().push(value.ends_with(';'));
-    }
-    same(&counts, &expected);
-    versions
+    each_once(deployment, |_, rest| {
+        assert!(matches!(rest, "" | ";"), "{rest}");
+        rest == ";"
+    })
 }
 
 /// Counts of many keys, of which a failure shows few.

@@ -2,12 +2,11 @@
 
 use serde_json::{Value, json};
 
-use super::{CHAIN, Cluster, rollouts, separators, text, worker};
+use super::{CHAIN, Cluster, nothing_is_lost, rollouts, separators, text, worker};
 use crate::commands::done;
 use crate::deployment::Deployment;
-use crate::restarts::{at_least_once, per_key, under_load};
+use crate::restarts::{at_least_once, under_load};
 use crate::shared::wait_for;
-use crate::state::State;
 
 /// Swaps `count` for a plugin, with so many records in the shadow first.
 fn swap(deployment: &Deployment, plugin: &str, more: &[&str]) -> (Option<i32>, String, String) {
@@ -46,14 +45,7 @@ fn a_version_that_does_the_same_agrees_record_for_record_with_a_state_of_its_own
         let [records, same] = ["records", "same"].map(|count| shadowed["counts"][count].as_u64().unwrap());
         assert!(records >= 600 && records == same, "{shadowed}");
         assert_eq!(shadowed["examples"], json!([]));
-        cluster.wait_until_done();
-        let exactly_once = cluster.deployment.exactly_once;
-        let deployment = cluster.stop();
-        if exactly_once {
-            separators(&deployment);
-        } else {
-            assert_eq!(State::of(&deployment).counts(), per_key(&deployment.read("in")));
-        }
+        nothing_is_lost(cluster);
     }
 }
 
