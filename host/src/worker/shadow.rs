@@ -87,6 +87,16 @@ impl Shadow {
         self.end.as_ref()
     }
 
+    /// Whether it begins with the next commit: what it reads is there, but for what a switch would copy too.
+    #[must_use]
+    pub fn can_begin(&self, state: &TaskState, migration: Option<&Migration>) -> bool {
+        let is_there = match migration {
+            Some(Migration::Copying(copying)) => copying.is_ready(state),
+            _ => self.candidate.routes.is_empty(),
+        };
+        is_there && !self.has_begun() && self.end.is_none()
+    }
+
     /// The state is as it will be committed: begins, or has the candidate put into its view what it holds back.
     pub fn at_commit(&mut self, state: &mut TaskState, migration: Option<&mut Migration>, now_ms: i64) {
         if self.end.is_some() {
@@ -96,15 +106,14 @@ impl Shadow {
             let flushed = self.call(state, CALL_MIN, |instance, state| instance.flush(state, now_ms));
             return self.note(flushed);
         }
-        match migration {
-            Some(Migration::Copying(copying)) if copying.is_ready(state) => {
-                if let Err(error) = copying.catch_up(state, now_ms) {
-                    self.end = Some(End::Failed(error.to_string()));
-                    return;
-                }
-            }
-            _ if !self.candidate.routes.is_empty() => return,
-            _ => {}
+        if !self.can_begin(state, migration.as_deref()) {
+            return;
+        }
+        if let Some(Migration::Copying(copying)) = migration
+            && let Err(error) = copying.catch_up(state, now_ms)
+        {
+            self.end = Some(End::Failed(error.to_string()));
+            return;
         }
         let names = self.candidate.plan.stores().nth(self.candidate.transform).unwrap_or_default();
         let stores: Vec<usize> = names.iter().map(|name| state.number(name)).collect();

@@ -226,8 +226,10 @@ impl<K: Kafka> Thread<K> {
             {
                 task.shadow = Some(Box::new(Shadow::new(Arc::clone(candidate), instance)));
             }
-            // It begins with a commit, even if no record comes; not with every one, where state is being copied.
-            task.dirty |= task.shadow.as_ref().is_some_and(|shadow| !shadow.has_begun());
+            // It begins with a commit, even if no record comes.
+            let Task { shadow, state, migration, .. } = &mut **task;
+            let begins = |shadow: &Shadow| shadow.can_begin(state, migration.as_ref());
+            task.dirty |= shadow.as_deref().is_some_and(begins);
         }
     }
 
