@@ -21,6 +21,12 @@ pub struct DigestError {
 /// What a digest begins with as text.
 pub const PREFIX: &str = "sha256:";
 
+/// The beginning of a digest in hexadecimal that is enough to tell it from others, as people are shown it.
+#[must_use]
+pub fn short(hex: &str) -> &str {
+    hex.get(..12).unwrap_or(hex)
+}
+
 impl Digest {
     /// The digest of `bytes`.
     #[must_use]

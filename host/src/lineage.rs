@@ -6,6 +6,7 @@
 use std::fmt::Write;
 
 use crate::checkpoint::head::TransformIdentity;
+use crate::digest;
 use crate::record::{Batch, Emission};
 
 /// The source record, as `TOPIC/PARTITION/OFFSET`; names of topics have no slash.
@@ -13,8 +14,6 @@ pub const SOURCE: &str = "sluicegate-source";
 /// The code, as `PIPELINE/TRANSFORM=PLUGIN:CONFIG,..`: each transform from the first to the one that put the record out, with the
 /// beginnings of the digests of its plugin and of its configuration. Any of them may have made a record what it is.
 pub const PLUGIN: &str = "sluicegate-plugin";
-/// Digits of a digest that are enough to tell versions apart.
-const DIGITS: usize = 12;
 
 /// Whether a header is one of these.
 #[must_use]
@@ -25,8 +24,8 @@ pub fn is_ours(name: &[u8]) -> bool {
 /// What [`PLUGIN`] says of records that the last of these transforms puts out.
 #[must_use]
 pub fn made_by(pipeline: &str, chain: &[TransformIdentity]) -> String {
-    let short = |digest: &'_ str| digest.get(..DIGITS).unwrap_or(digest).to_owned();
-    let of = |it: &TransformIdentity| format!("{}={}:{}", it.name, short(&it.plugin), short(&it.config));
+    let of =
+        |it: &TransformIdentity| format!("{}={}:{}", it.name, digest::short(&it.plugin), digest::short(&it.config));
     format!("{pipeline}/{}", chain.iter().map(of).collect::<Vec<_>>().join(","))
 }
 

@@ -46,15 +46,12 @@ pub struct Version {
     pub config: String,
 }
 
-/// Characters of a digest that people are shown.
-const DIGEST_CHARACTERS: usize = 12;
-
 impl Version {
     /// The plugin, as people are shown it.
     #[must_use]
     pub fn plugin(&self) -> String {
         match self.reference.strip_prefix(digest::PREFIX) {
-            Some(digest) => format!("{}{}", digest::PREFIX, short(digest)),
+            Some(hex) => format!("{}{}", digest::PREFIX, digest::short(hex)),
             None => self.reference.clone(),
         }
     }
@@ -76,13 +73,8 @@ impl Version {
 impl fmt::Display for Version {
     /// With the configuration.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} configuration {}", self.plugin(), short(&self.config))
+        write!(f, "{} configuration {}", self.plugin(), digest::short(&self.config))
     }
-}
-
-/// Enough of a digest to tell it from others.
-fn short(digest: &str) -> &str {
-    digest.get(..DIGEST_CHARACTERS).unwrap_or(digest)
 }
 
 /// How many tasks go first.

@@ -33,6 +33,7 @@ use crate::cluster::savepoints::SavepointError;
 use crate::comparison::outcome;
 use crate::comparison::{Comparison, Counts, Example, Naming, Outcomes, StoreDifference};
 use crate::config::{Cluster, Guarantee, Pipeline};
+use crate::digest;
 use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
 use crate::worker::control::Control;
@@ -268,8 +269,7 @@ impl Stage {
     fn blank(&self, against: Against, because: Option<String>) -> Replayed {
         let of = |transform: &crate::worker::plan::TransformPlan| {
             let (manifest, identity) = (transform.plugin.manifest(), &transform.identity);
-            let [plugin, config] =
-                [&identity.plugin, &identity.config].map(|digest| digest.get(..12).unwrap_or(digest));
+            let [plugin, config] = [&identity.plugin, &identity.config].map(|hex| digest::short(hex));
             let (name, version) = (&manifest.name, &manifest.version);
             format!("{}: {name}@{version}, plugin {plugin}, configuration {config}", transform.name)
         };

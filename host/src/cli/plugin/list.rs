@@ -12,6 +12,7 @@ use super::{Surroundings, inspect};
 use crate::cli::table;
 use crate::cluster::registry::{PluginEntry, Registry};
 use crate::config::ClusterArgs;
+use crate::digest;
 use crate::signing::Signer;
 
 /// Arguments of `plugin list`.
@@ -37,8 +38,6 @@ struct Signed<'a> {
 }
 
 const HEADINGS: [&str; 6] = ["NAME", "VERSION", "SIZE", "PUSHED", "DIGEST", "DESCRIPTION"];
-/// Characters of a digest that are shown: enough to tell plugins apart. `--json` has all of it.
-const DIGEST_CHARACTERS: usize = 19;
 
 pub(super) async fn run(args: ListArgs, around: Surroundings<'_>, out: &mut (impl Write + Send)) -> Result<()> {
     let trusted = (around.trusted)(&args.cluster)?;
@@ -61,8 +60,8 @@ pub(super) async fn run(args: ListArgs, around: Surroundings<'_>, out: &mut (imp
 
 fn row(entry: &PluginEntry) -> [String; 6] {
     let PluginEntry { name, version, record } = entry;
-    let mut digest = record.digest.to_string();
-    digest.truncate(DIGEST_CHARACTERS);
+    // `--json` has all of it.
+    let digest = format!("{}{}", digest::PREFIX, digest::short(&record.digest.hex()));
     let size = ByteSize(record.size).to_string();
     let pushed = record.pushed_at.strftime("%Y-%m-%d %H:%M").to_string();
     [name.clone(), version.to_string(), size, pushed, digest, record.description.clone()]

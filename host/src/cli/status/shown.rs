@@ -6,10 +6,9 @@ use crate::candidate::Shadowed;
 use crate::cli::{CommandError, table};
 use crate::cluster::presence::Incident;
 use crate::cluster::rollout::{Phase, Version};
+use crate::digest;
 use crate::node::status::{PipelineStatus, PluginStatus, RolloutStatus, SourceStatus, TaskStatus};
 
-/// Characters of a digest that are shown, enough to tell plugins apart; `--json` has all of it.
-const DIGEST_CHARACTERS: usize = 12;
 /// An error that is over is shown for so long.
 const LAST_ERROR_SHOWN: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 const PIPELINES: [&str; 10] =
@@ -46,7 +45,7 @@ pub(super) fn print(out: &mut impl Write, statuses: &[PipelineStatus]) -> Result
     for status in statuses {
         if let Some(tasks) = &status.task_status {
             let plugin = |it: &PluginStatus| {
-                let digest = it.digest.chars().take(DIGEST_CHARACTERS).collect();
+                let digest = digest::short(&it.digest).to_owned();
                 [it.transform.clone(), it.plugin.clone(), digest]
             };
             writeln!(out)?;
