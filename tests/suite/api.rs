@@ -44,15 +44,27 @@ impl Client {
             (self.done("GET", "/pipelines/length", "")["state"] == state).then_some(())
         });
     }
+
+    fn wait_for_end_of(&self, rollout: u64, outcome: &str) {
+        let ended = wait_for("the end of the rollout", || {
+            let ended = self.done("GET", "/pipelines/length/rollouts", "")["ended"].clone();
+            ended.as_array()?.iter().find(|ended| ended["rollout"]["number"] == rollout).cloned()
+        });
+        assert_eq!(ended["outcome"], outcome, "{ended}");
+    }
+}
+
+fn take_a_token(deployment: &Deployment) {
+    fs::write(deployment.path("token"), TOKEN).unwrap();
+    let cluster = fs::read_to_string(deployment.path("sluicegate.toml")).unwrap();
+    let cluster = cluster.replace("[http]\n", "[http]\ntoken-file = \"token\"\n");
+    fs::write(deployment.path("sluicegate.toml"), cluster).unwrap();
 }
 
 #[test]
 fn a_pipeline_is_deployed_changed_paused_and_taken_off_over_http() {
     let deployment = Deployment::new(FROM_REGISTRY);
-    fs::write(deployment.path("token"), TOKEN).unwrap();
-    let cluster = fs::read_to_string(deployment.path("sluicegate.toml")).unwrap();
-    let cluster = cluster.replace("[http]\n", "[http]\ntoken-file = \"token\"\n");
-    fs::write(deployment.path("sluicegate.toml"), cluster).unwrap();
+    take_a_token(&deployment);
     let worker = |name: &str| deployment.spawn(deployment.command(&["worker", "--node-name", name]));
     let (mut a, mut b) = (worker("a"), worker("b"));
     let (on_a, on_b) = (Client::of(&mut a), Client::of(&mut b));
@@ -92,16 +104,19 @@ fn a_pipeline_is_deployed_changed_paused_and_taken_off_over_http() {
     assert!(on_b.done("GET", "/pipelines/length/rollouts", "")["under-way"].is_null(), "a dry run changes nothing");
     let begun = on_b.done("POST", "/pipelines/length/rollouts", &swap(""));
     assert_eq!((&begun["begun"], &begun["rollout"]["number"]), (&true.into(), &1.into()), "{begun}");
-    let ended = wait_for("the end of the rollout", || {
-        on_a.done("GET", "/pipelines/length/rollouts", "")["ended"].as_array()?.first().cloned()
-    });
-    assert_eq!(ended["outcome"], "done", "{ended}");
+    on_a.wait_for_end_of(1, "done");
     let (status, problem) = on_a.ask("POST", "/pipelines/length/rollouts", &swap(""));
     assert_eq!((status, &problem["code"]), (409, &"conflict".into()), "it runs this already: {problem}");
+    let (status, problem) = on_a.ask("POST", "/pipelines/length/rollouts/current/promote", "");
+    assert_eq!((status, &problem["code"]), (409, &"conflict".into()), "none is held: {problem}");
+    let back = r#"{"transform": "length", "strategy": {"probation-ms": 1}}"#;
+    let back = on_a.done("POST", "/pipelines/length/rollouts/rollback", back);
+    assert_eq!(back["begun"]["rollout"]["number"], 2, "{back}");
+    on_b.wait_for_end_of(2, "done");
 
     let changed = format!("{file}[limits]\nbatch-records = 7\n");
     let plan = on_b.done("PUT", "/pipelines/length", &changed);
-    assert_eq!(plan["revision"], 3);
+    assert_eq!(plan["revision"], 4);
     assert!(plan["differences"].as_array().unwrap().iter().any(|it| it["after"] == 7), "{plan}");
     on_a.wait_for_state("running");
     assert_eq!(on_a.done("POST", "/pipelines/length/pause", "")["desired"], "paused");
@@ -123,4 +138,55 @@ fn a_pipeline_is_deployed_changed_paused_and_taken_off_over_http() {
     assert_eq!((status, &problem["code"]), (404, &"unknown-pipeline".into()));
     a.stop();
     b.stop();
+}
+
+/// Counts per key, with state of schema 1.
+const COUNTING: &str = r#"
+name = "length"
+[[source]]
+topic = "in"
+[[transform]]
+name = "count"
+plugin = "keyed_count.wasm"
+[[sink]]
+topic = "out"
+"#;
+
+#[test]
+fn a_rollout_without_return_is_taken_back_over_http_when_that_is_said_twice() {
+    let deployment = Deployment::new(COUNTING);
+    take_a_token(&deployment);
+    let mut node = deployment.spawn(deployment.command(&["worker", "--node-name", "a"]));
+    let client = Client::of(&mut node);
+    done(&deployment, &["plugin", "push", crate::node::plugin("guest_onward.wasm").to_str().unwrap()]);
+    done(&deployment, &["deploy", "pipeline.toml", "--wait", "60s"]);
+    deployment.produce("in", [Record::of("a", "1")]);
+    deployment.wait_for_read("out", 1);
+    let swap =
+        r#"{"transform": "count", "plugin": "guest-onward@0.1.0", "strategy": {"probation-ms": 1, "no-return": true}}"#;
+    assert_eq!(client.done("POST", "/pipelines/length/rollouts", swap)["begun"], true);
+    client.wait_for_end_of(1, "done");
+
+    let rollback = "/pipelines/length/rollouts/rollback";
+    let (plain, asked) = (r#"{"transform": "count"}"#, r#"{"transform": "count", "from-copy": true}"#);
+    let said = |body: &str, status: u16| {
+        let (found, problem) = client.ask("POST", rollback, body);
+        assert_eq!(found, status, "{problem}");
+        problem["detail"].as_str().unwrap().to_owned()
+    };
+    assert!(said(plain, 409).contains("nothing converts the state"));
+    assert!(said(asked, 409).contains("`sluicegate pause length` first"));
+    client.done("POST", "/pipelines/length/pause", "");
+    client.wait_for_state("paused");
+    deployment.wait_until_group_is_empty();
+    let told = said(asked, 400);
+    assert!(told.contains(r#"add `"yes": true`"#) && told.contains("task 0: what the records of"), "{told}");
+    let back = client.done("POST", rollback, r#"{"transform": "count", "from-copy": true, "yes": true}"#);
+    let back = &back["taken-back"];
+    assert_eq!((&back["revision"], back["forgotten"].as_array().map(Vec::len)), (&3.into(), Some(3)), "{back}");
+    client.done("POST", "/pipelines/length/resume", "");
+    deployment.produce("in", [Record::of("a", "1")]);
+    deployment.wait_for_read("out", 2);
+    assert_eq!(deployment.read("out")[1].text().1, "2", "the version of schema 1 goes on from its own state");
+    node.stop();
 }

@@ -6,11 +6,11 @@
 
 mod host;
 mod problem;
+mod rollouts;
 mod token;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path as InPath, Query, State};
@@ -29,12 +29,10 @@ use utoipa_axum::routes;
 use self::problem::{Code, Problem, Problems};
 use self::token::Token;
 use super::deploy::{self, Deployment};
-use super::status::{self, NodeStatus, PipelineStatus, RATES_OVER, Rollouts};
-use super::swap::{self, Finding, Rehearsal, Rehearsed};
+use super::status::{self, NodeStatus, PipelineStatus, RATES_OVER};
 use crate::cluster::leader::Left;
 use crate::cluster::pipelines::{self, Desired, PipelineRecord, Revision};
 use crate::cluster::registry::{PluginEntry, Registry};
-use crate::cluster::rollout::{Rollout, Strategy};
 use crate::config::{Cluster, Pipeline, PluginReference};
 use crate::engine::Engine;
 use crate::meta::MetaStore;
@@ -46,8 +44,6 @@ const PREFIX: &str = "/api/v1";
 const BODY_BYTES_MAX: usize = 1 << 20;
 /// Requests that take clients of Kafka, or plugins, at the same time.
 pub(super) const TURNS: usize = 4;
-/// How long versions are tried on recorded records: somebody waits for the answer.
-const REHEARSAL: Duration = Duration::from_secs(5);
 const SECURITY: &str = "token";
 
 /// What the API works with.
@@ -120,14 +116,16 @@ fn described(token: Token) -> (Router<Api>, OpenApi) {
         .routes(routes!(list_pipelines))
         .routes(routes!(show_pipeline))
         .routes(routes!(list_revisions))
-        .routes(routes!(list_rollouts))
+        .routes(routes!(rollouts::list_rollouts))
         .routes(routes!(list_plugins));
     let changes = OpenApiRouter::new()
         .routes(routes!(deploy_pipeline, undeploy_pipeline))
         .routes(routes!(pause_pipeline))
         .routes(routes!(resume_pipeline))
-        .routes(routes!(begin_rollout))
-        .routes(routes!(call_off_rollout))
+        .routes(routes!(rollouts::begin_rollout))
+        .routes(routes!(rollouts::roll_back))
+        .routes(routes!(rollouts::promote_rollout))
+        .routes(routes!(rollouts::call_off_rollout))
         .route_layer(middleware::from_fn_with_state(token, token::demand))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX));
     let (router, paths) = reads.merge(changes).split_for_parts();
@@ -211,118 +209,6 @@ async fn list_revisions(State(api): State<Api>, name: Result<InPath<String>, Pat
     let name = segment(&name?)?;
     api.known(&name).await?;
     Ok(Json(pipelines::revisions(&*api.store, &name).await?))
-}
-
-/// The rollouts of a pipeline: the one under way, and those that have ended and are kept, the oldest first.
-#[utoipa::path(get, path = "/pipelines/{pipeline}/rollouts", tag = "pipelines",
-    params(("pipeline" = String, Path, description = "Name of the pipeline.")),
-    responses((status = 200, body = Rollouts), Problems))]
-async fn list_rollouts(State(api): State<Api>, name: Result<InPath<String>, PathRejection>) -> Answer<Rollouts> {
-    let name = segment(&name?)?;
-    api.known(&name).await?;
-    Ok(Json(status::rollouts(&*api.store, &name).await?))
-}
-
-/// Calls off the rollout that is under way: its tasks go back to what they ran before.
-#[utoipa::path(delete, path = "/pipelines/{pipeline}/rollouts/current", tag = "pipelines", security(("token" = [])),
-    params(("pipeline" = String, Path, description = "Name of the pipeline.")),
-    responses((status = 200, body = Rollout), Problems))]
-async fn call_off_rollout(State(api): State<Api>, name: Result<InPath<String>, PathRejection>) -> Answer<Rollout> {
-    let name = segment(&name?)?;
-    api.known(&name).await?;
-    info!(pipeline = %name, "its rollout is to be called off, over http");
-    Ok(Json(swap::call_off_current(&*api.store, &name, "called off over http").await?))
-}
-
-/// A version that a transform is to go over to.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct NewRollout {
-    /// Name of the transform.
-    transform: String,
-    /// A plugin of the registry: `name@1.2.3`, `name@1` or `sha256:..`.
-    #[schema(example = "mask-json@1.3.0")]
-    plugin: String,
-    /// Its configuration from now on; the same as before if it is left out.
-    #[serde(default)]
-    config: Option<serde_json::Value>,
-    /// How carefully; what is left out is as with the command.
-    #[serde(default)]
-    #[schema(value_type = Option<Strategy>)]
-    strategy: serde_json::Map<String, serde_json::Value>,
-    /// Both versions are tried on so many records of each task first; 0 tries none.
-    #[serde(default = "records_tried")]
-    records: usize,
-    /// Check everything, and begin nothing.
-    #[serde(default)]
-    dry_run: bool,
-}
-
-fn records_tried() -> usize {
-    1000
-}
-
-/// Refuses what is not known: a limit that is misspelt would be none.
-fn strategy(given: serde_json::Map<String, serde_json::Value>) -> Result<Strategy, String> {
-    let keys: Vec<String> = given.keys().cloned().collect();
-    let strategy: Strategy = serde_json::from_value(given.into()).map_err(|error| error.to_string())?;
-    match keys.iter().find(|key| !Strategy::KEYS.contains(&key.as_str())) {
-        None => Ok(strategy),
-        Some(unknown) => Err(format!("there is no `{unknown}`; there are {}", Strategy::KEYS.join(", "))),
-    }
-}
-
-/// What was found of a rollout before anything is touched.
-#[derive(Debug, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-struct Begun {
-    /// Whether it was begun.
-    begun: bool,
-    /// What was looked at.
-    findings: Vec<Finding>,
-    /// How both versions did on recorded records, if that was tried.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rehearsed: Option<Rehearsed>,
-    /// The rollout.
-    rollout: Rollout,
-}
-
-/// Lets a transform of a running pipeline go over to another version, as `sluicegate plugin swap` does.
-///
-/// Answers when it has begun; how it goes on is told by the rollouts of the pipeline. What does not pass the gate is a conflict.
-#[utoipa::path(post, path = "/pipelines/{pipeline}/rollouts", tag = "pipelines", security(("token" = [])),
-    params(("pipeline" = String, Path, description = "Name of the pipeline.")), request_body = NewRollout,
-    responses((status = 200, body = Begun), Problems))]
-async fn begin_rollout(
-    State(api): State<Api>,
-    name: Result<InPath<String>, PathRejection>,
-    body: Result<Bytes, BytesRejection>,
-) -> Answer<Begun> {
-    let (name, body) = (segment(&name?)?, body?);
-    let wrong = |problem: String| Problem::new(Code::InvalidRequest, problem);
-    let new: NewRollout = serde_json::from_slice(&body).map_err(|error| wrong(format!("the body: {error}")))?;
-    let reference = new.plugin.parse().map_err(|error| wrong(format!("`plugin`: {error}")))?;
-    let strategy = strategy(new.strategy).map_err(|problem| wrong(format!("`strategy`: {problem}")))?;
-    if new.config.as_ref().is_some_and(|config| !config.is_object()) {
-        return Err(wrong("`config` has to be an object".to_owned()));
-    }
-    api.known(&name).await?;
-    let _turn = api.turn()?;
-    let rehearsal = (new.records > 0).then_some(Rehearsal { records: new.records, time: REHEARSAL });
-    let request = swap::Request {
-        transform: new.transform,
-        source: swap::Source::Registry(reference),
-        config: new.config,
-        strategy,
-        rehearsal,
-    };
-    let swap = swap::check(&api.cluster, Arc::clone(&api.store), &name, request).await?;
-    if !new.dry_run {
-        swap.begin().await?;
-        info!(pipeline = %name, rollout = swap.rollout.number, "rollout begun over http");
-    }
-    let swap::Swap { findings, rehearsed, rollout, .. } = swap;
-    Ok(Json(Begun { begun: !new.dry_run, findings, rehearsed, rollout }))
 }
 
 /// The plugins of the registry, by name and version.

@@ -2,6 +2,7 @@
 
 mod back;
 mod change;
+mod from_copy;
 mod gate;
 mod rehearsal;
 
@@ -12,8 +13,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-pub use self::back::{FromCopy, Rollback, Since, call_off_current, from_copy, promote, roll_back};
+pub use self::back::{Rollback, call_off_current, promote, promote_current, roll_back};
 pub(super) use self::change::{Change, changed};
+pub use self::from_copy::{FromCopy, Since, forgotten, from_copy};
 use self::gate::Ways;
 pub use self::gate::{Finding, Level};
 pub use self::rehearsal::{Rehearsal, Rehearsed};

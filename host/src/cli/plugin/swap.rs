@@ -327,10 +327,10 @@ struct TakenBack<'a> {
 
 async fn from_copy(args: &RollbackArgs, back: &FromCopy, out: &mut impl Write) -> Result<(), CommandError> {
     let RollbackArgs { pipeline, transform, .. } = args;
-    let (to, forgotten) = (back.to(), shown::forgotten(&back.forgotten));
+    let (to, forgotten) = (back.to(), swap::forgotten(&back.forgotten));
     if !args.yes {
         return Err(CommandError::BadInput(format!(
-            "this takes transform `{transform}` of pipeline `{pipeline}` back to {to}, with its state from before; what has changed in it since is forgotten for good, and the records are not processed again: add --yes if that is meant{forgotten}"
+            "this takes transform `{transform}` of pipeline `{pipeline}` back to {to}, with its state from before; what has changed in it since is forgotten for good, and the records are not processed again: add --yes if that is meant\n{forgotten}"
         )));
     }
     let record = back.take_back().await?;
@@ -340,7 +340,7 @@ async fn from_copy(args: &RollbackArgs, back: &FromCopy, out: &mut impl Write) -
     }
     Ok(writeln!(
         out,
-        "taken back: transform `{transform}` is to run {to} with its state from before; revision {}{forgotten}\n`sluicegate resume {pipeline}` goes on",
+        "taken back: transform `{transform}` is to run {to} with its state from before; revision {}\n{forgotten}\n`sluicegate resume {pipeline}` goes on",
         record.revision
     )?)
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder, response};
 use utoipa::{IntoResponses, ToSchema};
 
+use crate::cluster::imports::ImportError;
 use crate::cluster::registry::RegistryError;
 use crate::config::Errors;
 use crate::kafka::topics::TopicsError;
@@ -146,6 +147,7 @@ impl From<NodeError> for Problem {
         let code = match &error {
             NodeError::Config(errors) => return Self::of_file(errors),
             NodeError::Meta(error) => return meta(error),
+            NodeError::TakeBack(error) => not_taken_back(error),
             NodeError::UnknownPipeline { .. } => Code::UnknownPipeline,
             NodeError::Deployed { .. }
             | NodeError::ByItself { .. }
@@ -155,7 +157,7 @@ impl From<NodeError> for Problem {
             | NodeError::Refused(_) => Code::Conflict,
             error if error.is_bad_input() => Code::InvalidPipeline,
             NodeError::Topics(TopicsError::TimedOut { .. } | TopicsError::Refused { .. }) => Code::InvalidPipeline,
-            NodeError::Topics(_) => Code::Unavailable,
+            NodeError::Topics(_) | NodeError::Kafka(_) => Code::Unavailable,
             NodeError::State(error) if error.is_outage() => Code::Unavailable,
             NodeError::Load(error) if error.is_outage() => Code::Unavailable,
             _ => Code::Internal,
@@ -167,6 +169,14 @@ impl From<NodeError> for Problem {
 impl From<MetaError> for Problem {
     fn from(error: MetaError) -> Self {
         meta(&error)
+    }
+}
+
+fn not_taken_back(error: &ImportError) -> Code {
+    match error {
+        ImportError::State(error) if !error.is_outage() => Code::Internal,
+        ImportError::State(_) | ImportError::Kafka(_) => Code::Unavailable,
+        _ => Code::Conflict,
     }
 }
 

@@ -5,6 +5,7 @@ use clap::Parser;
 use serde_json::Value;
 
 use super::*;
+use crate::cluster::rollout::{Phase, Rollout};
 use crate::config::{ClusterArgs, Secret};
 use crate::engine::EngineOptions;
 use crate::meta::local::LocalStore;
@@ -151,6 +152,13 @@ async fn what_is_asked_wrong_is_a_problem_that_says_how() {
         ("POST", "/api/v1/pipelines/orders/rollouts", SWAP, 404, "unknown-pipeline", "`orders`"),
         ("POST", "/api/v1/pipelines/orders/rollouts", SWAP_OF_A_FILE, 400, "invalid-request", "`plugin`: "),
         ("POST", "/api/v1/pipelines/orders/rollouts", SWAP_MISSPELT, 400, "invalid-request", "no `max-eror-ppm`"),
+        ("POST", "/api/v1/pipelines/orders/rollouts", SWAP_WITHOUT_SHADOW, 400, "invalid-request", "say with `shadow`"),
+        ("POST", "/api/v1/pipelines/orders/rollouts", SWAP_NEVER_SLOW, 400, "invalid-request", "at least 1"),
+        ("POST", "/api/v1/pipelines/orders/rollouts/rollback", "", 400, "invalid-request", "the body: EOF"),
+        ("POST", "/api/v1/pipelines/orders/rollouts/rollback", BACK, 404, "unknown-pipeline", "`orders`"),
+        ("POST", "/api/v1/pipelines/orders/rollouts/rollback", SWAP, 400, "invalid-request", "unknown field `plugin`"),
+        ("POST", "/api/v1/pipelines/orders/rollouts/rollback", BACK_YES, 400, "invalid-request", "`from-copy`"),
+        ("POST", "/api/v1/pipelines/orders/rollouts/current/promote", "", 404, "unknown-pipeline", "`orders`"),
         ("POST", "/api/v1/pipelines/orders/pause", "", 404, "unknown-pipeline", "`orders`"),
         ("GET", "/api/v1/pipelines?watch=true", "", 400, "invalid-request", "`watch`"),
         ("GET", "/api/v1/pipelines/a%2Fb", "", 400, "invalid-request", "a/b"),
@@ -175,6 +183,10 @@ async fn what_is_asked_wrong_is_a_problem_that_says_how() {
 const SWAP: &str = r#"{"transform": "a", "plugin": "mask@1"}"#;
 const SWAP_OF_A_FILE: &str = r#"{"transform": "a", "plugin": "/srv/a.wasm"}"#;
 const SWAP_MISSPELT: &str = r#"{"transform": "a", "plugin": "mask@1", "strategy": {"max-eror-ppm": 1}}"#;
+const SWAP_WITHOUT_SHADOW: &str = r#"{"transform": "a", "plugin": "mask@1", "strategy": {"max-differences-ppm": 1}}"#;
+const SWAP_NEVER_SLOW: &str = r#"{"transform": "a", "plugin": "mask@1", "strategy": {"max-slowdown": 0}}"#;
+const BACK: &str = r#"{"transform": "a"}"#;
+const BACK_YES: &str = r#"{"transform": "a", "yes": true}"#;
 const PIPELINE: &str = r#"
 name = "words"
 [[source]]
@@ -203,17 +215,22 @@ async fn an_empty_cluster_has_lists_without_entries() {
     }
 }
 
+/// A pipeline `orders` in this rollout.
+async fn record(served: &Served, rollout: &Rollout) -> Segment {
+    let name = Segment::new("orders").unwrap();
+    let begin = |_: Option<&PipelineRecord>| {
+        let record = PipelineRecord::first(rollout.candidate.clone(), Desired::Running);
+        Ok::<_, crate::meta::MetaError>(Some(PipelineRecord { rollout: Some(rollout.clone()), ..record }))
+    };
+    pipelines::change(&*served.store, &name, begin).await.unwrap();
+    name
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollout_under_way_is_shown_and_called_off_and_one_that_has_ended_is_kept() {
     let served = Served::new(Some(TOKEN)).await;
-    let name = Segment::new("orders").unwrap();
     let rollout = crate::cluster::rollout::tests::rollout(None);
-    let (first, under_way) = (rollout.candidate.clone(), rollout.clone());
-    let begin = move |_: Option<&PipelineRecord>| {
-        let record = PipelineRecord::first(first.clone(), Desired::Running);
-        Ok::<_, crate::meta::MetaError>(Some(PipelineRecord { rollout: Some(under_way.clone()), ..record }))
-    };
-    pipelines::change(&*served.store, &name, begin).await.unwrap();
+    let name = record(&served, &rollout).await;
 
     let path = "/api/v1/pipelines/orders/rollouts";
     let shown = || served.ask("GET", path, None, "").2;
@@ -231,4 +248,38 @@ async fn a_rollout_under_way_is_shown_and_called_off_and_one_that_has_ended_is_k
     let (status, code, detail) = served.problem("DELETE", &format!("{path}/current"), Some(TOKEN), "");
     assert_eq!((status, code.as_str()), (409, "conflict"), "{detail}");
     assert!(detail.contains("no rollout of pipeline `orders` is under way"), "{detail}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_of_the_transform_that_is_being_changed_calls_it_off() {
+    let served = Served::new(Some(TOKEN)).await;
+    let rollout = crate::cluster::rollout::tests::rollout(None);
+    record(&served, &rollout).await;
+    let path = "/api/v1/pipelines/orders/rollouts/rollback";
+    let body = format!(r#"{{"transform": "{}"}}"#, rollout.transform);
+    let (status, _, back) = served.ask("POST", path, Some(TOKEN), &body);
+    assert_eq!((status, &back["called-off"]["phase"]), (200, &"return".into()), "{back}");
+    let (status, code, detail) = served.problem("POST", path, Some(TOKEN), r#"{"transform": "other"}"#);
+    assert_eq!((status, code.as_str()), (409, "conflict"), "{detail}");
+    assert!(detail.contains("there is nothing to go back to"), "{detail}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_rollout_that_is_held_is_promoted() {
+    let (served, path) = (Served::new(Some(TOKEN)).await, "/api/v1/pipelines/orders/rollouts/current/promote");
+    let mut rollout = crate::cluster::rollout::tests::rollout(Some("25%"));
+    (rollout.phase, rollout.strategy.no_return) = (Phase::Canary, true);
+    let name = record(&served, &rollout).await;
+    let (status, code, detail) = served.problem("POST", path, Some(TOKEN), "");
+    assert_eq!((status, code.as_str()), (409, "conflict"), "{detail}");
+    assert!(detail.contains("no rollout of pipeline `orders` is held"), "{detail}");
+    let held = |known: Option<&PipelineRecord>| {
+        let rollout = Some(Rollout { held: Some("too slow".to_owned()), ..rollout.clone() });
+        Ok::<_, crate::meta::MetaError>(known.map(|known| PipelineRecord { rollout, ..known.clone() }))
+    };
+    pipelines::change(&*served.store, &name, held).await.unwrap();
+    let (status, _, promoted) = served.ask("POST", path, Some(TOKEN), "");
+    assert_eq!((status, &promoted["phase"]), (200, &"everywhere".into()), "{promoted}");
+    assert!(promoted["promoted-by"].is_string(), "{promoted}");
+    assert_eq!(served.problem("POST", path, Some(TOKEN), "").0, 409, "it is decided");
 }

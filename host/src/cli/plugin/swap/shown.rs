@@ -9,7 +9,7 @@ use crate::cluster::presence::Presence;
 use crate::cluster::rollout::{Ended, Extent, Outcome, Phase, Rollout};
 use crate::comparison::Counts;
 use crate::meta::layout::Segment;
-use crate::node::swap::{Finding, Level, Since};
+use crate::node::swap::{Finding, Level};
 
 const ROLLOUTS: [&str; 8] = ["ROLLOUT", "TRANSFORM", "FROM", "TO", "STARTED", "BY", "OUTCOME", "PAUSE"];
 
@@ -34,22 +34,6 @@ pub(super) fn held(name: &Segment, rollout: &Rollout) -> String {
     format!(
         "the rollout is held, {DECISION}: {held}\n`sluicegate plugin promote {name} {transform}` lets the new version stay; `sluicegate pause {name}` and `sluicegate plugin rollback {name} {transform} --from-copy` go back to the state from before, and forget what came since"
     )
-}
-
-/// What tasks forget, a line for each.
-pub(super) fn forgotten(forgotten: &[Since]) -> String {
-    let line = |since: &Since| {
-        let topic = |(topic, to): (&String, &i64)| match since.from.get(topic) {
-            Some(from) => format!("{topic} offset {from} to {to}"),
-            None => format!("{topic} to offset {to}"),
-        };
-        let topics: Vec<String> = since.to.iter().map(topic).collect();
-        format!("\n  task {}: what the records of {} have changed", since.task, topics.join(", "))
-    };
-    match forgotten.is_empty() {
-        true => "\n  no task has gone over".to_owned(),
-        false => forgotten.iter().map(line).collect(),
-    }
 }
 
 /// How far it is, in a line.
