@@ -167,6 +167,7 @@ fn state_is_looked_into_while_the_pipeline_runs_and_after() {
     assert_eq!(listed[0]["stores"][0]["value-format"], "postcard:u64");
     let head = State::of(&deployment).head(0).unwrap();
     assert_eq!(listed[0]["epoch"], head.committed.id.epoch.0);
+    assert!(listed.iter().all(|task| task["stores"][0]["use"] == "read"), "{listed:?}");
     assert!(done(&deployment, &["state", "list", "count", "--task", "1"]).contains("counts"));
 
     let exported = done(&deployment, &["state", "export", "count"]);

@@ -4,6 +4,7 @@ mod drop;
 mod format;
 mod import;
 mod look;
+mod uses;
 
 use std::collections::BTreeMap;
 use std::io::Write;

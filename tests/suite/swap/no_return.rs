@@ -74,6 +74,16 @@ fn a_state_that_is_not_converted_back_takes_a_flag_and_stays_as_it_was_until_a_p
         many_keys(&cluster.deployment, 100);
         cluster.wait_until_done();
         let there = offsets(&cluster.deployment, &rollouts(&cluster.deployment)["ended"][0]["rollout"]);
+        let listed = done(&cluster.deployment, &["state", "list", "chain"]);
+        assert!(listed.contains("count/counts is the state from before a swap without return"), "{listed}");
+        let listed: Value =
+            serde_json::from_str(&done(&cluster.deployment, &["state", "list", "chain", "--json"])).unwrap();
+        let stores = listed[0]["stores"].as_array().unwrap();
+        let former = stores.iter().find(|store| store["store"] == "counts").unwrap();
+        assert_eq!(
+            (&former["use"], former["since"][cluster.deployment.topic("in")].as_u64()),
+            (&"former".into(), Some(there[&0] as u64))
+        );
         // Nothing but the flag goes back, and only to a pipeline that stands.
         let said = fails(&cluster.deployment, 64, &["plugin", "rollback", "chain", "count"]);
         assert!(said.contains("--from-copy"), "{said}");

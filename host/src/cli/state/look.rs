@@ -9,6 +9,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::format::Format;
+use super::uses::{self, Use};
 use super::{CommandError, Recorded, table};
 use crate::cluster::inspection::{self, InspectionError, TaskView};
 use crate::config::ClusterArgs;
@@ -136,6 +137,8 @@ struct Contents {
     schema: Option<u32>,
     key_format: String,
     value_format: String,
+    #[serde(flatten)]
+    used: Use,
 }
 
 /// An entry.
@@ -275,6 +278,7 @@ pub(super) async fn list(args: ListArgs, out: &mut impl Write) -> Result<(), Com
         let contents = stores.into_iter().filter_map(|(name, declared)| {
             let number = view.state.number(&name);
             let store = view.state.store(number);
+            let used = Use::of(&view.manifest, &name);
             // What is superseded and has been emptied is nothing to look at.
             (declared.schema > 0 || !store.is_empty()).then(|| Contents {
                 transform: name.transform,
@@ -282,6 +286,7 @@ pub(super) async fn list(args: ListArgs, out: &mut impl Write) -> Result<(), Com
                 entries: store.len(),
                 bytes: store.bytes(),
                 schema: Some(declared.schema).filter(|schema| *schema > 0),
+                used,
                 key_format: declared.key_format,
                 value_format: declared.value_format,
             })
@@ -301,11 +306,19 @@ pub(super) async fn list(args: ListArgs, out: &mut impl Write) -> Result<(), Com
     if rows.is_empty() {
         return Ok(writeln!(out, "pipeline `{}` has no state: no task has kept any yet", viewer.pipeline.name)?);
     }
-    let headings = ["TASK", "EPOCH", "CHUNKS", "STORED", "TRANSFORM", "STORE", "ENTRIES", "BYTES", "SCHEMA"];
-    Ok(table::print(out, headings, &rows)?)
+    let headings = ["TASK", "EPOCH", "CHUNKS", "STORED", "TRANSFORM", "STORE", "ENTRIES", "BYTES", "SCHEMA", "USE"];
+    table::print(out, headings, &rows)?;
+    Ok(write!(out, "{}", uses::about_formers(viewer.pipeline.name.as_str(), &formers(&tasks)))?)
 }
 
-fn rows(task: &Task) -> Vec<[String; 9]> {
+/// Stores that stay from before in some task.
+fn formers(tasks: &[Task]) -> BTreeSet<StoreName> {
+    let stores = tasks.iter().flat_map(|task| &task.stores);
+    let formers = stores.filter(|contents| matches!(contents.used, Use::Former { .. }));
+    formers.map(|it| StoreName { transform: it.transform.clone(), store: it.store.clone() }).collect()
+}
+
+fn rows(task: &Task) -> Vec<[String; 10]> {
     let row = |contents: &Contents| {
         [
             task.task.to_string(),
@@ -317,6 +330,7 @@ fn rows(task: &Task) -> Vec<[String; 9]> {
             contents.entries.to_string(),
             ByteSize(contents.bytes).to_string(),
             contents.schema.map_or_else(|| "-".to_owned(), |schema| schema.to_string()),
+            contents.used.word().to_owned(),
         ]
     };
     task.stores.iter().map(row).collect()
