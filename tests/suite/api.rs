@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -43,6 +44,11 @@ impl Client {
         wait_for(&format!("state `{state}`"), || {
             (self.done("GET", "/pipelines/length", "")["state"] == state).then_some(())
         });
+    }
+
+    /// Waits until everything that was produced is committed.
+    fn wait_for_commit(&self) {
+        wait_for("a commit of everything", || (self.done("GET", "/pipelines/length", "")["lag"] == 0).then_some(()));
     }
 
     fn wait_for_end_of(&self, rollout: u64, outcome: &str) {
@@ -188,5 +194,28 @@ fn a_rollout_without_return_is_taken_back_over_http_when_that_is_said_twice() {
     deployment.produce("in", [Record::of("a", "1")]);
     deployment.wait_for_read("out", 2);
     assert_eq!(deployment.read("out")[1].text().1, "2", "the version of schema 1 goes on from its own state");
+    node.stop();
+}
+
+#[test]
+fn a_conversion_that_takes_longer_than_the_dry_run_may_is_given_up_and_said() {
+    let deployment = Deployment::new(&format!("{COUNTING}[limits]\ntime-per-batch = \"1m\"\n"));
+    take_a_token(&deployment);
+    let mut node = deployment.spawn(deployment.command(&["worker", "--node-name", "a"]));
+    let client = Client::of(&mut node);
+    done(&deployment, &["plugin", "push", crate::node::plugin("guest_tally.wasm").to_str().unwrap()]);
+    done(&deployment, &["deploy", "pipeline.toml", "--wait", "60s"]);
+    deployment.produce("in", [Record::of("loop", "1")]);
+    deployment.wait_for_read("out", 1);
+    client.wait_for_commit();
+    let swap = r#"{"transform": "count", "plugin": "guest-tally@0.1.0", "dry-run": true}"#;
+    let begun = Instant::now();
+    let found = client.done("POST", "/pipelines/length/rollouts", swap);
+    assert!(begun.elapsed() < Duration::from_secs(30), "a call may take 1m, and the dry run 5s: {:?}", begun.elapsed());
+    let findings = found["findings"].as_array().unwrap();
+    let records = findings.iter().find(|finding| finding["subject"] == "records").unwrap();
+    let said = records["finding"].as_str().unwrap();
+    assert_eq!(records["level"], "warning", "{said}");
+    assert!(said.contains("after 5s the time was over") && said.contains("was not converted by then"), "{said}");
     node.stop();
 }

@@ -375,16 +375,29 @@ impl Copying {
     /// # Errors
     /// An entry cannot be converted: then this copy is of no use any more.
     pub fn finish(&mut self, state: &mut TaskState, now_ms: i64) -> Result<(), MigrateError> {
+        self.finish_while(state, now_ms, &mut || true).map(drop)
+    }
+
+    /// The same, page by page while `goes_on` says so. Whether it came to the end.
+    fn finish_while(
+        &mut self,
+        state: &mut TaskState,
+        now_ms: i64,
+        goes_on: &mut dyn FnMut() -> bool,
+    ) -> Result<bool, MigrateError> {
         self.bytes_since_commit = 0;
         self.last = Some(Vec::new());
         while let Some((page, converter)) = self.next_page(state) {
+            if !goes_on() {
+                return Ok(false);
+            }
             let route = self.routes[page.route].clone();
             let Some(mut converter) = converter else { return Err(MigrateError::Unsupported(route.conversion)) };
             let values = converter.convert(&route, page.keys.clone(), page.values.clone(), now_ms)?;
             self.take(page, converter, values, state);
             self.bytes_since_commit = 0;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The task has gone over, and nothing converts back.
@@ -427,12 +440,27 @@ pub enum Migration {
 /// # Errors
 /// It cannot be converted.
 pub fn convert_all(
-    (plan, formers): (&Plan, &[Arc<Plan>]),
+    plans: (&Plan, &[Arc<Plan>]),
     task: &TaskId,
     conversions: Vec<(usize, Vec<Route>)>,
     state: &mut TaskState,
     now_ms: i64,
 ) -> Result<(), Failure> {
+    convert_while(plans, task, conversions, state, now_ms, &mut || true).map(drop)
+}
+
+/// The same, page by page while `goes_on` says so. Whether it came to the end; the state is of no use otherwise.
+///
+/// # Errors
+/// As [`convert_all`].
+pub fn convert_while(
+    (plan, formers): (&Plan, &[Arc<Plan>]),
+    task: &TaskId,
+    conversions: Vec<(usize, Vec<Route>)>,
+    state: &mut TaskState,
+    now_ms: i64,
+    goes_on: &mut dyn FnMut() -> bool,
+) -> Result<bool, Failure> {
     for (at, routes) in conversions {
         let (transform, routes): (_, Arc<[Route]>) = (&plan.transforms[at], routes.into());
         let is_back = routes.iter().find(|route| !route.by_next);
@@ -443,14 +471,17 @@ pub fn convert_all(
         let converted = opened.and_then(|converter| {
             let mut copying = Copying::new(Arc::clone(&routes), state);
             copying.converter = Some(converter);
-            copying.finish(state, now_ms).map_err(|error| error.to_string())
+            copying.finish_while(state, now_ms, goes_on).map_err(|error| error.to_string())
         });
-        converted.map_err(|problem| {
+        let is_converted = converted.map_err(|problem| {
             let problem = format!("could not convert it: {problem}");
             compatible::misread(task, transform, &routes[0].conversion, &problem)
         })?;
+        if !is_converted {
+            return Ok(false);
+        }
     }
-    Ok(())
+    Ok(true)
 }
 
 impl Put {

@@ -45,6 +45,12 @@ pub enum NotRun {
     /// It cannot go on from the state that there is.
     #[error("{0}")]
     State(Box<Failure>),
+    /// Its state is of another schema, and was not converted when the time was over.
+    #[error("the state of task {task} was not converted by then")]
+    OutOfTime {
+        /// Of which task.
+        task: u32,
+    },
     /// A plugin does not start.
     #[error("transform `{transform}` does not start: {error}")]
     Open {
@@ -106,10 +112,11 @@ pub fn without_world(plan: &Plan) -> Result<Arc<Plan>, NotRun> {
 impl Run {
     /// A version that goes on from `state`, whose stores are taken by their names, and converted where `manifest` says that they
     /// are of another schema, if need be by `former`, which has made them. `plan` is [`without_world`], `now_ms` the time
-    /// that its plugins see while they open, in milliseconds since 1970. What is looked for when `until` is over is given up.
+    /// that its plugins see while they open, in milliseconds since 1970. What is looked for, or converted, when `until` is over is
+    /// given up.
     ///
     /// # Errors
-    /// A plugin does not start, or does not convert state of another schema.
+    /// A plugin does not start, or does not convert state of another schema, or not in time.
     pub fn new(
         plan: &Arc<Plan>,
         partition: u32,
@@ -122,13 +129,8 @@ impl Run {
             open.map_err(|(at, error)| NotRun::Open { transform: plan.transforms[at].name.clone(), error })?;
         let (mut state, offsets) = (copy(plan, state), vec![0; plan.sources.len()]);
         if let Some(manifest) = manifest {
-            let task = plan.task(partition);
             let formers: Vec<_> = former.into_iter().cloned().collect();
-            let plans = (&**plan, &formers[..]);
-            let converted = compatible::conversions(plans, &task, manifest)
-                .and_then(|conversions| migration::convert_all(plans, &task, conversions, &mut state, now_ms));
-            converted.map_err(|failure| NotRun::State(Box::new(failure)))?;
-            settle(&mut state);
+            convert((plan, &formers), partition, manifest, &mut state, now_ms, until)?;
         }
         Ok(Self {
             runtime: Still(AtomicI64::new(now_ms)),
@@ -248,6 +250,49 @@ impl Run {
             self.go_back()?;
         }
     }
+}
+
+/// Converts state that `plan` would misread.
+fn convert(
+    (plan, formers): (&Arc<Plan>, &[Arc<Plan>]),
+    partition: u32,
+    manifest: &Manifest,
+    state: &mut TaskState,
+    now_ms: i64,
+    until: Option<Instant>,
+) -> Result<(), NotRun> {
+    let failed = |failure| NotRun::State(Box::new(failure));
+    let task = plan.task(partition);
+    let conversions = compatible::conversions((plan, formers), &task, manifest).map_err(failed)?;
+    if conversions.is_empty() {
+        return Ok(());
+    }
+    let mut goes_on = || until.is_none_or(|until| Instant::now() < until);
+    // A call of its own may take longer than there is time for all.
+    let in_time = |plan: &Plan| until.map_or_else(|| plan.clone(), |until| with_calls_until(plan, until));
+    let formers: Vec<Arc<Plan>> = formers.iter().map(|former| Arc::new(in_time(former))).collect();
+    let plans = (&in_time(plan), &formers[..]);
+    let converted = migration::convert_while(plans, &task, conversions, state, now_ms, &mut goes_on);
+    match converted {
+        Ok(true) => {
+            settle(state);
+            Ok(())
+        }
+        Ok(false) => Err(NotRun::OutOfTime { task: partition }),
+        // What it failed on may be that.
+        Err(_) if !goes_on() => Err(NotRun::OutOfTime { task: partition }),
+        Err(failure) => Err(failed(failure)),
+    }
+}
+
+/// The plan with calls that end at `until` at the latest.
+fn with_calls_until(plan: &Plan, until: Instant) -> Plan {
+    let mut plan = plan.clone();
+    let left = until.saturating_duration_since(Instant::now());
+    for transform in &mut plan.transforms {
+        transform.limits.time_per_call = transform.limits.time_per_call.min(left);
+    }
+    plan
 }
 
 impl Stopped {

@@ -160,6 +160,11 @@ impl Stage {
                     stopped[1] = Some(error.to_string());
                     break;
                 }
+                Err(error @ NotRun::OutOfTime { .. }) => {
+                    is_out_of_time = true;
+                    notes.push(error.to_string());
+                    break;
+                }
                 Err(error) => return Err(error.to_string()),
             };
             tasks += 1;
@@ -205,7 +210,7 @@ impl Stage {
         }
         if is_out_of_time {
             let time = humantime::format_duration(self.rehearsal.time);
-            notes.push(format!("after {time} the time was over"));
+            notes.insert(0, format!("after {time} the time was over"));
         }
         let [stopped_before, stopped_after] = stopped;
         // What comes first takes longer, whatever it is.

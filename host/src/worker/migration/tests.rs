@@ -52,6 +52,13 @@ fn the_switch_copies_every_deletion() {
 }
 
 #[test]
+fn a_conversion_is_given_up_between_two_pages() {
+    let (mut state, mut copying) = copying(&keys(2 * PAGE_ENTRIES), &[]);
+    assert!(matches!(copying.finish_while(&mut state, 0, &mut || false), Ok(false)));
+    assert!(state.store(copying.ways[0].target).is_empty(), "nothing was asked of the plugin");
+}
+
+#[test]
 fn what_a_roll_back_brings_back_is_copied_though_nothing_was_put_for_it() {
     let (mut state, mut copying) = copying(&keys(1), &[]);
     let source = copying.ways[0].source;

@@ -1,7 +1,7 @@
 //! What keyed-count may become: counts records per key in a store of schema 2, and converts that of schema 1, and back.
 //!
 //! What comes out is `COUNT;`, behind which nothing stands. The record `panic` makes it panic. Keys decide how the conversion goes:
-//! `unconvertible` is refused on the way there, `one-way` on the way back, and `trap` panics.
+//! `unconvertible` is refused on the way there, `one-way` on the way back, `trap` panics, and `loop` never ends.
 
 use sluicegate_sdk::prelude::*;
 
@@ -39,6 +39,9 @@ impl Migrate for KeyedTally {
             ("counts", 1, 2) => Some(Step::entries(|key, count: u64| match key {
                 b"unconvertible" => Err(reject("this key is refused")),
                 b"trap" => panic!("told to"),
+                b"loop" => loop {
+                    std::hint::spin_loop();
+                },
                 _ => Ok(Some(Tally { count, length: 0 })),
             })),
             ("counts", 2, 1) => Some(Step::entries(|key, tally: Tally| match key {
