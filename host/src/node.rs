@@ -16,6 +16,7 @@ pub mod offline;
 pub mod replay;
 pub mod sandbox;
 pub mod status;
+mod steps;
 mod store;
 pub mod swap;
 pub mod swapped;

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::NodeError;
 use super::group::{Group, KafkaGroups};
 use super::load::{Loaded, Loader, kafka_settings};
 use super::swapped::{self, TakenBack};
+use super::{NodeError, steps};
 use crate::checkpoint::store::{StateError, TaskStore};
 use crate::cluster::election;
 use crate::cluster::leader::{self, Left};
@@ -103,7 +103,7 @@ pub async fn check(
         )));
     }
     if known.is_some() && !discards_state {
-        goes_on(&store, &plan).await?;
+        goes_on(&store, &Arc::new(plan)).await?;
     }
     let takes_back = match &known {
         Some(known) => {
@@ -126,11 +126,12 @@ async fn by_itself_nowhere(store: &dyn MetaStore, name: &Segment) -> Result<(), 
 }
 
 /// Whether the tasks could go on by this plan.
-async fn goes_on(store: &Arc<dyn MetaStore>, plan: &Plan) -> Result<(), NodeError> {
+async fn goes_on(store: &Arc<dyn MetaStore>, plan: &Arc<Plan>) -> Result<(), NodeError> {
     let failed = |error: StateError| match error.is_outage() {
         true => NodeError::State(error),
         false => NodeError::Incompatible { reason: error.to_string() },
     };
+    let mut taken = Vec::new();
     for partition in 0..plan.partitions {
         let task = plan.task(partition);
         let head = TaskStore::new(Arc::clone(store), task.clone()).read().await.map_err(failed)?;
@@ -139,11 +140,19 @@ async fn goes_on(store: &Arc<dyn MetaStore>, plan: &Plan) -> Result<(), NodeErro
             let reason = "it has kept state, and would not any more; its offsets are with its state".to_owned();
             return Err(NodeError::Incompatible { reason });
         }
-        compatible::offsets(plan, &head, &head.committed)
+        let conversions = compatible::offsets(plan, &head, &head.committed)
             .and_then(|_| compatible::conversions((plan, &[]), &task, &head.committed))
             .map_err(|failure| NodeError::Incompatible { reason: failure.to_string() })?;
+        if let Some((at, _)) = conversions.first() {
+            let of_chunk = |chunk| head.chunks.get(chunk).map_or(0, |facts| u64::from(facts.bytes));
+            let bytes = head.committed.chunks.iter().map(of_chunk).sum();
+            if let Some(problem) = steps::too_large(&task, &plan.transforms[*at].name, bytes) {
+                return Err(NodeError::Refused(problem));
+            }
+        }
+        steps::add(&mut taken, &task, conversions);
     }
-    Ok(())
+    steps::all_known(plan, taken).await.map_err(|reason| NodeError::Incompatible { reason })
 }
 
 impl Deployable {

@@ -21,14 +21,13 @@ pub use self::gate::{Finding, Level};
 pub use self::rehearsal::{Rehearsal, Rehearsed};
 use super::deploy::PATIENCE;
 use super::load::{Given, Loader};
-use super::{LoadError, NodeError};
+use super::{LoadError, NodeError, steps};
 use crate::cluster::pipelines::{self, Desired, PipelineRecord, Specification};
 use crate::cluster::registry::{Registry, RegistryReference};
 use crate::cluster::rollout::{Phase, Rollout, Strategy, Version};
 use crate::config::{Cluster, Pipeline};
 use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
-use crate::record::Column;
 use crate::worker::candidate::Candidate;
 use crate::worker::control::Control;
 use crate::worker::migration::Route;
@@ -220,8 +219,7 @@ async fn ways(candidate: Arc<Candidate>) -> Ways {
         let mut converter = candidate.converter(0, now_ms);
         let mut knows = |route: &Route| {
             let converter = converter.as_mut().map_err(|error| error.clone())?;
-            let converted = converter.convert(route, Column::default(), Column::default(), now_ms);
-            converted.map(drop).map_err(|error| error.to_string())
+            steps::knows(converter, route, now_ms)
         };
         candidate
             .routes
