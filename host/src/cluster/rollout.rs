@@ -31,8 +31,10 @@ const UNKNOWN_PPM: f64 = 100_000.0;
 const RECORDS_MIN: u64 = 1000;
 
 pub mod extent;
+pub mod waiting;
 
 pub use self::extent::Extent;
+pub use self::waiting::Awaited;
 
 /// What a transform runs.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]

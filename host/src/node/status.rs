@@ -24,7 +24,7 @@ use crate::cluster::membership::{self, NodeRecord};
 use crate::cluster::pipelines::{self, Desired, PipelineRecord};
 use crate::cluster::placement::Placement;
 use crate::cluster::presence::{self, Activity, Incident, Presence};
-use crate::cluster::rollout::{Ended, Phase, Rollout, Version};
+use crate::cluster::rollout::{Awaited, Ended, NodeReport, Phase, Rollout, Version};
 use crate::config::{Cluster, Pipeline, Transform};
 use crate::ids::TaskId;
 use crate::meta::layout::{self, Segment};
@@ -125,6 +125,9 @@ pub struct RolloutStatus {
     /// Why it waits for a person to decide.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<String>,
+    /// What else it waits for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<Awaited>,
 }
 
 impl RolloutStatus {
@@ -142,8 +145,16 @@ impl RolloutStatus {
             tasks: rollout.candidate.partitions,
             reason: rollout.reason.clone(),
             held: rollout.awaits_decision().map(str::to_owned),
+            waits_for: rollout.waits_for(said(nodes)),
         }
     }
+}
+
+/// What nodes say of a rollout.
+fn said<'a>(
+    nodes: impl IntoIterator<Item = (&'a String, &'a Presence)>,
+) -> impl Iterator<Item = (&'a str, Option<&'a NodeReport>)> {
+    nodes.into_iter().map(|(node, presence)| (node.as_str(), presence.rollout.as_ref()))
 }
 
 /// The rollouts of a pipeline.
@@ -152,6 +163,9 @@ impl RolloutStatus {
 pub struct Rollouts {
     /// The one that has not ended.
     pub under_way: Option<Rollout>,
+    /// What it waits for, but for time, records and a person's decision.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waits_for: Vec<Awaited>,
     /// Those that have and are kept, the oldest first.
     pub ended: Vec<Ended>,
 }
@@ -166,7 +180,14 @@ pub async fn rollouts(store: &dyn MetaStore, name: &Segment) -> Result<Rollouts,
     let nodes = presence::list(store, name).await?;
     let reports = || nodes.iter().filter_map(|(_, presence)| presence.rollout.as_ref());
     let under_way = record.rollout.map(|rollout| Rollout { shadowed: rollout.shadowed(reports()), ..rollout });
-    Ok(Rollouts { under_way, ended: pipelines::rollouts(store, name).await? })
+    let waits_for = under_way.as_ref().map_or_else(Vec::new, |rollout| awaited(rollout, &nodes));
+    Ok(Rollouts { under_way, waits_for, ended: pipelines::rollouts(store, name).await? })
+}
+
+/// What a rollout waits for, by what nodes say.
+#[must_use]
+pub fn awaited(rollout: &Rollout, nodes: &[(String, Presence)]) -> Vec<Awaited> {
+    rollout.waits_for(said(nodes.iter().map(|(node, presence)| (node, presence))))
 }
 
 /// How a task is.
@@ -424,7 +445,6 @@ mod tests {
     use super::*;
     use crate::candidate::{Switched, TaskReport};
     use crate::cluster::pipelines::Specification;
-    use crate::cluster::rollout::NodeReport;
 
     fn record(desired: Desired) -> PipelineRecord {
         let (file, canonical, digest) = (String::new(), String::new(), String::new());
@@ -482,6 +502,8 @@ mod tests {
         ]);
         let status = RolloutStatus::new(&rollout, &nodes);
         assert_eq!((status.gone_over, status.tasks, status.reason), (2, rollout.candidate.partitions, None));
+        let waits: Vec<String> = status.waits_for.iter().map(ToString::to_string).collect();
+        assert_eq!(waits, ["node c: the new version is not loaded", "node d: the new version is not loaded"]);
         let off = RolloutStatus::new(&rollout.called_off("it traps"), &nodes);
         assert_eq!((off.phase, off.reason.as_deref()), (Phase::Return, Some("it traps")));
     }

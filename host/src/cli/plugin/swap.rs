@@ -15,7 +15,7 @@ use crate::cli::connection::{self, Connection};
 use crate::cli::{CommandError, comparison, table, wait};
 use crate::cluster::pipelines;
 use crate::cluster::presence;
-use crate::cluster::rollout::{Ended, Extent, Outcome, Phase, Rollout, Share, Strategy};
+use crate::cluster::rollout::{Ended, Extent, Outcome, Phase, Rollout, Share, Strategy, waiting};
 use crate::config::ClusterArgs;
 use crate::meta::MetaStore;
 use crate::meta::layout::Segment;
@@ -26,6 +26,8 @@ use crate::node::swap::{self, Finding, FromCopy, Rehearsal, Rehearsed, Request, 
 pub(in crate::cli) const DECISION: &str = "a person has to decide";
 /// How often is looked how far the nodes are.
 const LOOK: Duration = Duration::from_millis(100);
+/// When nothing has changed for so long, it is said what is waited for.
+const QUIET: Duration = Duration::from_secs(5);
 /// How long records are tried on both versions where nothing else is done ..
 const REHEARSAL_DRY: Duration = Duration::from_secs(30);
 /// .. and where somebody waits for the swap.
@@ -214,19 +216,28 @@ fn probations(rollout: &Rollout) -> Duration {
 
 async fn until_end(store: &dyn MetaStore, name: &Segment, number: u64, wait: Duration) -> Result<Ended, CommandError> {
     let until = Instant::now() + wait;
-    let mut said = String::new();
+    let (mut said, mut since) = (String::new(), Instant::now());
+    // What was said of what is waited for.
+    let mut told = None;
     loop {
         let record = pipelines::read(store, name).await?.map(|known| known.record);
-        match record.and_then(|record| record.rollout.filter(|rollout| rollout.number == number)) {
+        let waits = match record.and_then(|record| record.rollout.filter(|rollout| rollout.number == number)) {
             Some(rollout) if rollout.awaits_decision().is_some() => {
                 return Err(CommandError::Failed(shown::held(name, &rollout)));
             }
             Some(rollout) => {
-                let now = shown::progress(&rollout, &presence::list(store, name).await?);
+                let nodes = presence::list(store, name).await?;
+                let now = shown::progress(&rollout, &nodes);
+                let waits = waiting::in_words(&status::awaited(&rollout, &nodes));
                 if now != said {
                     eprintln!("{now}");
-                    said = now;
+                    (said, since, told) = (now, Instant::now(), None);
                 }
+                if since.elapsed() >= QUIET && waits != told {
+                    waits.iter().for_each(|waits| eprintln!("{waits}"));
+                    told.clone_from(&waits);
+                }
+                waits
             }
             None => {
                 let ended =
@@ -235,10 +246,11 @@ async fn until_end(store: &dyn MetaStore, name: &Segment, number: u64, wait: Dur
                     CommandError::Failed(format!("what became of the rollout of pipeline `{name}` is not known"))
                 });
             }
-        }
+        };
         if Instant::now() >= until {
+            let waits = waits.map_or_else(String::new, |waits| format!("; it {waits}"));
             return Err(CommandError::Failed(format!(
-                "it has not ended after {}: {said}; it goes on by itself, and `sluicegate plugin rollouts {name}` shows how",
+                "it has not ended after {}: {said}{waits}; it goes on by itself, and `sluicegate plugin rollouts {name}` shows how",
                 humantime::format_duration(Duration::from_secs(wait.as_secs()))
             )));
         }
@@ -417,6 +429,9 @@ pub(super) async fn rollouts(args: RolloutsArgs, out: &mut (impl Write + Send)) 
     shown::history(out, &name, &rollouts.ended)?;
     if let Some(rollout) = &rollouts.under_way {
         writeln!(out, "\n{}", shown::progress(rollout, &presence::list(&*store, &name).await?))?;
+        if let Some(waits) = waiting::in_words(&rollouts.waits_for) {
+            writeln!(out, "{waits}")?;
+        }
         if rollout.phase == Phase::Shadow {
             shown::shadowed(out, rollout)?;
         }

@@ -5,7 +5,7 @@ use std::io::Write;
 use crate::candidate::Shadowed;
 use crate::cli::{CommandError, table};
 use crate::cluster::presence::Incident;
-use crate::cluster::rollout::{Phase, Version};
+use crate::cluster::rollout::{Phase, Version, waiting};
 use crate::digest;
 use crate::node::status::{PipelineStatus, PluginStatus, RolloutStatus, SourceStatus, TaskStatus};
 
@@ -96,8 +96,9 @@ fn rollout_line(pipeline: &str, rollout: &RolloutStatus) -> String {
         (None, Some(reason)) => format!("; called off: {reason}"),
         (None, None) => String::new(),
     };
+    let waits = waiting::in_words(&rollout.waits_for).map_or_else(String::new, |waits| format!("; {waits}"));
     format!(
-        "{pipeline}: rollout {number} of transform `{transform}`, {from} -> {to}: {phase}{seen}, {gone_over} of {tasks} tasks have gone over{reason}"
+        "{pipeline}: rollout {number} of transform `{transform}`, {from} -> {to}: {phase}{seen}, {gone_over} of {tasks} tasks have gone over{reason}{waits}"
     )
 }
 
@@ -129,6 +130,7 @@ fn task_rows(task: &TaskStatus) -> Vec<[String; 7]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::rollout::Awaited;
 
     #[test]
     fn a_rollout_is_a_line_with_both_versions_and_how_far_it_is() {
@@ -149,11 +151,16 @@ mod tests {
             tasks: 4,
             reason: None,
             held: None,
+            waits_for: Vec::new(),
         };
         assert_eq!(
             rollout_line("orders", &rollout),
             "orders: rollout 3 of transform `mask`, mask-json@1.2.0 -> mask-json@1.3.0: switch, 1 of 4 tasks have gone over"
         );
+        let nowhere = Awaited { task: Some(2), node: None, lacks: waiting::Lack::Node };
+        let waits = RolloutStatus { waits_for: vec![nowhere], ..rollout.clone() };
+        let said = rollout_line("orders", &waits);
+        assert!(said.ends_with("1 of 4 tasks have gone over; waits for task 2: no node has it"), "{said}");
         let held = RolloutStatus { held: Some("it traps".to_owned()), ..rollout.clone() };
         let said = rollout_line("orders", &held);
         assert!(said.ends_with(": held, 1 of 4 tasks have gone over; a person has to decide: it traps"), "{said}");

@@ -48,7 +48,7 @@ pub(crate) fn rollout(canary: Option<&str>) -> Rollout {
     }
 }
 
-fn report(prepared: bool, tasks: &[(u32, bool)]) -> NodeReport {
+pub(super) fn report(prepared: bool, tasks: &[(u32, bool)]) -> NodeReport {
     let task = |&(partition, switched): &(u32, bool)| {
         let offsets = BTreeMap::from([("in".to_owned(), i64::from(partition) * 10)]);
         let switched = switched.then_some(Switched { offsets, pause_us: 7 });
