@@ -360,6 +360,30 @@ fn a_rollout_under_way_is_alone_and_can_be_called_off() {
 }
 
 #[test]
+fn a_rollout_that_no_node_takes_part_in_says_so_and_goes_on_when_one_comes() {
+    let deployment = Cluster::new(CHAIN).stop();
+    let file = config(&deployment, "config.json", &json!({ "separator": ";" }));
+    let plugin = crate::node::plugin("value_length.wasm");
+    let swap = ["plugin", "swap", "chain", "length", plugin.to_str().unwrap(), "--config", &file];
+    let output = deployment.command(&[&swap[..], &["--probation", "500ms", "--wait", "6s"]].concat()).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(
+        output.status.code() == Some(1) && said.contains("; it waits for a node: none runs the pipeline"),
+        "{said}"
+    );
+    for looked in [&["status"][..], &["plugin", "rollouts", "chain"]] {
+        let said = done(&deployment, looked);
+        assert!(said.contains("waits for a node: none runs the pipeline"), "{said}");
+    }
+    assert_eq!(rollouts(&deployment)["waits-for"], json!([{ "lacks": "node" }]));
+    let node = worker(&deployment, "c");
+    wait_for("the end", || rollouts(&deployment)["under-way"].is_null().then_some(()));
+    let ended = rollouts(&deployment);
+    assert_eq!((&ended["ended"][0]["outcome"], &ended["waits-for"]), (&"done".into(), &Value::Null), "{ended}");
+    node.stop();
+}
+
+#[test]
 fn what_does_not_pass_the_gate_is_refused_before_anything_is_touched() {
     let cluster = Cluster::new(CHAIN);
     let path = |name: &str| crate::node::plugin(name).to_str().unwrap().to_owned();
