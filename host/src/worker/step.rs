@@ -42,6 +42,8 @@ pub struct Observed {
     pub running: bool,
     /// Whether there is another plan to go over to, when everything is committed.
     pub changing: bool,
+    /// Whether tasks are to go over with the next commit: it is not waited for, but begins at once.
+    pub switching: bool,
     /// Whether the thread is to stop after a last commit.
     pub draining: bool,
 }
@@ -94,6 +96,9 @@ pub fn next(observed: &Observed) -> Step {
     if observed.changing {
         return if observed.dirty { commit } else { Step::Change };
     }
+    if observed.switching {
+        return if observed.dirty { commit } else { Step::Change };
+    }
     if !observed.dirty && !within_budget {
         return Step::Idle { wait: FETCH_WAIT_MAX };
     }
@@ -138,6 +143,7 @@ mod tests {
             overlapping: false,
             running: true,
             changing: false,
+            switching: false,
             draining: false,
         }
     }
@@ -235,6 +241,15 @@ mod tests {
         assert_eq!(next(&Observed { dirty: false, ..seen }), Step::Change);
         assert_eq!(next(&Observed { dirty: false, draining: true, ..seen }), Step::Finish);
         assert_eq!(next(&Observed { committing: true, ..seen }), COMMIT);
+    }
+
+    #[test]
+    fn tasks_go_over_by_a_commit_that_begins_at_once_and_does_not_keep_records_waiting() {
+        let seen = Observed { switching: true, overlapping: true, ..observed() };
+        assert_eq!(next(&seen), Step::Commit { wait: Duration::ZERO });
+        assert_eq!(next(&Observed { committing: true, ..seen }), Step::Overlap, "by the next one");
+        assert_eq!(next(&Observed { dirty: false, ..seen }), Step::Change);
+        assert_eq!(next(&Observed { dirty: false, draining: true, ..seen }), Step::Finish);
     }
 
     #[test]

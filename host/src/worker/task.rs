@@ -42,8 +42,8 @@ pub struct Task {
     pub durable: Option<Durable>,
     /// The next offset of each input, after what was processed.
     pub next: Vec<i64>,
-    /// The next offset of each input, as of the commit under way, if the task has a part in it.
-    pub sealed: Option<Vec<i64>>,
+    /// What of it is in the commit under way, if the task has a part in that.
+    pub sealed: Option<Sealed>,
     /// The next offset of each input, as of the last commit.
     pub committed: Vec<i64>,
     /// Records taken from Kafka and not processed yet, by input.
@@ -53,6 +53,14 @@ pub struct Task {
     /// There is something to commit: records were processed since the last commit began, or Kafka does not know what the task goes
     /// on from.
     pub dirty: bool,
+}
+
+/// What of a task is in the commit under way.
+pub struct Sealed {
+    /// The next offset of each input.
+    pub next: Vec<i64>,
+    /// The task has gone over to another version since, which the commit does not say.
+    pub is_of_before: bool,
 }
 
 /// The durable side of a task with state.
@@ -204,15 +212,18 @@ impl Task {
         if let Some(Migration::Copying(copying)) = &mut self.migration {
             copying.note_seal();
         }
-        self.sealed = Some(self.next.clone());
+        self.sealed = Some(Sealed { next: self.next.clone(), is_of_before: false });
         self.dirty = false;
     }
 
     /// What was sealed is committed.
     pub fn committed(&mut self) {
-        if let Some(sealed) = self.sealed.take() {
-            self.committed = sealed;
+        if let Some(Sealed { next, is_of_before }) = self.sealed.take() {
+            self.committed = next;
             self.converted = false;
+            if is_of_before {
+                return;
+            }
             self.unsaid = false;
             match &mut self.migration {
                 Some(Migration::Mirroring { mirror, .. }) => mirror.settle(),
@@ -226,6 +237,13 @@ impl Task {
     #[must_use]
     pub fn is_ahead(&self) -> bool {
         self.dirty || self.sealed.is_some()
+    }
+
+    /// Whether it has gone over by the commit under way, with state that was made of what is in there.
+    #[must_use]
+    pub fn needs_what_is_sealed(&self) -> bool {
+        let is_of_before = self.sealed.as_ref().is_some_and(|sealed| sealed.is_of_before);
+        is_of_before && matches!(self.migration, Some(Migration::Mirroring { .. } | Migration::OneWay(_)))
     }
 
     /// Takes back everything since the last commit; the instances are new, the caller moves the consumer back.
@@ -242,7 +260,9 @@ impl Task {
         // One that has gone back to another version says so in its next commit.
         self.dirty = self.unsaid;
         let offsets = self.offsets();
-        for since in self.since.iter_mut().filter(|since| since.is_none()) {
+        // What has gone over since then begins here.
+        let is_ahead = |since: &BTreeMap<String, i64>| since.iter().any(|(topic, at)| offsets.get(topic) < Some(at));
+        for since in self.since.iter_mut().filter(|since| since.as_ref().is_none_or(is_ahead)) {
             *since = Some(offsets.clone());
         }
         self.dirty |= match &mut self.migration {
@@ -280,6 +300,9 @@ impl Task {
         self.migration = None;
         self.end_shadow();
         self.unsaid = true;
+        if let Some(sealed) = &mut self.sealed {
+            sealed.is_of_before = true;
+        }
         let before = std::mem::replace(&mut self.plan, Arc::clone(plan));
         self.former.declare(plan.stores());
         before

@@ -60,13 +60,6 @@ const BUDGET_MESSAGE: Duration = Duration::from_secs(30);
 const TURN_WAIT: Duration = Duration::from_millis(5);
 const METRICS_EVERY: Duration = Duration::from_secs(1);
 
-/// A commit that has ended; nothing was processed since.
-struct Rest {
-    ended: Instant,
-    /// How long it was worked on instead of on records.
-    held_up: Duration,
-}
-
 /// What a thread is made with.
 #[derive(Clone)]
 pub struct Equipment<K> {
@@ -138,7 +131,8 @@ pub struct Thread<K: Kafka> {
     last_commit: Instant,
     /// How long the commit under way has been worked on instead of on records.
     held_up: Duration,
-    rest: Option<Rest>,
+    /// Tasks that went over by it.
+    went_over: usize,
     /// Keys and values taken since the last commit.
     bytes_since_commit: u64,
     caught_up: bool,
@@ -199,7 +193,7 @@ impl<K: Kafka> Thread<K> {
             tasks: (0..plan.partitions).map(|_| None).collect(),
             last_commit: now,
             held_up: Duration::ZERO,
-            rest: None,
+            went_over: 0,
             bytes_since_commit: 0,
             caught_up: false,
             alone: false,
@@ -302,7 +296,8 @@ impl<K: Kafka> Thread<K> {
                 && self.outbox.has_room()
                 && self.bytes_since_commit < self.plan.commit_bytes,
             running: self.tasks.iter().any(Option::is_some) && self.may_begin(),
-            changing: self.equipment.plans.is_newer(self.plan_seen) || self.is_switch_due(),
+            changing: self.equipment.plans.is_newer(self.plan_seen) || self.is_switch_due() && !self.may_switch_at_seal(),
+            switching: self.is_switch_due(),
             draining: self.equipment.control.is_draining(),
         }
     }
@@ -361,14 +356,21 @@ impl<K: Kafka> Thread<K> {
         }
         self.bytes_since_commit = 0;
         self.held_up = Duration::ZERO;
+        self.went_over = 0;
         loop {
             match self.committer.begin(&mut self.tasks) {
                 Err(Failure::Flush { transform, partition, error }) => {
                     self.flush_failed(transform, partition, error)?;
                 }
-                result => return result,
+                Err(failure) => return Err(failure),
+                Ok(()) => break,
             }
         }
+        // What comes from here on is of the next commit.
+        if self.may_switch_at_seal() && self.is_switch_due() {
+            self.switch()?;
+        }
+        Ok(())
     }
 
     /// Goes over to the newest plan: everything is committed. State stays where it is, unless the stores are other ones: then the
@@ -422,8 +424,8 @@ impl<K: Kafka> Thread<K> {
             Advanced::Unknown { reason } => self.recover(&reason)?,
             Advanced::Ended { lost } => {
                 self.last_commit = self.equipment.runtime.now();
-                debug!(thread = self.name, held_up_us = micros(self.held_up), "committed");
-                self.rest = Some(Rest { ended: self.last_commit, held_up: self.held_up });
+                let (held_up_us, went_over) = (micros(self.held_up), self.went_over);
+                debug!(thread = self.name, held_up_us, went_over, "committed");
                 for partition in lost {
                     self.claim_again(partition)?;
                 }
@@ -496,7 +498,6 @@ impl<K: Kafka> Thread<K> {
     }
 
     fn fetch(&mut self, wait: Duration) -> Result<(), Failure> {
-        self.rest = None;
         // What has waited for a commit comes before more is taken.
         if !self.tasks.iter().flatten().any(|task| task.has_records()) && !self.take(wait)? {
             return Ok(());

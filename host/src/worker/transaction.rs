@@ -292,7 +292,8 @@ fn offsets(tasks: &Tasks) -> Vec<CommitOffset> {
     let of = |task: &Task| {
         let manifest = task.durable.as_ref().and_then(|durable| durable.claim.undecided());
         let metadata = manifest.map_or_else(String::new, |manifest| manifest.to_string());
-        task.partitions().zip(task.sealed.clone().unwrap_or_default()).map(move |(partition, offset)| {
+        let sealed = task.sealed.as_ref().map_or_else(Vec::new, |sealed| sealed.next.clone());
+        task.partitions().zip(sealed).map(move |(partition, offset)| {
             let metadata = metadata.clone();
             CommitOffset { partition, offset, metadata }
         })

@@ -106,7 +106,7 @@ impl Cluster {
     /// # Errors
     /// It went back.
     pub(crate) fn swap(&self, version: &str) -> Result<()> {
-        self.swap_with(version, &["--probation", "1s", "--wait", "60s"])
+        self.swap_with(version, &["--probation", "1s", "--wait", "600s"])
     }
 
     /// Lets the commands compile a version, and nobody else.

@@ -1,7 +1,7 @@
 //! What a worker's log says of commits and switches. Pure.
 //!
-//! A thread that lets tasks go over comes to rest by a commit, exchanges instances, and goes on. What that adds is how much longer it
-//! stood still than it does for a commit otherwise: than for the ordinary commits of the same thread shortly before.
+//! A thread lets tasks go over when it begins a commit. What that adds is how much longer it stood still for that commit, the exchange
+//! of instances with it, than it does otherwise: than for the ordinary commits of the same thread shortly before.
 
 use std::collections::BTreeMap;
 
@@ -11,19 +11,21 @@ use sluicegate_bench::figures::median;
 /// Ordinary commits before a switch that it is compared with.
 const COMPARED: usize = 20;
 
-/// A commit of a thread.
+/// A commit of a thread. Times are in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Event {
-    /// How long it was worked on instead of on records, in microseconds.
-    Commit { held_up: f64 },
-    /// Some tasks, or all, went over in one go. In microseconds: with the commit before, and without.
-    Switch { stood_still: f64, exchange: f64 },
+struct Commit {
+    /// How long it was worked on instead of on records, with the exchange.
+    held_up: f64,
+    /// How long the exchange of instances took, when tasks went over by it.
+    exchange: Option<f64>,
 }
 
 /// What a log says.
 #[derive(Default)]
 pub(crate) struct Log {
-    threads: BTreeMap<String, Vec<Event>>,
+    threads: BTreeMap<String, Vec<Commit>>,
+    /// Of tasks that have gone over by the commit under way, by thread.
+    exchanges: BTreeMap<String, f64>,
     /// When a task went over, in seconds since 1970.
     switched: Vec<f64>,
 }
@@ -33,7 +35,7 @@ pub(crate) struct Log {
 pub(crate) struct Pauses {
     /// Commits that no switch is near.
     pub(crate) ordinary: Vec<f64>,
-    /// Commits with the switch behind them.
+    /// Commits by which tasks went over.
     pub(crate) switching: Vec<f64>,
     /// How much longer these are than the ordinary ones of the same thread before them.
     pub(crate) added: Vec<f64>,
@@ -55,19 +57,20 @@ impl Log {
 
     fn take(&mut self, line: &Value) -> Option<()> {
         let number = |name: &str| line[name].as_f64();
-        let event = match line["message"].as_str()? {
-            "committed" => Event::Commit { held_up: number("held_up_us")? },
+        let thread = line["thread"].as_str()?.to_owned();
+        match line["message"].as_str()? {
+            "committed" => {
+                let by_it = self.exchanges.remove(&thread).filter(|_| line["went_over"].as_u64() > Some(0));
+                let commit = Commit { held_up: number("held_up_us")?, exchange: by_it };
+                self.threads.entry(thread).or_default().push(commit);
+            }
             "went over to the candidate" => {
                 let at: jiff::Timestamp = line["timestamp"].as_str()?.parse().ok()?;
                 self.switched.push(at.as_duration().as_secs_f64());
-                Event::Switch { stood_still: number("stood_still_us")?, exchange: number("pause_us")? }
+                // Each task of a thread says the same of their switch.
+                self.exchanges.insert(thread, number("pause_us")?);
             }
-            _ => return None,
-        };
-        let events = self.threads.entry(line["thread"].as_str()?.to_owned()).or_default();
-        // Each task of a thread says the same of their switch.
-        if !(matches!(event, Event::Switch { .. }) && events.last() == Some(&event)) {
-            events.push(event);
+            _ => {}
         }
         Some(())
     }
@@ -80,25 +83,21 @@ impl Log {
     /// Takes the switches of each thread apart, without the first `warm_up` of them.
     pub(crate) fn pauses(&self, warm_up: usize) -> Pauses {
         let mut pauses = Pauses::default();
-        for events in self.threads.values() {
-            let (mut ordinary, mut switches) = (Vec::new(), 0);
-            for (at, event) in events.iter().enumerate() {
-                let is_switch = |at: Option<usize>| {
-                    at.and_then(|at| events.get(at)).is_some_and(|event| matches!(event, Event::Switch { .. }))
-                };
-                match *event {
-                    Event::Commit { held_up } if is_switch(at.checked_sub(1)) => {
-                        pauses.next.extend((switches > warm_up).then_some(held_up / 1000.0));
-                    }
-                    Event::Commit { .. } if is_switch(Some(at + 1)) => {}
-                    Event::Commit { held_up } => ordinary.push(held_up / 1000.0),
-                    Event::Switch { stood_still, exchange } => {
+        for commits in self.threads.values() {
+            let (mut ordinary, mut switches, mut is_next) = (Vec::new(), 0, false);
+            for Commit { held_up, exchange } in commits {
+                let held_up = held_up / 1000.0;
+                let is_after = std::mem::replace(&mut is_next, exchange.is_some());
+                match exchange {
+                    None if is_after => pauses.next.extend((switches > warm_up).then_some(held_up)),
+                    None => ordinary.push(held_up),
+                    Some(exchange) => {
                         switches += 1;
                         let before = ordinary.len().saturating_sub(COMPARED);
                         let usual = median(ordinary[before..].iter().copied());
                         if switches > warm_up && !usual.is_nan() {
-                            pauses.switching.push(stood_still / 1000.0);
-                            pauses.added.push(stood_still / 1000.0 - usual);
+                            pauses.switching.push(held_up);
+                            pauses.added.push(held_up - usual);
                             pauses.exchange.push(exchange / 1000.0);
                         }
                     }

@@ -40,6 +40,8 @@ enum Case {
     Stateless,
     /// keyed-count, with much state in its tasks
     State,
+    /// The same, for a version with state of another schema, and back: all of it is converted beside what runs
+    Migration,
     /// value-length with 5 MB of code
     Large,
 }
@@ -48,15 +50,29 @@ impl Case {
     fn plugin(self) -> Result<Vec<u8>> {
         match self {
             Self::Stateless => Ok(sluicegate_bench::plugin("value_length")),
-            Self::State => Ok(sluicegate_bench::plugin("keyed_count")),
+            Self::State | Self::Migration => Ok(sluicegate_bench::plugin("keyed_count")),
             Self::Large => plugins::with_code(&sluicegate_bench::plugin("value_length"), LARGE_BYTES),
         }
+    }
+
+    /// The two versions that are swapped for each other.
+    fn versions(self, plugin: &[u8]) -> [Vec<u8>; 2] {
+        let other = match self {
+            Self::Migration => sluicegate_bench::plugin("guest_tally"),
+            _ => plugins::version(plugin, "1"),
+        };
+        [plugins::version(plugin, "0"), other]
+    }
+
+    fn has_state(self) -> bool {
+        matches!(self, Self::State | Self::Migration)
     }
 
     fn describe(self, megabytes: usize) -> String {
         match self {
             Self::Stateless => "value-length, without state".to_owned(),
             Self::State => format!("keyed-count, {megabytes} MB of state"),
+            Self::Migration => format!("keyed-count, {megabytes} MB of state that is converted"),
             Self::Large => "value-length with 5 MB of code".to_owned(),
         }
     }
@@ -110,8 +126,9 @@ type Moments = (f64, f64);
 fn measure(arguments: &Arguments, servers: &Servers, topics: &Topics, program: &Path, case: Case) -> Result<Value> {
     let plugin = case.plugin()?;
     let name = format!("swap-{case:?}-{}", std::process::id()).to_lowercase();
-    let mut cluster = Cluster::start(program, servers, topics, &name, &plugins::version(&plugin, "0"))?;
-    if case == Case::State {
+    let versions = case.versions(&plugin);
+    let mut cluster = Cluster::start(program, servers, topics, &name, &versions[0])?;
+    if case.has_state() {
         let all: Vec<i32> = (0..PARTITIONS).collect();
         load::fill(&servers.bootstrap, &cluster.source, &all, arguments.megabytes)?;
         cluster.wait_until_done()?;
@@ -124,7 +141,7 @@ fn measure(arguments: &Arguments, servers: &Servers, topics: &Topics, program: &
             let sent = load::steady(&servers.bootstrap, &source, PARTITIONS, arguments.rate, &done)?;
             anyhow::Ok(sent as f64 / began.elapsed().as_secs_f64())
         });
-        let swapped = swap_often(&cluster, &plugin, arguments);
+        let swapped = swap_often(&cluster, &plugin, &versions, arguments);
         done.store(true, Ordering::Relaxed);
         let rate = load.join().expect("the load does not panic")?;
         let (warm, cold) = swapped?;
@@ -161,10 +178,15 @@ fn measure(arguments: &Arguments, servers: &Servers, topics: &Topics, program: &
 }
 
 /// Swaps whose versions the node has in its cache, and swaps whose versions it has never seen. Commands have all in theirs.
-fn swap_often(cluster: &Cluster, plugin: &[u8], arguments: &Arguments) -> Result<(Vec<Moments>, Vec<Moments>)> {
+fn swap_often(
+    cluster: &Cluster,
+    plugin: &[u8],
+    versions: &[Vec<u8>; 2],
+    arguments: &Arguments,
+) -> Result<(Vec<Moments>, Vec<Moments>)> {
     std::thread::sleep(SETTLE);
-    for version in ["0", "1"] {
-        cluster.write(version, &plugins::version(plugin, version))?;
+    for (name, version) in ["0", "1"].into_iter().zip(versions) {
+        cluster.write(name, version)?;
     }
     let mut warm = Vec::new();
     for number in 1..=WARM_UP + arguments.swaps {

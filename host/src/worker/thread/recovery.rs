@@ -104,6 +104,12 @@ impl<K: Kafka> Thread<K> {
         let partitions: Vec<TopicPartition> = task.partitions().collect();
         self.consumer.halt(&partitions)?;
         let now_ms = self.equipment.runtime.now_ms();
+        if task.needs_what_is_sealed() {
+            leave(task, &self.plan);
+            if let Some(slot) = self.slots.get_mut(&partition) {
+                slot.begins_anew();
+            }
+        }
         let instances = match instantiate(&task.plan, partition, now_ms) {
             // What cannot be opened again is refused like what fails.
             Err(failure) if may_leave => {

@@ -1,8 +1,10 @@
 //! Going over to the candidate of a rollout, and back: each task by itself, between two commits.
 //!
-//! The switch itself is only that an instance takes the place of another. What the task was until then is committed, with the version
-//! that made it in its manifest; what the candidate makes is in the next commit, under its own name. So a crash between the two
-//! finds a task that has not gone over. A task that fails with the candidate goes back to its last commit and to the version
+//! The switch itself is only that an instance takes the place of another. What the task was until then is in a commit with the version
+//! that made it in its manifest; what the candidate makes is in the next one, under its own name. So a crash between the two
+//! finds a task that has not gone over. Under exactly-once the switch comes right after a commit has begun, which goes on beside the
+//! records as always: a task does not stand still for it. If that commit is aborted, the task has gone over where it goes on then;
+//! or has not, if its state had to be converted. Otherwise the thread comes to rest first. A task that fails with the candidate goes back to its last commit and to the version
 //! before: a candidate never stops a pipeline. A candidate from which no task goes back is, for a task that has gone over, what the
 //! pipeline runs: what it fails on is a failing record.
 
@@ -73,6 +75,15 @@ impl Tally {
     /// Whether a shadow of the task may begin.
     fn may_have_shadow(&self) -> bool {
         self.report.refused.is_none() && matches!(self.report.shadow, None | Some(InShadow::Sees))
+    }
+
+    /// Takes in from where a task runs the candidate: further back than it went over, if that commit was aborted.
+    fn note_where(&mut self, task: &Task) {
+        if let (Some(switched), Some(since)) = (&mut self.report.switched, &task.since[self.transform])
+            && !since.is_empty()
+        {
+            switched.offsets.clone_from(since);
+        }
     }
 
     /// Whether the task can go over.
@@ -249,8 +260,15 @@ impl<K: Kafka> Thread<K> {
         Arc::ptr_eq(&task.plan, &self.plan) || task.is_one_way() || self.candidate.as_ref().is_some_and(of)
     }
 
+    /// Whether tasks may go over when a commit has begun. A search for records that fail is for the version that failed.
+    pub(super) fn may_switch_at_seal(&self) -> bool {
+        self.is_exactly_once()
+            && !self.equipment.control.is_draining()
+            && self.slots.values().all(|slot| slot.careful.is_none())
+    }
+
     /// Lets tasks go over whose instances are open, and back those that are not to run the candidate any more. Everything is
-    /// committed.
+    /// committed, or in the commit that has just begun.
     pub(super) fn switch(&mut self) -> Result<(), Failure> {
         let runtime = Arc::clone(&self.equipment.runtime);
         let began = std::time::Instant::now();
@@ -285,17 +303,12 @@ impl<K: Kafka> Thread<K> {
             slot.begins_anew();
         }
         let pause_us = micros(began.elapsed());
-        // With the commit that the thread came to rest by.
-        let stood_still = self.rest.take().map(|rest| rest.held_up + runtime.since(rest.ended));
-        let stood_still_us = stood_still.map_or(pause_us, micros);
+        self.went_over = switched.len();
         for partition in switched {
             let Some(task) = &self.tasks[partition as usize] else { continue };
             let Some(slot) = self.slots.get_mut(&partition) else { continue };
             let offsets = task.offsets();
-            info!(
-                task = %self.plan.task(partition), thread = self.name, ?offsets, pause_us, stood_still_us,
-                "went over to the candidate"
-            );
+            info!(task = %self.plan.task(partition), thread = self.name, ?offsets, pause_us, "went over to the candidate");
             slot.tally.report.switched = Some(Switched { offsets, pause_us });
             // What was counted in the shadow is not of this.
             slot.tally.report.after = Counted::default();
@@ -324,6 +337,7 @@ impl<K: Kafka> Thread<K> {
         let Some(candidate) = &self.candidate else { return };
         for task in self.tasks.iter().flatten() {
             if let Some(slot) = self.slots.get_mut(&task.partition) {
+                slot.tally.note_where(task);
                 slot.tally.report.committed = slot.tally.report.switched.is_some() && !task.unsaid;
                 let mut report = slot.tally.report.clone();
                 // Who hears that all have gone over for good relies on it.
