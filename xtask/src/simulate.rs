@@ -31,7 +31,7 @@ pub(crate) struct SimulateOptions {
 
 /// Builds what is needed and runs; an error when a seed fails.
 pub(crate) fn run(options: &SimulateOptions) -> Result<()> {
-    plugins::build_those(|package| matches!(package, "keyed-count" | "value-length" | "guest-misbehaves"))?;
+    plugins::build()?;
     let mut command = plugins::cargo();
     command.args(["test", "--package", "sluicegate-tests", "--test", "simulation", "--"]);
     // The tests have the names of the scenarios.
