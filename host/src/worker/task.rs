@@ -378,3 +378,65 @@ pub fn span(plan: &Plan, batch: &Batch) -> Span {
     let last_offset = batch.offsets.last().copied().unwrap_or(-1);
     Span { first: origin(plan, batch, 0), last_offset, records: batch.len() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Guarantee, Start};
+    use crate::worker::plan::{FailingRecords, SourcePlan};
+
+    fn at(offset: i64) -> BTreeMap<String, i64> {
+        [("orders".to_owned(), offset)].into()
+    }
+
+    /// It has processed up to offset 10, which is in the commit under way, and then gone over to another version.
+    fn that_went_over_by_a_commit() -> Task {
+        let plan = Arc::new(Plan {
+            pipeline: "p".to_owned(),
+            revision: 1,
+            incarnation: 1,
+            group: "p".to_owned(),
+            sources: vec![SourcePlan { topic: "orders".to_owned(), start: Start::Earliest }],
+            inputs: 1,
+            partitions: 1,
+            transforms: Vec::new(),
+            sinks: Vec::new(),
+            guarantee: Guarantee::ExactlyOnce,
+            commit_interval: std::time::Duration::from_secs(1),
+            commit_bytes: 1,
+            failing: FailingRecords::Stop,
+            give_up_after: 1,
+            batch_records: 1,
+            batch_bytes: 1,
+        });
+        let mut task = Task::new(0, Arc::clone(&plan), Vec::new(), TaskState::default(), None, vec![0]);
+        task.advance_to(0, 10);
+        task.seal();
+        task.work_by(&plan);
+        task.since = vec![Some(task.offsets())];
+        task.dirty = true;
+        task.advance_to(0, 15);
+        task
+    }
+
+    #[test]
+    fn the_commit_by_which_a_task_goes_over_does_not_say_so_and_the_next_one_does() {
+        let mut task = that_went_over_by_a_commit();
+        task.committed();
+        assert_eq!((task.committed.clone(), task.unsaid), (vec![10], true));
+        // What was done since is taken back: it went over where it did.
+        task.roll_back(Vec::new());
+        assert_eq!((task.since.clone(), task.dirty), (vec![Some(at(10))], true));
+        task.seal();
+        task.committed();
+        assert!(!task.unsaid);
+    }
+
+    #[test]
+    fn when_the_commit_by_which_a_task_went_over_is_aborted_it_has_gone_over_where_it_goes_on() {
+        let mut task = that_went_over_by_a_commit();
+        task.roll_back(Vec::new());
+        assert_eq!((task.next.clone(), task.since.clone()), (vec![0], vec![Some(at(0))]));
+        assert!(task.dirty && task.unsaid && task.sealed.is_none());
+    }
+}

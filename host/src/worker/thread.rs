@@ -296,7 +296,8 @@ impl<K: Kafka> Thread<K> {
                 && self.outbox.has_room()
                 && self.bytes_since_commit < self.plan.commit_bytes,
             running: self.tasks.iter().any(Option::is_some) && self.may_begin(),
-            changing: self.equipment.plans.is_newer(self.plan_seen) || self.is_switch_due() && !self.may_switch_at_seal(),
+            changing: self.equipment.plans.is_newer(self.plan_seen)
+                || self.is_switch_due() && !self.may_switch_at_seal(),
             switching: self.is_switch_due(),
             draining: self.equipment.control.is_draining(),
         }
