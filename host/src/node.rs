@@ -27,9 +27,9 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use self::api::Api;
 use self::crew::SharedBudget;
@@ -40,6 +40,7 @@ use self::load::Loader;
 pub use self::load::{LoadError, group as consumer_group, kafka_settings};
 use self::offline::snapshot::SnapshotError;
 pub use self::store::{StoreError, open_for_commands, open_for_node};
+use self::swap::Refusal;
 use self::swapped::FromBefore;
 use crate::checkpoint::store::StateError;
 use crate::cluster::election::{self, Leader};
@@ -154,6 +155,9 @@ pub enum NodeError {
     /// State of an earlier commit cannot be had.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// A swap does not pass the gate.
+    #[error(transparent)]
+    Gate(#[from] Refusal),
     /// What was asked for makes no sense now.
     #[error("{0}")]
     Refused(String),
@@ -194,6 +198,7 @@ impl NodeError {
             | Self::UnknownPipeline { .. }
             | Self::Incompatible { .. }
             | Self::FromBefore(_)
+            | Self::Gate(_)
             | Self::Refused(_) => true,
             Self::Load(error) => error.is_bad_input(),
             Self::TakeBack(error) => matches!(error, ImportError::NoCopy { .. }),
@@ -243,33 +248,6 @@ impl Services {
 /// # Errors
 /// Why it does not run or stopped. What was not committed is done again at the next start.
 pub async fn run(cluster: Cluster, pipeline: Pipeline, parts: Parts, control: Arc<Control>) -> Result<(), NodeError> {
-    let (_, unchanged) = mpsc::channel(1);
-    run_by_itself(cluster, pipeline, unchanged, parts, control, OnFailure::End).await
-}
-
-/// Runs a pipeline until `control` drains, and goes over to the ones of the same name that come by `changes`, one after the other.
-/// What fails is tried again, and a change that cannot be used is logged.
-///
-/// # Errors
-/// The first one does not start.
-pub async fn develop(
-    cluster: Cluster,
-    pipeline: Pipeline,
-    changes: mpsc::Receiver<Pipeline>,
-    parts: Parts,
-    control: Arc<Control>,
-) -> Result<(), NodeError> {
-    run_by_itself(cluster, pipeline, changes, parts, control, OnFailure::Retry).await
-}
-
-async fn run_by_itself(
-    cluster: Cluster,
-    pipeline: Pipeline,
-    mut changes: mpsc::Receiver<Pipeline>,
-    parts: Parts,
-    control: Arc<Control>,
-    on_failure: OnFailure,
-) -> Result<(), NodeError> {
     control.awaits();
     let threads = cluster.worker_threads;
     let node = Node::start(cluster, parts, &control, None).await?;
@@ -277,23 +255,11 @@ async fn run_by_itself(
         let services = &node.services;
         let name = Segment::new(pipeline.name.as_str())?;
         let Some((record, plan)) = load(services, pipeline, &name, &control).await? else { return Ok(()) };
-        let (wanted, receiver) = watch::channel(Some(Wanted { record, threads }));
-        let hosted = Hosted::new(Arc::clone(services), &name, Arc::clone(&control), receiver, on_failure);
+        // Nobody changes it: the sender stays, and has nothing to say.
+        let (_wanted, receiver) = watch::channel(Some(Wanted { record, threads }));
+        let hosted = Hosted::new(Arc::clone(services), &name, Arc::clone(&control), receiver, OnFailure::End);
         control.has_come();
-        let follow = async {
-            while let Some(pipeline) = changes.recv().await {
-                match load(services, pipeline, &name, &control).await {
-                    Ok(None) => {}
-                    Ok(Some((record, _))) => drop(wanted.send_replace(Some(Wanted { record, threads }))),
-                    Err(error) => error!("the change cannot be used, what ran before goes on: {error}"),
-                }
-            }
-            std::future::pending().await
-        };
-        tokio::select! {
-            ended = hosted.run(Some(plan)) => ended,
-            never = follow => never,
-        }
+        hosted.run(Some(plan)).await
     };
     let result = result.await;
     node.stop(result).await

@@ -4,6 +4,7 @@ mod back;
 mod change;
 mod from_copy;
 mod gate;
+mod refusal;
 mod rehearsal;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ pub(super) use self::change::{Change, changed};
 pub use self::from_copy::{FromCopy, Since, forgotten, from_copy};
 use self::gate::Ways;
 pub use self::gate::{Finding, Level};
+pub use self::refusal::Refusal;
 pub use self::rehearsal::{Rehearsal, Rehearsed};
 use super::deploy::PATIENCE;
 use super::load::{Given, Loader};
@@ -188,28 +190,23 @@ async fn gate(
         Some(candidate) => ways(Arc::clone(candidate)).await,
         None => Ways::new(),
     };
-    let mut findings = gate::compare(&before.transforms[at], &after.transforms[at], &ways, rollout.strategy.no_return);
+    let compare =
+        |no_return: bool| gate::compare(&before.transforms[at], &after.transforms[at], &ways, no_return);
+    let no_return = rollout.strategy.no_return;
+    let mut findings = compare(no_return);
     findings.extend(gate::shadow(&rollout.strategy, after.transforms[at].plugin.manifest()));
     findings.push(gate::strategy(&rollout.strategy));
-    passes(&findings)?;
-    let Some(candidate) = candidate else {
-        return Err(refused(
-            "more differs than a swap can change while records flow: deploy the changed pipeline file instead",
-        ));
-    };
+    refusal::passes(&findings).map_err(|refused| match no_return || refusal::passes(&compare(true)).is_err() {
+        true => refused,
+        false => refused.for_want_of_return(),
+    })?;
+    let candidate = candidate.ok_or(Refusal::Beyond)?;
     let converts = !candidate.routes.is_empty();
     let Some(rehearsal) = rehearsal else { return Ok((findings, None, converts)) };
     let rehearsed = rehearsal::rehearse(loader, known, [before, after], at, rehearsal).await;
     findings.extend(rehearsal::findings(&rehearsed, &rollout.transform));
-    passes(&findings)?;
+    refusal::passes(&findings)?;
     Ok((findings, rehearsed.ok(), converts))
-}
-
-fn passes(findings: &[Finding]) -> Result<(), NodeError> {
-    match findings.iter().find(|finding| finding.level == Level::Refused) {
-        Some(finding) => Err(refused(format!("{}: {}", finding.subject, finding.finding))),
-        None => Ok(()),
-    }
 }
 
 /// Asks which ways of converting state the versions know, there and back, with no entries.

@@ -154,6 +154,7 @@ impl From<NodeError> for Problem {
             | NodeError::Incompatible { .. }
             | NodeError::FromBefore(_)
             | NodeError::ChangedMeanwhile { .. }
+            | NodeError::Gate(_)
             | NodeError::Refused(_) => Code::Conflict,
             error if error.is_bad_input() => Code::InvalidPipeline,
             NodeError::Topics(TopicsError::TimedOut { .. } | TopicsError::Refused { .. }) => Code::InvalidPipeline,
