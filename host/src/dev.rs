@@ -1,38 +1,48 @@
-//! Development mode: a pipeline in this process, whose plugins are built anew when their sources change, and which goes on with the
-//! new ones and the state it has. It is the node of production; by default over an embedded broker and a local store.
+//! Development mode: a pipeline on a cluster of one node in this process, whose plugins are built anew when their sources change.
 //!
-//! Modules: [`project`] finds and builds the sources of plugins, `watch` sees changes, `input` takes records in, `output` shows what
-//! comes out.
+//! Nothing in it stands in for something else of the host's: the node is a worker that leads, the pipeline is deployed, and what
+//! changes is deployed or rolled out as on any cluster. By default that is over an embedded broker and a local store.
+//!
+//! Modules: `place` is the broker and the cluster, [`project`] finds and adapts what is developed, `sources` builds it, `watch` sees
+//! changes, `change` says what they mean, `deployed` brings that about, `health` is how it is, `told` what is said of it; `input` takes
+//! records in, `output` shows what comes out.
 
+mod change;
+mod deployed;
+mod health;
 mod input;
 mod output;
+mod place;
 pub mod project;
+mod sources;
+mod told;
 mod watch;
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
+use self::deployed::{Deployed, Manner};
+use self::health::Health;
 pub use self::input::Feed;
-use self::project::Projects;
-use self::watch::Watch;
+use self::output::Printing;
+pub use self::place::Place;
+pub use self::sources::Build;
+use self::sources::Sources;
 use crate::cluster::pipelines;
-use crate::config::{Cluster, Pipeline};
-use crate::kafka::embedded::EmbeddedBroker;
+use crate::config::Pipeline;
 use crate::kafka::settings::KafkaSettings;
-use crate::meta::layout::Segment;
 use crate::meta::local::LocalStore;
 use crate::meta::{Coordination, MetaStore};
-use crate::node::{self, Parts};
+use crate::node::{self, NodeError, Parts};
 use crate::worker::control::Control;
 
 /// How long the end may take.
 const DRAIN: Duration = Duration::from_secs(10);
-/// How often is looked whether the input is through, with `once`.
+/// How often is looked how it is.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// What development mode is asked for.
@@ -41,221 +51,109 @@ pub struct Options {
     pub pipeline: PathBuf,
     /// Where records come from.
     pub feed: Feed,
-    /// Partitions of the topics of the embedded broker.
-    pub partitions: u32,
     /// Ends when the input has ended and is through.
     pub once: bool,
-    /// Builds plugins, at the start and when they change.
-    pub build: bool,
+    /// Builds plugins, at the start and when they change; without it they are taken as they are.
+    pub build: Option<Build>,
     /// Shows records as JSON, one a line.
     pub json: bool,
     /// Keeps the state in this folder; otherwise it ends with the process.
     pub state: Option<PathBuf>,
-    /// The Kafka to use instead of the embedded broker.
-    pub kafka: Option<KafkaSettings>,
+    /// How long a changed plugin is watched before it is final.
+    pub probation: Duration,
 }
-
-/// Builds a plugin's project: its folder; an error that has been shown already or says everything.
-pub type Build = fn(&Path) -> Result<()>;
 
 /// Runs until `control` drains, or the input is through.
 ///
 /// # Errors
-/// It does not start, in words for whoever typed the command.
-pub async fn run(options: Options, cluster: Cluster, build: Build, control: Arc<Control>) -> Result<()> {
+/// It does not start, or has failed for good before the input was through, in words for whoever typed the command.
+pub async fn run(options: Options, place: Place, control: Arc<Control>) -> Result<()> {
     let begin = Instant::now();
-    let broker = if options.kafka.is_some() { None } else { Some(EmbeddedBroker::start()?) };
-    let kafka = match (&options.kafka, &broker) {
-        (Some(kafka), _) => kafka.clone(),
-        (None, Some(broker)) => broker.settings(),
-        (None, None) => bail!("there is no broker"),
-    };
     let folder = tempfile::tempdir().context("make a folder for the state")?;
     let state = options.state.clone().unwrap_or_else(|| folder.path().join("state"));
     let store = Arc::new(LocalStore::open(&state).await.with_context(|| format!("open {}", state.display()))?);
 
-    let mut session = Session { build: options.build.then_some(build), broker, options, topics: BTreeSet::new() };
-    let Some((pipeline, mut watch)) = session.first(&control).await? else { return Ok(()) };
+    let Options { pipeline, build, once, .. } = options;
+    let Some((sources, pipeline)) = Sources::first(pipeline, build, place, once, &control).await? else {
+        return Ok(());
+    };
+    let (kafka, cluster) = (sources.place().kafka(), sources.place().cluster.clone());
+    sources.place().say(&pipeline);
     let source = pipeline.sources[0].topic.clone();
-    session.say_where(&pipeline);
-
-    let (changed, changes) = mpsc::channel(1);
-    let parts = Parts { kafka: kafka.clone(), store: Arc::clone(&store) as Arc<dyn Coordination>, local: None };
-    let running = tokio::spawn(node::develop(cluster.clone(), pipeline.clone(), changes, parts, Arc::clone(&control)));
-    let printing = output::show(&kafka, session.broker.is_some(), session.options.json, Arc::clone(&control))?;
+    let printing = output::show(&kafka, sources.place().is_embedded(), options.json, Arc::clone(&control))?;
     printing.follow(outputs(&pipeline));
-    let feed = std::mem::replace(&mut session.options.feed, Feed::Nothing);
-    let mut fed = tokio::task::spawn_blocking({
+    let around = (Arc::new(cluster.clone()), Arc::clone(&store) as Arc<dyn MetaStore>);
+    let manner = Manner { probation: options.probation, kept: options.state, once, begin };
+    let deployed = Deployed::new(around, pipeline, manner).await?;
+
+    let parts = Parts { kafka: kafka.clone(), store: Arc::clone(&store) as Arc<dyn Coordination>, local: None };
+    let node = tokio::spawn(node::work(cluster, parts, Arc::clone(&control)));
+    let feed = options.feed;
+    let fed = tokio::task::spawn_blocking({
         let (kafka, control) = (kafka.clone(), Arc::clone(&control));
         move || input::run(&feed, &kafka, &source, &control)
     });
-    eprintln!("running after {:.1} s; Ctrl-C ends it", begin.elapsed().as_secs_f64());
-    let (mut is_fed, mut failure) = (false, None);
-    while !control.is_draining() && !running.is_finished() {
-        tokio::select! {
-            changed_files = watch.changed() => {
-                if let Some(pipeline) = session.change(&changed_files, &mut watch).await {
-                    printing.follow(outputs(&pipeline));
-                    // The node says when it runs, or why it cannot.
-                    let _ = changed.send(pipeline).await;
-                }
-            }
-            ended = &mut fed, if !is_fed => {
-                is_fed = true;
-                if let Err(error) = ended.context("the input ended by a defect")? {
-                    failure = Some(error);
-                    break;
-                }
-                if session.options.once {
-                    let until_through = async {
-                        while !running.is_finished() && !control.is_draining() && !is_through(&kafka, &cluster, &*store, &pipeline).await? {
-                            tokio::time::sleep(LOOK).await;
-                        }
-                        anyhow::Ok(())
-                    };
-                    until_through.await?;
-                    break;
-                }
-            }
-            () = tokio::time::sleep(LOOK) => {}
-        }
-    }
+    let mut session = Session { sources, deployed, printing, kafka, node, control };
+    let outcome = session.go_on(fed, once).await;
+    let Session { deployed, printing, node, control, .. } = session;
     control.drain(DRAIN);
-    let result = running.await.context("the node ended by a defect")?;
+    let ended = node.await.context("the node ended by a defect")?;
     printing.end().await;
+    deployed.end().await;
     store.close().await;
-    match failure {
-        Some(failure) => Err(failure),
-        None => Ok(result?),
-    }
+    outcome?;
+    Ok(ended?)
 }
 
-/// What stays the same over changes.
+/// All that runs.
 struct Session {
-    options: Options,
-    build: Option<Build>,
-    broker: Option<EmbeddedBroker>,
-    /// Those that the embedded broker has.
-    topics: BTreeSet<String>,
+    sources: Sources,
+    deployed: Deployed,
+    printing: Printing,
+    kafka: KafkaSettings,
+    node: JoinHandle<Result<(), NodeError>>,
+    control: Arc<Control>,
 }
 
 impl Session {
-    /// The pipeline as it is run; waits until there is one that can be. `None` when it is not waited any longer.
-    async fn first(&mut self, control: &Control) -> Result<Option<(Pipeline, Watch)>> {
-        let file = self.options.pipeline.clone();
-        let projects = Projects::of(&load(&file)?);
-        let mut watch = Watch::new(&file, &projects)?;
-        let mut built = self.build_all(projects.folders()).await;
-        while !built {
-            if self.options.once {
-                bail!("there is no plugin to run");
-            }
-            eprintln!("waiting for a change");
+    /// Brings changes about until the node ends or is told to, or with `once` until the input is through.
+    async fn go_on(&mut self, mut fed: JoinHandle<Result<()>>, once: bool) -> Result<()> {
+        let mut is_fed = false;
+        while !self.control.is_draining() && !self.node.is_finished() {
             tokio::select! {
-                files = watch.changed() => built = self.build_all(projects.touched_by(&files)).await,
-                () = until_draining(control) => return Ok(None),
-            }
-        }
-        let pipeline = self.adapted(load(&file)?)?;
-        self.create_topics(&pipeline)?;
-        Ok(Some((pipeline, watch)))
-    }
-
-    /// Builds the plugins of these folders. Whether all are there.
-    async fn build_all(&self, folders: BTreeSet<PathBuf>) -> bool {
-        let Some(build) = self.build else { return true };
-        for folder in folders {
-            let (begin, shown) = (Instant::now(), folder.display().to_string());
-            eprintln!("building {shown}");
-            match tokio::task::spawn_blocking(move || build(&folder)).await {
-                Ok(Ok(())) => eprintln!("built {shown} in {:.1} s", begin.elapsed().as_secs_f64()),
-                Ok(Err(error)) => {
-                    eprintln!("error: {error:#}");
-                    return false;
+                files = self.sources.changed() => if let Some(pipeline) = self.sources.after(&files).await {
+                    self.printing.follow(outputs(&pipeline));
+                    self.deployed.change(pipeline);
+                },
+                ended = &mut fed, if !is_fed => {
+                    ended.context("the input ended by a defect")??;
+                    is_fed = true;
                 }
-                Err(error) => {
-                    eprintln!("error: the build ended by a defect: {error}");
-                    return false;
-                }
+                () = tokio::time::sleep(LOOK) => {}
             }
-        }
-        true
-    }
-
-    /// A pipeline as this broker can run it: the embedded one has no transactions, and shows what is rejected.
-    fn adapted(&self, pipeline: Pipeline) -> Result<Pipeline> {
-        if self.broker.is_none() {
-            return Ok(pipeline);
-        }
-        let text = project::for_embedded_broker(&pipeline)?;
-        Pipeline::parse(&self.options.pipeline, &text).map_err(|errors| anyhow::anyhow!("{errors}"))
-    }
-
-    fn create_topics(&mut self, pipeline: &Pipeline) -> Result<()> {
-        let Some(broker) = &self.broker else { return Ok(()) };
-        let read = pipeline.topics_read().into_iter().map(|(topic, _)| topic);
-        for topic in read.chain(pipeline.sinks.iter().map(|sink| sink.topic.clone())) {
-            if self.topics.insert(topic.clone()) {
-                broker.create_topic(&topic, i32::try_from(self.options.partitions)?)?;
+            let health = tokio::select! {
+                health = self.deployed.look() => health?,
+                () = until_draining(&self.control) => return Ok(()),
+            };
+            match health {
+                Health::Failed(problem) if once => bail!(told::here(&problem, self.deployed.kept())),
+                _ if once && is_fed && self.is_through().await? => return Ok(()),
+                _ => {}
             }
         }
         Ok(())
     }
 
-    fn say_where(&self, pipeline: &Pipeline) {
-        let source = &pipeline.sources[0].topic;
-        match &self.broker {
-            Some(broker) => eprintln!(
-                "pipeline `{}` on an embedded broker at {} (in memory, at-least-once; --kafka takes a real one); records go into topic {source}",
-                pipeline.name,
-                broker.bootstrap()
-            ),
-            None => eprintln!("pipeline `{}`; records go into topic {source}", pipeline.name),
-        }
+    /// Whether everything that is in the sources is committed.
+    async fn is_through(&self) -> Result<bool> {
+        let Deployed { cluster, store, name, .. } = &self.deployed;
+        let Some(known) = pipelines::read(&**store, name).await? else { return Ok(false) };
+        let group = node::consumer_group(cluster, name.as_str(), known.record.incarnation);
+        let file = Pipeline::parse(std::path::Path::new("recorded"), &known.record.specification.file)?;
+        let topics: Vec<String> = file.sources.iter().map(|source| source.topic.clone()).collect();
+        let kafka = self.kafka.clone();
+        tokio::task::spawn_blocking(move || input::is_through(&kafka, &group, &topics)).await?
     }
-
-    /// Files have changed: builds what they belong to. The pipeline to go on with, if there is a new one.
-    async fn change(&mut self, files: &BTreeSet<PathBuf>, watch: &mut Watch) -> Option<Pipeline> {
-        let pipeline = match Pipeline::load(&self.options.pipeline) {
-            Ok(pipeline) => pipeline,
-            Err(errors) => {
-                eprintln!("{errors}\nwhat ran before goes on");
-                return None;
-            }
-        };
-        let projects = Projects::of(&pipeline);
-        if let Err(error) = watch.follow(&projects) {
-            eprintln!("error: {error:#}");
-        }
-        if !self.build_all(projects.touched_by(files)).await {
-            eprintln!("what ran before goes on");
-            return None;
-        }
-        let adapted = self.adapted(pipeline).and_then(|pipeline| {
-            self.create_topics(&pipeline)?;
-            Ok(pipeline)
-        });
-        adapted.inspect_err(|error| eprintln!("error: {error:#}\nwhat ran before goes on")).ok()
-    }
-}
-
-fn load(file: &Path) -> Result<Pipeline> {
-    Pipeline::load(file).map_err(|errors| anyhow::anyhow!("{errors}"))
-}
-
-/// Whether everything that is in the sources is committed.
-async fn is_through(
-    kafka: &KafkaSettings,
-    cluster: &Cluster,
-    store: &dyn MetaStore,
-    pipeline: &Pipeline,
-) -> Result<bool> {
-    let name = Segment::new(pipeline.name.as_str())?;
-    let Some(known) = pipelines::read(store, &name).await? else { return Ok(false) };
-    let group = node::consumer_group(cluster, pipeline.name.as_str(), known.record.incarnation);
-    let topics: Vec<String> = pipeline.sources.iter().map(|source| source.topic.clone()).collect();
-    let kafka = kafka.clone();
-    tokio::task::spawn_blocking(move || input::is_through(&kafka, &group, &topics)).await?
 }
 
 /// The topics to show.

@@ -3,22 +3,24 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 
-use super::plugin::components_of;
+use super::plugin::{command_error, components_of};
 use super::{CommandError, signals};
-use crate::config::{Cluster, ClusterArgs, Http, Pipeline, PluginReference};
-use crate::dev::{self, Feed, Options};
-use crate::node::kafka_settings;
+use crate::config::{ClusterArgs, Http, Pipeline};
+use crate::dev::project::must_be_by_path;
+use crate::dev::{self, Feed, Options, Place};
 use crate::worker::control::Control;
 
 /// Arguments of `dev`.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Plugins that the pipeline names by the path of a file in a `target` folder are built from the project beside it, at the start
-and whenever its sources change; the pipeline goes on with the new ones, with the state it has. When a build fails, what ran
-before goes on.
+and whenever its sources change. The pipeline goes over to the new ones as by `plugin swap`: with the state it has, after a gate, and
+back by itself when they go wrong while they are watched. Another change of the pipeline file is a deployment. What cannot be built
+or used leaves what ran before at work.
 
 What is typed becomes records: a line a record. What comes out is printed to standard output, all else to standard error.
 
@@ -47,12 +49,15 @@ pub(super) struct DevArgs {
     /// Do not build plugins: take the files as they are, and again when they change
     #[arg(long)]
     no_build: bool,
+    /// Watch a changed plugin for so long before it is final; at least as long as one call may take
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, default_value = "2s")]
+    probation: Duration,
     /// Print records as JSON, one a line
     #[arg(long)]
     json: bool,
     /// Partitions of the embedded broker's topics
-    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
-    partitions: u32,
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=100))]
+    partitions: i32,
     /// Keep the state in this folder for the next time; the embedded broker forgets the records that it belongs to
     #[arg(long, value_name = "FOLDER", requires = "kafka")]
     state: Option<PathBuf>,
@@ -67,13 +72,7 @@ pub(super) struct DevArgs {
 pub(super) async fn run(args: DevArgs) -> Result<(), CommandError> {
     // Wrong files are shown as everywhere.
     let pipeline = Pipeline::load(&args.pipeline)?;
-    for (at, transform) in pipeline.transforms.iter().enumerate() {
-        if !matches!(transform.plugin, PluginReference::Path(_)) {
-            let message = format!("`dev` has no registry to take `{}` from", transform.plugin);
-            let help = "name the plugin by its path, such as \"./target/wasm32-wasip2/release/name.wasm\"";
-            return Err(pipeline.plugin_error(at, &message, help).into());
-        }
-    }
+    must_be_by_path(&pipeline)?;
     let http = match args.http_listen.as_deref().map(str::parse::<std::net::SocketAddr>) {
         None => Http::Off,
         Some(Ok(address)) => Http::Listen(address),
@@ -88,11 +87,10 @@ pub(super) async fn run(args: DevArgs) -> Result<(), CommandError> {
         http_listen: Some(http),
         worker_threads: Some(1),
         local_path: args.state.clone(),
-        kafka_bootstrap_servers: args.kafka.clone(),
+        kafka_bootstrap_servers: args.kafka,
         ..ClusterArgs::default()
     };
-    let cluster = Cluster::parse(Path::new("dev"), "", &arguments)?;
-    let kafka = args.kafka.is_some().then(|| kafka_settings(&cluster));
+    let place = Place::new(&arguments, args.partitions).map_err(command_error)?;
     let feed = match (args.input, args.generate) {
         (Some(file), _) => Feed::File { file, separator: args.key_separator },
         (None, Some(per_second)) => Feed::Generated { per_second },
@@ -110,16 +108,15 @@ pub(super) async fn run(args: DevArgs) -> Result<(), CommandError> {
     let options = Options {
         pipeline: args.pipeline,
         feed,
-        partitions: args.partitions,
         once: args.once,
-        build: !args.no_build,
+        build: (!args.no_build).then_some(build),
         json: args.json,
         state: args.state,
-        kafka,
+        probation: args.probation,
     };
     let control = Arc::new(Control::default());
-    signals::drain_on_signal(Arc::clone(&control), cluster.limits.drain_deadline)?;
-    dev::run(options, cluster, build, control).await.map_err(|error| CommandError::Failed(format!("{error:#}")))
+    signals::drain_on_signal(Arc::clone(&control), place.cluster.limits.drain_deadline)?;
+    dev::run(options, place, control).await.map_err(command_error)
 }
 
 fn build(folder: &Path) -> anyhow::Result<()> {

@@ -17,11 +17,12 @@ use super::telemetry::Telemetry;
 /// The client of ZooKeeper tells of every connection, what matters of that is logged where it is handled.
 pub(super) const FILTER_DEFAULT: &str = "info,zookeeper_client=error";
 
-/// What plugins say, and what goes wrong; that a change was taken over.
+/// What plugins say, and what goes wrong.
 pub(super) const FILTER_DEV: &str = concat!(
-    "warn,zookeeper_client=error,sluicegate::engine=info,sluicegate::worker::thread=info,",
-    // What fails is shown with what comes out.
-    "sluicegate::worker::thread::group=warn,sluicegate::worker::thread::failing=error,sluicegate::worker::thread::sending=off",
+    "warn,zookeeper_client=error,sluicegate::engine=info,",
+    // What fails is shown with what comes out, and how the pipeline and its swaps are is told by the command itself.
+    "sluicegate::worker::thread::failing=error,sluicegate::worker::thread::sending=off,",
+    "sluicegate::node::hosted=off,sluicegate::node::trial=off",
 );
 
 /// In which form.

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result};
 use toml::{Table, Value};
 
-use crate::config::{OnError, Pipeline, PluginReference};
+use crate::config::{Errors, OnError, Pipeline, PluginReference};
 
 /// The projects that the plugins of a pipeline are built from.
 #[derive(Debug, Default)]
@@ -85,6 +85,18 @@ pub fn is_source(folder: &Path, file: &Path) -> bool {
     !built && matches!(extension, Some("rs" | "toml" | "wit" | "json"))
 }
 
+/// Refuses a pipeline with a plugin that is not named by its path: there is no registry to take it from.
+///
+/// # Errors
+/// The first one, at its line.
+pub fn must_be_by_path(pipeline: &Pipeline) -> Result<(), Errors> {
+    let named = pipeline.transforms.iter().position(|it| !matches!(it.plugin, PluginReference::Path(_)));
+    let Some(at) = named else { return Ok(()) };
+    let message = format!("`dev` has no registry to take `{}` from", pipeline.transforms[at].plugin);
+    let help = "name the plugin by its path, such as \"./target/wasm32-wasip2/release/name.wasm\"";
+    Err(pipeline.plugin_error(at, &message, help))
+}
+
 /// The text of a pipeline without what the embedded broker lacks: transactions. Rejected records have a topic, so that they are
 /// shown instead of ending it.
 ///
@@ -130,6 +142,13 @@ mod tests {
         let touched = |file: &str| !of().touched_by(&[folder.path().join(file)].into()).is_empty();
         assert!(touched("src/lib.rs") && touched("Cargo.toml"));
         assert!(!touched("target/release/build.rs") && !touched("src/.lib.rs.swp"));
+    }
+
+    #[test]
+    fn plugins_are_named_by_path() {
+        assert!(must_be_by_path(&pipeline(Path::new("./t.wasm"))).is_ok());
+        let refused = must_be_by_path(&pipeline(Path::new("t@1.0.0"))).unwrap_err().to_string();
+        assert!(refused.contains("no registry to take `t@1.0.0` from"), "{refused}");
     }
 
     #[test]

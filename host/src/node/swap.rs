@@ -190,8 +190,7 @@ async fn gate(
         Some(candidate) => ways(Arc::clone(candidate)).await,
         None => Ways::new(),
     };
-    let compare =
-        |no_return: bool| gate::compare(&before.transforms[at], &after.transforms[at], &ways, no_return);
+    let compare = |no_return: bool| gate::compare(&before.transforms[at], &after.transforms[at], &ways, no_return);
     let no_return = rollout.strategy.no_return;
     let mut findings = compare(no_return);
     findings.extend(gate::shadow(&rollout.strategy, after.transforms[at].plugin.manifest()));
