@@ -79,13 +79,13 @@ pub async fn run(options: Options, place: Place, control: Arc<Control>) -> Resul
     };
     let (kafka, cluster) = (sources.place().kafka(), sources.place().cluster.clone());
     sources.place().say(&pipeline);
-    let source = pipeline.sources[0].topic.clone();
-    let printing = output::show(&kafka, sources.place().is_embedded(), options.json, Arc::clone(&control))?;
-    printing.follow(outputs(&pipeline));
+    let (source, shown) = (pipeline.sources[0].topic.clone(), outputs(&pipeline));
     let around = (Arc::new(cluster.clone()), Arc::clone(&store) as Arc<dyn MetaStore>);
     let manner = Manner { probation: options.probation, kept: options.state, once, begin };
     let deployed = Deployed::new(around, pipeline, manner).await?;
 
+    let printing = output::show(&kafka, sources.place().is_embedded(), options.json, Arc::clone(&control))?;
+    printing.follow(shown);
     let parts = Parts { kafka: kafka.clone(), store: Arc::clone(&store) as Arc<dyn Coordination>, local: None };
     let node = tokio::spawn(node::work(cluster, parts, Arc::clone(&control)));
     let feed = options.feed;

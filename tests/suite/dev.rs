@@ -4,7 +4,6 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use serde_json::Value;
 use sluicegate_harness::process::signal_process;
@@ -100,7 +99,14 @@ impl Typed {
     }
 
     fn waits_for_said(&self, words: &str) {
-        wait_for(words, || String::from_utf8_lossy(&self.said.lock().unwrap()).contains(words).then_some(()));
+        let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            wait_for(words, || self.said().contains(words).then_some(()));
+        }));
+        assert!(found.is_ok(), "it did not say `{words}`:\n{}", self.said());
+    }
+
+    fn said(&self) -> String {
+        String::from_utf8_lossy(&self.said.lock().unwrap()).into_owned()
     }
 
     fn waits_for_shown(&self, line: &str) {
@@ -121,42 +127,165 @@ impl Drop for Typed {
     }
 }
 
-/// The same plugin as another file: with a section more.
-fn built_anew(folder: &TempDir) {
-    let mut bytes = fs::read(plugin("keyed_count.wasm")).unwrap();
-    bytes.extend_from_slice(&[0, 3, 1, b'x', 0]);
-    // As compilers and editors do: another file in its place.
+/// Another file in the place of the plugin, as compilers and editors do it.
+fn replace(folder: &TempDir, bytes: &[u8]) {
     fs::write(folder.path().join("t.new"), bytes).unwrap();
     fs::rename(folder.path().join("t.new"), folder.path().join("t.wasm")).unwrap();
 }
 
+/// The same plugin as another file: with a section more.
+fn built_anew(folder: &TempDir, number: u8) {
+    let mut bytes = fs::read(plugin("keyed_count.wasm")).unwrap();
+    bytes.extend_from_slice(&[0, 3, 1, b'x', number]);
+    replace(folder, &bytes);
+}
+
+fn short_digest(folder: &TempDir) -> String {
+    let digest = sluicegate::digest::Digest::of(&fs::read(folder.path().join("t.wasm")).unwrap());
+    digest.to_string()["sha256:".len()..][..12].to_owned()
+}
+
 #[test]
-fn a_changed_plugin_goes_on_with_the_state_and_a_broken_one_disturbs_nothing() {
+fn a_changed_plugin_is_swapped_with_the_state_it_has_and_a_changed_file_is_deployed() {
     let folder = folder("keyed_count.wasm");
+    let before = short_digest(&folder);
     let mut dev = Typed::start(dev(&folder, &["--key-separator", ":"]));
     dev.waits_for_said("running after");
     dev.types("k:x");
     dev.waits_for_shown("out  k: 1");
 
-    fs::write(folder.path().join("t.wasm"), "no plugin").unwrap();
-    dev.waits_for_said("the change cannot be used, what ran before goes on");
+    built_anew(&folder, 1);
+    dev.waits_for_said(&format!("swap of transform `t` from sha256:{before} to sha256:{}", short_digest(&folder)));
+    dev.waits_for_said("all tasks have gone over; probation: 2s");
     dev.types("k:x");
     dev.waits_for_shown("out  k: 2");
-
-    built_anew(&folder);
-    dev.waits_for_said("goes on with the changed pipeline");
-    dev.types("k:x");
-    dev.waits_for_shown("out  k: 3");
+    dev.waits_for_said("swap done: transform `t` runs sha256:");
 
     fs::write(folder.path().join("pipeline.toml"), PIPELINE.replace("[[sink]]", "[[sinc]]")).unwrap();
     dev.waits_for_said("unknown");
     fs::write(folder.path().join("pipeline.toml"), PIPELINE.replace("\"out\"", "\"elsewhere\"")).unwrap();
-    wait_for("the other topic", || {
-        dev.types("k:x");
-        std::thread::sleep(Duration::from_millis(200));
-        lines(&dev.shown.lock().unwrap()).iter().any(|line| line.starts_with("elsewhere  k: ")).then_some(())
-    });
+    dev.waits_for_said("deployed as revision 3: sink[elsewhere].");
+    dev.waits_for_said("revision 3 runs");
+    dev.types("k:x");
+    dev.waits_for_shown("elsewhere  k: 3");
     assert_eq!(dev.interrupt(), 0);
+}
+
+#[test]
+fn what_does_not_pass_the_gate_disturbs_nothing() {
+    let folder = folder("keyed_count.wasm");
+    let mut dev = Typed::start(dev(&folder, &["--key-separator", ":"]));
+    dev.waits_for_said("running after");
+    replace(&folder, b"no plugin");
+    dev.waits_for_said("refused by the gate: ");
+    dev.waits_for_said("what ran before goes on");
+    dev.types("k:x");
+    dev.waits_for_shown("out  k: 1");
+
+    // Its outputs are others.
+    replace(&folder, &fs::read(plugin("guest_shapes.wasm")).unwrap());
+    dev.waits_for_said("`odd`");
+    dev.types("k:x");
+    dev.waits_for_shown("out  k: 2");
+
+    replace(&folder, &fs::read(plugin("keyed_count.wasm")).unwrap());
+    dev.waits_for_said("nothing has changed in what runs");
+    let said = dev.said();
+    assert!(!said.contains("swap of transform") && !said.contains("`sluicegate "), "{said}");
+    assert_eq!(dev.interrupt(), 0);
+}
+
+#[test]
+fn a_plugin_that_traps_returns_to_the_one_before_and_says_why() {
+    let folder = folder("keyed_count.wasm");
+    let mut dev = Typed::start(dev(&folder, &["--key-separator", ":", "--probation", "10m"]));
+    dev.waits_for_said("running after");
+    dev.types("k:x");
+    dev.waits_for_shown("out  k: 1");
+    // Of another schema, which is converted both ways.
+    replace(&folder, &fs::read(plugin("guest_tally.wasm")).unwrap());
+    dev.waits_for_said("all tasks have gone over; probation: 10m");
+    dev.types("k:x");
+    dev.waits_for_shown("out  k: 2;");
+    dev.types("k:panic");
+    dev.waits_for_said("swap returned: transform `t` runs sha256:");
+    dev.waits_for_said("told to");
+    dev.waits_for_shown("out  k: 3");
+    dev.types("k:x");
+    dev.waits_for_shown("out  k: 4");
+    assert_eq!(dev.interrupt(), 0);
+}
+
+#[test]
+fn a_version_from_which_nothing_leads_back_is_let_through_and_said_to_be_one() {
+    let folder = folder("keyed_count.wasm");
+    let mut dev = Typed::start(dev(&folder, &["--key-separator", ":"]));
+    dev.waits_for_said("running after");
+    dev.types("k:x");
+    dev.waits_for_shown("out  k: 1");
+    replace(&folder, &fs::read(plugin("guest_onward.wasm")).unwrap());
+    dev.waits_for_said("no automatic return, as with --no-return: store `counts`: schema 1 -> 2");
+    dev.waits_for_said("swap done");
+    dev.types("k:x");
+    dev.waits_for_shown("out  k: 2;");
+    assert_eq!(dev.interrupt(), 0);
+}
+
+#[test]
+fn the_newest_change_waits_for_the_end_of_a_swap() {
+    let folder = folder("keyed_count.wasm");
+    let mut dev = Typed::start(dev(&folder, &["--key-separator", ":", "--probation", "8s"]));
+    dev.waits_for_said("running after");
+    built_anew(&folder, 1);
+    dev.waits_for_said("probation: 8s");
+    built_anew(&folder, 2);
+    dev.waits_for_said("the change waits for the end of the swap");
+    let between = short_digest(&folder);
+    built_anew(&folder, 3);
+    dev.waits_for_said("takes the place of the one that waits");
+    dev.waits_for_said(&format!("swap done: transform `t` runs sha256:{}", short_digest(&folder)));
+    assert!(!dev.said().contains(&between), "{}", dev.said());
+    dev.types("k:x");
+    dev.waits_for_shown("out  k: 1");
+    assert_eq!(dev.interrupt(), 0);
+}
+
+/// A pipeline that gives up after a few records, and those.
+fn trapping(folder: &TempDir) -> Vec<String> {
+    let config = "plugin = \"t.wasm\"\nconfig = { how = \"trap\" }";
+    let text = PIPELINE.replace("plugin = \"t.wasm\"", config) + "[errors]\ngive-up-after = 3\n";
+    fs::write(folder.path().join("pipeline.toml"), text).unwrap();
+    (0..5).map(|number| format!("k:{number}")).collect()
+}
+
+#[test]
+fn what_has_failed_for_good_is_deployed_anew_with_a_change() {
+    let folder = folder("guest_misbehaves.wasm");
+    let records = trapping(&folder);
+    let mut dev = Typed::start(dev(&folder, &["--key-separator", ":"]));
+    dev.waits_for_said("running after");
+    records.iter().for_each(|record| dev.types(record));
+    dev.waits_for_said("it is tried again");
+    dev.waits_for_said("it stays stopped until something changes");
+    let text = fs::read_to_string(folder.path().join("pipeline.toml")).unwrap();
+    fs::write(folder.path().join("pipeline.toml"), text.replace("\"trap\"", "\"trap\", on = \"never\"")).unwrap();
+    dev.waits_for_said("deployed as revision 2: transform[t].config.on");
+    dev.waits_for_said("revision 2 runs");
+    dev.waits_for_shown("out  k: 4");
+    assert!(!dev.said().contains("`sluicegate "), "{}", dev.said());
+    assert_eq!(dev.interrupt(), 0);
+}
+
+#[test]
+fn once_ends_with_the_reason_when_the_pipeline_has_failed_for_good() {
+    let folder = folder("guest_misbehaves.wasm");
+    let records = trapping(&folder);
+    fs::write(folder.path().join("records.txt"), records.join("\n")).unwrap();
+    let output = dev(&folder, &["--in", "records.txt", "--key-separator", ":", "--once"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let last = said.rsplit_once("error: ").unwrap().1;
+    assert!(last.contains("fails on each of 3 records in a row") && last.contains("give-up-after"), "{said}");
 }
 
 #[test]

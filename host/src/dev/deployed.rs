@@ -169,7 +169,7 @@ impl Deployed {
             Err(NodeError::ChangedMeanwhile { .. }) => self.waiting = Some(pipeline),
             Err(NodeError::Config(errors)) if !self.is_deployed => bail!(errors),
             Err(error) if !self.is_deployed => bail!(told::here(&error.to_string(), self.kept())),
-            Err(error) => eprintln!("{}", told::refused(&error, self.kept())),
+            Err(error) => eprintln!("{}", told::not_deployed(&error, self.kept())),
         }
         Ok(())
     }
@@ -189,19 +189,24 @@ impl Deployed {
                 deploy::resume(&*self.store, &self.name).await?;
                 self.told.health = None;
             }
-            Change::Swap { transform, configured } => match self.checked(pipeline, &transform, configured).await {
-                Err(NodeError::Gate(Refusal::Beyond)) => {
-                    eprintln!("{}", told::BEYOND);
-                    self.deploy(pipeline).await?;
-                }
-                checked => {
-                    let swap = checked?;
-                    swap.begin().await?;
-                    eprintln!("{}", told::swap(&swap.rollout, &swap.findings));
-                    self.rollout = Some(swap.rollout.number);
-                }
-            },
+            Change::Swap { transform, configured } => self.swap(pipeline, &transform, configured).await?,
             Change::Deploy => self.deploy(pipeline).await?,
+        }
+        Ok(())
+    }
+
+    async fn swap(&mut self, pipeline: &Pipeline, transform: &str, configured: bool) -> Result<(), NodeError> {
+        match self.checked(pipeline, transform, configured).await {
+            Ok(swap) => {
+                swap.begin().await?;
+                eprintln!("{}", told::swap(&swap.rollout, &swap.findings));
+                self.rollout = Some(swap.rollout.number);
+            }
+            Err(NodeError::Gate(Refusal::Beyond)) => {
+                eprintln!("{}", told::BEYOND);
+                self.deploy(pipeline).await?;
+            }
+            Err(error) => eprintln!("{}", told::refused(&error, self.kept())),
         }
         Ok(())
     }

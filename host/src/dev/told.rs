@@ -102,13 +102,14 @@ pub(super) fn deployed(deployment: &Deployment) -> String {
     format!("deployed as revision {}: {}", deployment.revision, places.join(", "))
 }
 
-/// That a change is not taken, and why.
+/// That a swap does not pass the gate, and why.
 pub(super) fn refused(error: &NodeError, kept: Option<&Path>) -> String {
-    let by = match error {
-        NodeError::Gate(_) => "refused by the gate: ",
-        _ => "refused: ",
-    };
-    format!("{by}{}\n{GOES_ON}", here(&error.to_string(), kept))
+    format!("refused by the gate: {}\n{GOES_ON}", here(&error.to_string(), kept))
+}
+
+/// That a change is not deployed, and why.
+pub(super) fn not_deployed(error: &NodeError, kept: Option<&Path>) -> String {
+    format!("not deployed: {}\n{GOES_ON}", here(&error.to_string(), kept))
 }
 
 /// How it is now; `first` is how long the first start has taken.
@@ -166,7 +167,6 @@ fn command_in(line: &str) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::cluster::rollout::tests::rollout;
-    use crate::node::swap::Refusal;
 
     #[test]
     fn commands_of_a_cluster_are_left_out_and_those_on_files_stay() {
@@ -217,12 +217,5 @@ mod tests {
         rollout.watched = Some(Counted { records: 5, errors: 1, busy_us: 0 });
         let said = end(Outcome::Done, &rollout);
         assert!(said.ends_with("runs sha256:bbbbbbbbbbbb; 5 records, 1 of them rejected"), "{said}");
-    }
-
-    #[test]
-    fn who_refuses_is_named() {
-        let gate = NodeError::Gate(Refusal::Found("outputs: gone".to_owned()));
-        assert!(refused(&gate, None).starts_with("refused by the gate: outputs: gone\n"));
-        assert!(refused(&NodeError::Refused("no".to_owned()), None).starts_with("refused: no\n"));
     }
 }
