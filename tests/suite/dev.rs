@@ -177,7 +177,7 @@ fn what_does_not_pass_the_gate_disturbs_nothing() {
     let mut dev = Typed::start(dev(&folder, &["--key-separator", ":"]));
     dev.waits_for_said("running after");
     replace(&folder, b"no plugin");
-    dev.waits_for_said("refused by the gate: ");
+    dev.waits_for_said("refused by the gate:");
     dev.waits_for_said("what ran before goes on");
     dev.types("k:x");
     dev.waits_for_shown("out  k: 1");
@@ -224,10 +224,27 @@ fn a_version_from_which_nothing_leads_back_is_let_through_and_said_to_be_one() {
     dev.types("k:x");
     dev.waits_for_shown("out  k: 1");
     replace(&folder, &fs::read(plugin("guest_onward.wasm")).unwrap());
-    dev.waits_for_said("no automatic return, as with --no-return: store `counts`: schema 1 -> 2");
+    dev.waits_for_said("warning: store `counts`: schema 1 -> 2");
+    dev.waits_for_said("no automatic return, as with --no-return");
     dev.waits_for_said("swap done");
     dev.types("k:x");
     dev.waits_for_shown("out  k: 2;");
+    assert_eq!(dev.interrupt(), 0);
+}
+
+#[test]
+fn what_would_be_held_for_a_person_stays_and_the_pipeline_goes_on() {
+    let folder = folder("keyed_count.wasm");
+    let mut dev = Typed::start(dev(&folder, &["--key-separator", ":", "--probation", "10m"]));
+    dev.waits_for_said("running after");
+    replace(&folder, &fs::read(plugin("guest_onward.wasm")).unwrap());
+    dev.waits_for_said("all tasks have gone over; probation: 10m");
+    // So many that they are too many, however many others there are.
+    (0..150).for_each(|_| dev.types("k:panic"));
+    dev.waits_for_said("it stays all the same, for nothing leads back: it rejects ");
+    dev.waits_for_said("swap done: transform `t` runs sha256:");
+    dev.types("k:x");
+    dev.waits_for_shown("out  k: 1;");
     assert_eq!(dev.interrupt(), 0);
 }
 

@@ -22,7 +22,7 @@ pub(super) const FILTER_DEV: &str = concat!(
     "warn,zookeeper_client=error,sluicegate::engine=info,",
     // What fails is shown with what comes out, and how the pipeline and its swaps are is told by the command itself.
     "sluicegate::worker::thread::failing=error,sluicegate::worker::thread::sending=off,",
-    "sluicegate::node::hosted=off,sluicegate::node::trial=off",
+    "sluicegate::worker::thread::switching=error,sluicegate::node::hosted=off,sluicegate::node::trial=off",
 );
 
 /// In which form.

@@ -25,7 +25,7 @@ pub(super) const REPLACED: &str = "the newer change takes the place of the one t
 /// The same again, after a failure.
 pub(super) const AGAIN: &str = "nothing has changed; it is tried again";
 /// A swap that a deployment has to be.
-pub(super) const BEYOND: &str = "more differs than a swap can change while records flow: it is deployed";
+pub(super) const BEYOND: &str = "more differs than a swap can change while records flow: it is a deployment";
 /// A failure that stays.
 const GOES_ON: &str = "what ran before goes on";
 
@@ -41,15 +41,15 @@ const ABOUT_STATE: [&str; 3] = ["--discard-state", "state reset", "state accept"
 pub(super) fn swap(rollout: &Rollout, findings: &[Finding]) -> String {
     let [from, to] = versions(rollout);
     let mut text = format!("swap of transform `{}` from {from} to {to}", rollout.transform);
-    for Finding { subject, finding, .. } in findings.iter().filter(|finding| finding.level == Level::Warning) {
+    // What is said of the return, elsewhere, is to whoever decides about it.
+    let warnings = findings.iter().filter(|it| it.level == Level::Warning && it.subject != "return");
+    for Finding { subject, finding, .. } in warnings {
         let _ = write!(text, "\n  warning: {subject}: {}", without_commands(finding));
     }
+    if rollout.strategy.no_return {
+        text.push_str("\n  no automatic return, as with --no-return: it stays, whatever goes wrong with it");
+    }
     text
-}
-
-/// That a version is taken though nothing leads back from it.
-pub(super) fn one_way(why: &str) -> String {
-    format!("no automatic return, as with --no-return: {}", without_commands(why))
 }
 
 /// How far a swap is, where that is worth a line.
@@ -80,8 +80,10 @@ pub(super) fn ended(Ended { rollout, outcome, .. }: &Ended) -> String {
             format!("swap done: transform `{transform}` runs {to}; {watched}")
         }
         Outcome::Returned => {
-            let reason = rollout.reason.as_deref().unwrap_or_default();
-            format!("swap returned: transform `{transform}` runs {from} again: {}", without_commands(reason))
+            let reason = without_commands(rollout.reason.as_deref().unwrap_or_default());
+            // What a plugin has said has lines, which were put into one.
+            let reason = reason.replace(" | ", "\n  ");
+            format!("swap returned: transform `{transform}` runs {from} again: {reason}")
         }
     }
 }
@@ -104,7 +106,10 @@ pub(super) fn deployed(deployment: &Deployment) -> String {
 
 /// That a swap does not pass the gate, and why.
 pub(super) fn refused(error: &NodeError, kept: Option<&Path>) -> String {
-    format!("refused by the gate: {}\n{GOES_ON}", here(&error.to_string(), kept))
+    let refused = here(&error.to_string(), kept);
+    // Errors about a file have lines, the first of which begins with that.
+    let between = if refused.starts_with("error: ") { "\n" } else { " " };
+    format!("refused by the gate:{between}{refused}\n{GOES_ON}")
 }
 
 /// That a change is not deployed, and why.
@@ -199,6 +204,31 @@ mod tests {
         rollout.from.plugin = rollout.to.plugin.clone();
         (rollout.from.config, rollout.to.config) = ("c".repeat(64), "d".repeat(64));
         assert!(swap(&rollout, &[]).ends_with("from configuration cccccccccccc to configuration dddddddddddd"));
+    }
+
+    #[test]
+    fn what_does_not_go_back_says_so_and_leaves_out_who_decides() {
+        let mut rollout = rollout(None);
+        let finding = |subject: &str| {
+            let (subject, finding) = (subject.to_owned(), "which it is".to_owned());
+            Finding { level: Level::Warning, subject, finding }
+        };
+        let findings = ["outputs", "return"].map(finding);
+        let said = swap(&rollout, &findings);
+        assert!(said.ends_with("\n  warning: outputs: which it is"), "{said}");
+        rollout.strategy.no_return = true;
+        let said = swap(&rollout, &findings);
+        assert!(
+            said.contains("\n  no automatic return, as with --no-return") && !said.contains("return: which"),
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn what_the_gate_refuses_leaves_what_ran_before() {
+        let refused = |text: &str| refused(&NodeError::Refused(text.to_owned()), None);
+        assert_eq!(refused("outputs: gone"), "refused by the gate: outputs: gone\nwhat ran before goes on");
+        assert!(refused("error: wrong\n  --> line").starts_with("refused by the gate:\nerror: wrong\n"));
     }
 
     #[test]
