@@ -240,9 +240,29 @@ fn what_would_be_held_for_a_person_stays_and_the_pipeline_goes_on() {
     replace(&folder, &fs::read(plugin("guest_onward.wasm")).unwrap());
     dev.waits_for_said("all tasks have gone over; probation: 10m");
     // So many that they are too many, however many others there are.
-    (0..150).for_each(|_| dev.types("k:panic"));
+    (0..150).for_each(|_| ["k:x", "k:panic"].into_iter().for_each(|record| dev.types(record)));
     dev.waits_for_said("it stays all the same, for nothing leads back: it rejects ");
     dev.waits_for_said("swap done: transform `t` runs sha256:");
+    dev.waits_for_shown("out  k: 150;");
+    dev.types("k:x");
+    dev.waits_for_shown("out  k: 151;");
+    assert_eq!(dev.interrupt(), 0);
+}
+
+#[test]
+fn a_swap_without_a_way_back_that_stops_the_pipeline_gives_way_to_the_next_change() {
+    let folder = folder("keyed_count.wasm");
+    let text = |give_up_after: u32| format!("{PIPELINE}[errors]\ngive-up-after = {give_up_after}\n");
+    fs::write(folder.path().join("pipeline.toml"), text(3)).unwrap();
+    let mut dev = Typed::start(dev(&folder, &["--key-separator", ":", "--probation", "10m"]));
+    dev.waits_for_said("running after");
+    replace(&folder, &fs::read(plugin("guest_onward.wasm")).unwrap());
+    dev.waits_for_said("all tasks have gone over; probation: 10m");
+    (0..5).for_each(|_| dev.types("k:panic"));
+    dev.waits_for_said("it stays all the same, for nothing leads back: node dev cannot run it");
+    fs::write(folder.path().join("pipeline.toml"), text(1000)).unwrap();
+    dev.waits_for_said("deployed as revision 3: errors.give-up-after");
+    dev.waits_for_said("revision 3 runs");
     dev.types("k:x");
     dev.waits_for_shown("out  k: 1;");
     assert_eq!(dev.interrupt(), 0);

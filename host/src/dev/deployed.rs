@@ -145,8 +145,8 @@ impl Deployed {
         if rollout.awaits_decision().is_some() {
             // Nothing leads back: the next change mends what is wrong.
             pipelines::promote(&*self.store, &self.name, rollout.number).await?;
-        } else if rollout.promoted_by.is_some() && matches!(health, Health::Failed(_)) {
-            // Nobody will go over any more. What a change goes on from is checked by its deployment.
+        } else if rollout.promoted_by.is_some() && is_over(health, self.waiting.is_some()) {
+            // As a promotion ends it where tasks run. What the next change goes on from is checked by its deployment.
             pipelines::end_rollout(&*self.store, &self.name, rollout, rollout, Outcome::Done).await?;
         }
         Ok(())
@@ -258,6 +258,14 @@ impl Deployed {
         {
             tracing::debug!("the pipeline stays deployed: {error}");
         }
+    }
+}
+
+/// Whether no task will go over any more: nothing runs, and will not, or not before the change that waits.
+fn is_over(health: &Health, change_waits: bool) -> bool {
+    match health {
+        Health::Failed(_) => true,
+        health => health.stands() && change_waits,
     }
 }
 

@@ -55,7 +55,9 @@ pub(super) fn swap(rollout: &Rollout, findings: &[Finding]) -> String {
 /// How far a swap is, where that is worth a line.
 pub(super) fn phase(rollout: &Rollout) -> Option<String> {
     if let Some(held) = &rollout.held {
-        return Some(format!("  it stays all the same, for nothing leads back: {}", without_commands(held)));
+        let held = without_commands(held);
+        let why = held.lines().next().unwrap_or_default();
+        return Some(format!("  it stays all the same, for nothing leads back: {why}"));
     }
     match (rollout.phase, rollout.watched_since) {
         (Phase::Prepare, _) if rollout.converts => Some("  its state is being converted".to_owned()),
@@ -74,10 +76,12 @@ pub(super) fn ended(Ended { rollout, outcome, .. }: &Ended) -> String {
     match outcome {
         Outcome::Done => {
             let watched = match rollout.watched {
-                Some(Counted { records: 0, .. }) | None => "no record came meanwhile".to_owned(),
-                Some(Counted { records, errors, .. }) => format!("{records} records, {errors} of them rejected"),
+                Some(Counted { records: 0, .. }) => "; no record came meanwhile".to_owned(),
+                Some(Counted { records, errors, .. }) => format!("; {records} records, {errors} of them rejected"),
+                // Nobody asked how it did.
+                None => String::new(),
             };
-            format!("swap done: transform `{transform}` runs {to}; {watched}")
+            format!("swap done: transform `{transform}` runs {to}{watched}")
         }
         Outcome::Returned => {
             let reason = without_commands(rollout.reason.as_deref().unwrap_or_default());
