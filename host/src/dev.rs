@@ -68,7 +68,6 @@ pub struct Options {
 /// # Errors
 /// It does not start, or has failed for good before the input was through, in words for whoever typed the command.
 pub async fn run(options: Options, place: Place, control: Arc<Control>) -> Result<()> {
-    let begin = Instant::now();
     let folder = tempfile::tempdir().context("make a folder for the state")?;
     let state = options.state.clone().unwrap_or_else(|| folder.path().join("state"));
     let store = Arc::new(LocalStore::open(&state).await.with_context(|| format!("open {}", state.display()))?);
@@ -77,6 +76,7 @@ pub async fn run(options: Options, place: Place, control: Arc<Control>) -> Resul
     let Some((sources, pipeline)) = Sources::first(pipeline, build, place, once, &control).await? else {
         return Ok(());
     };
+    let begin = Instant::now();
     let (kafka, cluster) = (sources.place().kafka(), sources.place().cluster.clone());
     sources.place().say(&pipeline);
     let (source, shown) = (pipeline.sources[0].topic.clone(), outputs(&pipeline));

@@ -332,7 +332,7 @@ fn it_works_on_a_real_kafka_too_and_keeps_state_there() {
     let (source, sink) = (topic(&servers, "dev-in", 2), topic(&servers, "dev-out", 2));
     let folder = folder("keyed_count.wasm");
     let text = PIPELINE.replace("\"in\"", &format!("{source:?}")).replace("\"out\"", &format!("{sink:?}"));
-    fs::write(folder.path().join("pipeline.toml"), text).unwrap();
+    fs::write(folder.path().join("pipeline.toml"), &text).unwrap();
     fs::write(folder.path().join("records.txt"), "k:x\nk:x\n").unwrap();
     let arguments = ["--in", "records.txt", "--key-separator", ":", "--once", "--kafka", &servers, "--state", "kept"];
     for counts in [[1, 2], [3, 4]] {
@@ -340,6 +340,13 @@ fn it_works_on_a_real_kafka_too_and_keeps_state_there() {
         assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
         assert_eq!(lines(&output.stdout), counts.map(|count| format!("{sink}  k: {count}")));
     }
+    // The first one is not run beside it.
+    let text = text.replace("\"developed\"", "\"another\"");
+    fs::write(folder.path().join("pipeline.toml"), text).unwrap();
+    fs::write(folder.path().join("records.txt"), "").unwrap();
+    let output = dev(&folder, &arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("developed"), "{said}");
 }
 
 #[test]

@@ -46,7 +46,7 @@ pub(super) struct Manner {
     pub(super) kept: Option<PathBuf>,
     /// Whether a failure for good is the end.
     pub(super) once: bool,
-    /// When the process began.
+    /// When its plugins were built for the first time.
     pub(super) begin: Instant,
 }
 
