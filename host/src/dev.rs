@@ -1,11 +1,13 @@
-//! Development mode: a pipeline on a cluster of one node in this process, whose plugins are built anew when their sources change.
+//! Development mode: a pipeline on a cluster of one node in this process, whose plugins are built anew when their
+//! sources change.
 //!
-//! Nothing in it stands in for something else of the host's: the node is a worker that leads, the pipeline is deployed, and what
-//! changes is deployed or rolled out as on any cluster. By default that is over an embedded broker and a local store.
+//! Nothing in it stands in for something else of the host's: the node is a worker that leads, the pipeline is deployed,
+//! and what changes is deployed or rolled out as on any cluster. By default that is over an embedded broker and a local
+//! store.
 //!
-//! Modules: `place` is the broker and the cluster, [`project`] finds and adapts what is developed, `sources` builds it, `watch` sees
-//! changes, `change` says what they mean, `deployed` brings that about, `health` is how it is, `told` what is said of it; `input` takes
-//! records in, `output` shows what comes out.
+//! Modules: `place` is the broker and the cluster, [`project`] finds and adapts what is developed, `sources` builds it,
+//! `watch` sees changes, `change` says what they mean, `deployed` brings that about, `health` is how it is, `told` what
+//! is said of it; `input` takes records in, `output` shows what comes out.
 
 mod change;
 mod deployed;

@@ -18,9 +18,9 @@ use crate::worker::control::Control;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Plugins that the pipeline names by the path of a file in a `target` folder are built from the project beside it, at the start
-and whenever its sources change. The pipeline goes over to the new ones as by `plugin swap`: with the state it has, after a gate, and
-back by itself when they go wrong while they are watched. Another change of the pipeline file is a deployment. What cannot be built
-or used leaves what ran before at work.
+and whenever its sources change. The pipeline goes over to the new ones as by `plugin swap`: with the state it has, after a
+gate, and back by itself when they go wrong while they are watched. Another change of the pipeline file is a deployment. What
+cannot be built or used leaves what ran before at work.
 
 What is typed becomes records: a line a record. What comes out is printed to standard output, all else to standard error.
 

@@ -1,7 +1,7 @@
 //! What a change of files means for a pipeline that is deployed. Pure.
 //!
-//! What runs and what is to run are compared as canonical JSON, with plugins by their digests: how a file names a plugin says nothing,
-//! since a swap writes the digest where the file has a path.
+//! What runs and what is to run are compared as canonical JSON, with plugins by their digests: how a file names a
+//! plugin says nothing, since a swap writes the digest where the file has a path.
 
 use std::collections::BTreeSet;
 

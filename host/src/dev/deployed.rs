@@ -1,5 +1,5 @@
-//! The pipeline that is developed, as a cluster of one node has it: deployed, swapped and tried again by what production uses for
-//! that, and told of.
+//! The pipeline that is developed, as a cluster of one node has it: deployed, swapped and tried again by what
+//! production uses for that, and told of.
 //!
 //! Invariant: one change at a time. While a rollout is under way the newest change waits for its end.
 
@@ -251,7 +251,8 @@ impl Deployed {
         Ok(())
     }
 
-    /// Nothing runs any more: what is kept of it is not deployed either, so that another pipeline has the folder to itself.
+    /// Nothing runs any more: what is kept of it is not deployed either, so that another pipeline has the folder to
+    /// itself.
     pub(super) async fn end(&self) {
         if self.kept().is_some()
             && let Err(error) = deploy::undeploy(&self.cluster, &*self.store, &self.name, true).await

@@ -1,4 +1,5 @@
-//! Where a pipeline is developed: an embedded broker or a Kafka that is there, and the cluster of one node that works with it.
+//! Where a pipeline is developed: an embedded broker or a Kafka that is there, and the cluster of one node that works
+//! with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -46,7 +47,8 @@ impl Place {
         self.broker.is_some()
     }
 
-    /// A pipeline as it is run here, with its topics: the embedded broker has no transactions, and shows what is rejected.
+    /// A pipeline as it is run here, with its topics: the embedded broker has no transactions, and shows what is
+    /// rejected.
     pub(super) fn adapt(&mut self, pipeline: Pipeline, file: &Path) -> Result<Pipeline> {
         let Some(broker) = &self.broker else { return Ok(pipeline) };
         let text = project::for_embedded_broker(&pipeline)?;

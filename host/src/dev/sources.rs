@@ -28,8 +28,8 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// Of a pipeline file, with the pipeline that it makes; waits until there is one, unless it is to be there at `once`. `None` when it
-    /// is not waited any longer.
+    /// Of a pipeline file, with the pipeline that it makes; waits until there is one, unless it is to be there at
+    /// `once`. `None` when it is not waited any longer.
     pub(super) async fn first(
         file: PathBuf,
         build: Option<Build>,

@@ -1,6 +1,7 @@
 //! What people who develop are told of swaps, deployments and failures, in words. Pure.
 //!
-//! Errors come from what a cluster has too, and name its commands, which do not reach what is developed: those are left out.
+//! Errors come from what a cluster has too, and name its commands, which do not reach what is developed: those are left
+//! out.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -10,7 +10,8 @@ pub enum Refusal {
     /// Something that was looked at is not as it has to be.
     #[error("{0}")]
     Found(String),
-    /// There would be no way back without loss, and nobody has said that there need be none; all else is as it has to be.
+    /// There would be no way back without loss, and nobody has said that there need be none; all else is as it has to
+    /// be.
     #[error("{0}")]
     NoWayBack(String),
     /// More differs than one transform.
