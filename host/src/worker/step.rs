@@ -42,7 +42,7 @@ pub struct Observed {
     pub running: bool,
     /// Whether there is another plan to go over to, when everything is committed.
     pub changing: bool,
-    /// Whether tasks are to go over with the next commit: it is not waited for, but begins at once.
+    /// Whether tasks are to go over with the next commit, which does not wait for the interval then.
     pub switching: bool,
     /// Whether the thread is to stop after a last commit.
     pub draining: bool,
@@ -96,8 +96,8 @@ pub fn next(observed: &Observed) -> Step {
     if observed.changing {
         return if observed.dirty { commit } else { Step::Change };
     }
-    if observed.switching {
-        return if observed.dirty { commit } else { Step::Change };
+    if observed.switching && !observed.dirty {
+        return Step::Change;
     }
     if !observed.dirty && !within_budget {
         return Step::Idle { wait: FETCH_WAIT_MAX };
@@ -115,8 +115,10 @@ fn pause(observed: &Observed) -> Duration {
     let interval = if observed.bytes_due { Duration::ZERO } else { observed.commit_interval };
     let interval = interval + observed.budget_delay.min(observed.stretch_max);
     match observed.last_took {
-        // Nothing waits to be processed, so that more commits cost no throughput.
-        Some(took) if observed.caught_up && observed.budget_delay.is_zero() => interval.min(EARLY_MIN.max(took)),
+        // Nothing waits to be processed, so that more commits cost no throughput; or it is for once.
+        Some(took) if (observed.caught_up || observed.switching) && observed.budget_delay.is_zero() => {
+            interval.min(EARLY_MIN.max(took))
+        }
         _ => interval,
     }
 }
@@ -244,10 +246,13 @@ mod tests {
     }
 
     #[test]
-    fn tasks_go_over_by_a_commit_that_begins_at_once_and_does_not_keep_records_waiting() {
-        let seen = Observed { switching: true, overlapping: true, ..observed() };
-        assert_eq!(next(&seen), Step::Commit { wait: Duration::ZERO });
+    fn tasks_go_over_by_a_commit_that_comes_soon_and_does_not_keep_records_waiting() {
+        let last_took = Some(Duration::from_millis(30));
+        let mut seen = Observed { switching: true, overlapping: true, last_took, ..observed() };
+        assert!(matches!(next(&seen), Step::Fetch { .. }), "one right behind another waits for the brokers");
         assert_eq!(next(&Observed { committing: true, ..seen }), Step::Overlap, "by the next one");
+        seen.now += Duration::from_millis(30);
+        assert_eq!(next(&seen), Step::Commit { wait: Duration::ZERO });
         assert_eq!(next(&Observed { dirty: false, ..seen }), Step::Change);
         assert_eq!(next(&Observed { dirty: false, draining: true, ..seen }), Step::Finish);
     }

@@ -39,6 +39,8 @@ pub(crate) struct Pauses {
     pub(crate) switching: Vec<f64>,
     /// How much longer these are than the ordinary ones of the same thread before them.
     pub(crate) added: Vec<f64>,
+    /// The same of ordinary commits: what is chance.
+    pub(crate) chance: Vec<f64>,
     /// The exchange of instances alone, which rollouts record.
     pub(crate) exchange: Vec<f64>,
     /// The first commits of what the new version did.
@@ -88,14 +90,17 @@ impl Log {
             for Commit { held_up, exchange } in commits {
                 let held_up = held_up / 1000.0;
                 let is_after = std::mem::replace(&mut is_next, exchange.is_some());
+                let usual =
+                    || ordinary.len().checked_sub(COMPARED).map(|from| median(ordinary[from..].iter().copied()));
                 match exchange {
                     None if is_after => pauses.next.extend((switches > warm_up).then_some(held_up)),
-                    None => ordinary.push(held_up),
+                    None => {
+                        pauses.chance.extend(usual().map(|usual| held_up - usual));
+                        ordinary.push(held_up);
+                    }
                     Some(exchange) => {
                         switches += 1;
-                        let before = ordinary.len().saturating_sub(COMPARED);
-                        let usual = median(ordinary[before..].iter().copied());
-                        if switches > warm_up && !usual.is_nan() {
+                        if let Some(usual) = usual().filter(|_| switches > warm_up) {
                             pauses.switching.push(held_up);
                             pauses.added.push(held_up - usual);
                             pauses.exchange.push(exchange / 1000.0);

@@ -161,12 +161,13 @@ fn measure(arguments: &Arguments, servers: &Servers, topics: &Topics, program: &
         plugin.len() / 1000,
         pauses.switching.len()
     );
-    println!("{:<42} {:>8} {:>8} {:>8} {:>8}", "milliseconds", "count", "p50", "p99", "longest");
+    println!("{:<46} {:>8} {:>8} {:>8} {:>8}", "milliseconds", "count", "p50", "p99", "longest");
     let rows = [
         ("ordinary commits: the thread stands still", pauses.ordinary),
         ("switching commits: the thread stands still", pauses.switching),
-        ("what a switch adds", pauses.added),
-        ("  of it, the exchange of instances", pauses.exchange),
+        ("longer than the median of 20 before: switching", pauses.added),
+        ("  the same of ordinary ones, which is chance", pauses.chance),
+        ("what a switch adds: the exchange of instances", pauses.exchange),
         ("the commit after a switch", pauses.next),
         ("command to last task, plugin cache warm", warm.iter().map(|seconds| seconds * 1000.0).collect()),
         ("command to last task, node's cache cold", cold.iter().map(|seconds| seconds * 1000.0).collect()),
@@ -217,6 +218,6 @@ fn print_row(what: &str, mut values: Vec<f64>) -> Value {
         values.get((last * share).round() as usize).copied().unwrap_or(f64::NAN)
     };
     let (p50, p99, longest) = (median(values.iter().copied()), at(0.99), at(1.0));
-    println!("{what:<42} {:>8} {p50:>8.2} {p99:>8.2} {longest:>8.2}", values.len());
+    println!("{what:<46} {:>8} {p50:>8.2} {p99:>8.2} {longest:>8.2}", values.len());
     json!({ "what": what.trim(), "count": values.len(), "p50": p50, "p99": p99, "longest": longest })
 }
