@@ -2,11 +2,13 @@
 //!
 //! The switch itself is only that an instance takes the place of another. What the task was until then is in a commit with the version
 //! that made it in its manifest; what the candidate makes is in the next one, under its own name. So a crash between the two
-//! finds a task that has not gone over. Under exactly-once the switch comes right after a commit has begun, which goes on beside the
-//! records as always: a task does not stand still for it. If that commit is aborted, the task has gone over where it goes on then;
-//! or has not, if its state had to be converted. Otherwise the thread comes to rest first. A task that fails with the candidate goes back to its last commit and to the version
-//! before: a candidate never stops a pipeline. A candidate from which no task goes back is, for a task that has gone over, what the
-//! pipeline runs: what it fails on is a failing record.
+//! finds a task that has not gone over. At-least-once everything is committed first. Under exactly-once the switch comes right after a
+//! commit has begun, which goes on beside the records as always: a task does not stand still for it. If that commit is aborted, the
+//! task has gone over where it goes on then; or has not, if its state had to be converted.
+//!
+//! A task that fails with the candidate goes back to its last commit and to the version before: a candidate never stops a pipeline. A
+//! candidate from which no task goes back is, for a task that has gone over, what the pipeline runs: what it fails on is a failing
+//! record.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
