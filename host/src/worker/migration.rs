@@ -226,7 +226,8 @@ impl Copying {
         }
         if self.has_walked(state) {
             let left = self.ways.iter().map(|way| way.changed.len()).sum();
-            self.commits = if left < self.left_min { 0 } else { self.commits + 1 };
+            // Few are left: it waits for the switch, however long.
+            self.commits = if left < self.left_min || left <= FEW { 0 } else { self.commits + 1 };
             self.left_min = self.left_min.min(left);
         }
     }

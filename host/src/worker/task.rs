@@ -59,8 +59,8 @@ pub struct Task {
 pub struct Sealed {
     /// The next offset of each input.
     pub next: Vec<i64>,
-    /// The task has gone over to another version since, which the commit does not say.
-    pub is_of_before: bool,
+    /// The task has gone over to another version since, which the commit does not say; `since` as it was.
+    pub before: Option<Vec<Option<BTreeMap<String, i64>>>>,
 }
 
 /// The durable side of a task with state.
@@ -212,16 +212,16 @@ impl Task {
         if let Some(Migration::Copying(copying)) = &mut self.migration {
             copying.note_seal();
         }
-        self.sealed = Some(Sealed { next: self.next.clone(), is_of_before: false });
+        self.sealed = Some(Sealed { next: self.next.clone(), before: None });
         self.dirty = false;
     }
 
     /// What was sealed is committed.
     pub fn committed(&mut self) {
-        if let Some(Sealed { next, is_of_before }) = self.sealed.take() {
+        if let Some(Sealed { next, before }) = self.sealed.take() {
             self.committed = next;
             self.converted = false;
-            if is_of_before {
+            if before.is_some() {
                 return;
             }
             self.unsaid = false;
@@ -239,11 +239,22 @@ impl Task {
         self.dirty || self.sealed.is_some()
     }
 
-    /// Whether it has gone over by the commit under way, with state that was made of what is in there.
+    /// Whether it has gone over by the commit under way.
     #[must_use]
-    pub fn needs_what_is_sealed(&self) -> bool {
-        let is_of_before = self.sealed.as_ref().is_some_and(|sealed| sealed.is_of_before);
-        is_of_before && matches!(self.migration, Some(Migration::Mirroring { .. } | Migration::OneWay(_)))
+    pub fn has_just_gone_over(&self) -> bool {
+        self.sealed.as_ref().is_some_and(|sealed| sealed.before.is_some())
+    }
+
+    /// The commit under way is aborted. If it has gone over by that, with state that was made of what is in there: lets it work by
+    /// `plan` again, as if it had not. Whether that is so.
+    pub fn has_not_gone_over(&mut self, plan: &Arc<Plan>) -> bool {
+        if !matches!(self.migration, Some(Migration::Mirroring { .. } | Migration::OneWay(_))) {
+            return false;
+        }
+        let Some(since) = self.sealed.as_mut().and_then(|sealed| sealed.before.take()) else { return false };
+        self.work_by(plan);
+        self.since = since;
+        true
     }
 
     /// Takes back everything since the last commit; the instances are new, the caller moves the consumer back.
@@ -261,7 +272,9 @@ impl Task {
         self.dirty = self.unsaid;
         let offsets = self.offsets();
         // What has gone over since then begins here.
-        let is_ahead = |since: &BTreeMap<String, i64>| since.iter().any(|(topic, at)| offsets.get(topic) < Some(at));
+        let is_ahead = |since: &BTreeMap<String, i64>| {
+            since.iter().any(|(topic, at)| offsets.get(topic).is_some_and(|now| now < at))
+        };
         for since in self.since.iter_mut().filter(|since| since.as_ref().is_none_or(is_ahead)) {
             *since = Some(offsets.clone());
         }
@@ -301,7 +314,7 @@ impl Task {
         self.end_shadow();
         self.unsaid = true;
         if let Some(sealed) = &mut self.sealed {
-            sealed.is_of_before = true;
+            sealed.before.get_or_insert_with(|| self.since.clone());
         }
         let before = std::mem::replace(&mut self.plan, Arc::clone(plan));
         self.former.declare(plan.stores());
@@ -383,6 +396,7 @@ pub fn span(plan: &Plan, batch: &Batch) -> Span {
 mod tests {
     use super::*;
     use crate::config::{Guarantee, Start};
+    use crate::worker::migration::OneWay;
     use crate::worker::plan::{FailingRecords, SourcePlan};
 
     fn at(offset: i64) -> BTreeMap<String, i64> {
@@ -410,6 +424,7 @@ mod tests {
             batch_bytes: 1,
         });
         let mut task = Task::new(0, Arc::clone(&plan), Vec::new(), TaskState::default(), None, vec![0]);
+        task.since = vec![Some(BTreeMap::new())];
         task.advance_to(0, 10);
         task.seal();
         task.work_by(&plan);
@@ -438,5 +453,16 @@ mod tests {
         task.roll_back(Vec::new());
         assert_eq!((task.next.clone(), task.since.clone()), (vec![0], vec![Some(at(0))]));
         assert!(task.dirty && task.unsaid && task.sealed.is_none());
+    }
+
+    #[test]
+    fn with_state_that_was_converted_it_has_not_gone_over_then() {
+        let mut task = that_went_over_by_a_commit();
+        let plan = Arc::clone(&task.plan);
+        assert!(task.has_just_gone_over() && !task.has_not_gone_over(&plan), "it has the state that it had");
+        task.migration = Some(Migration::OneWay(OneWay::default()));
+        assert!(task.has_not_gone_over(&plan));
+        task.roll_back(Vec::new());
+        assert_eq!((task.since.clone(), task.is_one_way()), (vec![Some(BTreeMap::new())], false));
     }
 }

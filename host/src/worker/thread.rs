@@ -344,14 +344,15 @@ impl<K: Kafka> Thread<K> {
         Ok(advanced)
     }
 
-    /// Begins a commit. A task whose plugin fails while it is flushed goes back and has no part in it.
-    fn begin_commit(&mut self) -> Result<(), Failure> {
+    /// Begins a commit. A task whose plugin fails while it is flushed goes back and has no part in it. Whether one has begun that is
+    /// not to be aborted, and beside which records may be processed.
+    fn begin_commit(&mut self) -> Result<bool, Failure> {
         if self.committer.is_under_way() {
-            return Ok(());
+            return Ok(false);
         }
         if self.is_exactly_once() {
             if let Err(error) = self.outbox.begin() {
-                return self.transaction_failed(error);
+                return self.transaction_failed(error).map(|()| false);
             }
             self.outbox.close();
         }
@@ -363,15 +364,9 @@ impl<K: Kafka> Thread<K> {
                 Err(Failure::Flush { transform, partition, error }) => {
                     self.flush_failed(transform, partition, error)?;
                 }
-                Err(failure) => return Err(failure),
-                Ok(()) => break,
+                begun => return begun.map(|()| self.committer.may_process()),
             }
         }
-        // What comes from here on is of the next commit.
-        if self.may_switch_at_seal() && self.is_switch_due() {
-            self.switch()?;
-        }
-        Ok(())
     }
 
     /// Goes over to the newest plan: everything is committed. State stays where it is, unless the stores are other ones: then the
@@ -416,7 +411,9 @@ impl<K: Kafka> Thread<K> {
     /// Begins a commit or goes on with the one under way, and waits for it for about `wait`.
     fn commit(&mut self, wait: Duration) -> Result<(), Failure> {
         let began = self.equipment.runtime.now();
-        self.begin_commit()?;
+        if self.begin_commit()? {
+            self.switch_at_seal()?;
+        }
         self.held_up(began);
         let wait = self.equipment.control.left().map_or(wait, |left| left.min(wait));
         match self.advance(wait)? {

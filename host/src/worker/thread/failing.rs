@@ -167,8 +167,9 @@ impl<K: Kafka> Thread<K> {
     /// Kafka has refused output because of what it is; whose, is not known.
     pub(super) fn all_go_carefully(&mut self) {
         let now = self.equipment.runtime.now();
-        // A candidate is suspected first: its task goes on with the version before.
-        let on_trial = self.tasks.iter().flatten().filter(|task| self.goes_back(task));
+        // A candidate is suspected first, unless none of its output is there yet: its task goes on with the version before.
+        let is_suspected = |task: &&Box<Task>| self.goes_back(task) && !task.has_just_gone_over();
+        let on_trial = self.tasks.iter().flatten().filter(is_suspected);
         let on_trial: Vec<u32> = on_trial.map(|task| task.partition).collect();
         for partition in &on_trial {
             self.note_refused(*partition, "kafka refuses output that may be of this version");

@@ -94,7 +94,6 @@ impl<K: Kafka> Thread<K> {
     /// Takes a task back to its last commit in memory, with new instances. Returns from where it is to be started; nothing for one
     /// that waits for its plugin.
     pub(super) fn roll_back(&mut self, partition: u32) -> Result<Vec<(TopicPartition, i64)>, Failure> {
-        let may_leave = self.is_on_trial(partition as usize);
         let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::as_mut) else { return Ok(Vec::new()) };
         if task.converted {
             // Going back in memory would take the conversion back too.
@@ -104,12 +103,13 @@ impl<K: Kafka> Thread<K> {
         let partitions: Vec<TopicPartition> = task.partitions().collect();
         self.consumer.halt(&partitions)?;
         let now_ms = self.equipment.runtime.now_ms();
-        if task.needs_what_is_sealed() {
-            leave(task, &self.plan);
-            if let Some(slot) = self.slots.get_mut(&partition) {
-                slot.begins_anew();
-            }
+        if task.has_not_gone_over(&self.plan)
+            && let Some(slot) = self.slots.get_mut(&partition)
+        {
+            slot.begins_anew();
         }
+        let may_leave = self.is_on_trial(partition as usize);
+        let Some(task) = self.tasks.get_mut(partition as usize).and_then(Option::as_mut) else { return Ok(Vec::new()) };
         let instances = match instantiate(&task.plan, partition, now_ms) {
             // What cannot be opened again is refused like what fails.
             Err(failure) if may_leave => {

@@ -127,13 +127,33 @@ pub(super) struct Spares {
     spares: BTreeMap<u32, Option<Box<Instance>>>,
     converted: mpsc::UnboundedSender<Converted>,
     converted_inbox: mpsc::UnboundedReceiver<Converted>,
+    due: Due,
+}
+
+/// Whether a switch was due, and has come to nothing: state that changes as fast as it is copied is ready for a moment only.
+#[derive(Default)]
+struct Due {
+    /// Since the last commit has begun.
+    seen: bool,
+    missed: bool,
+}
+
+impl Due {
+    fn see(&mut self, is_due: bool) {
+        self.seen |= is_due;
+    }
+
+    /// A commit has begun.
+    fn at_seal(&mut self, is_due: bool) {
+        self.missed |= std::mem::take(&mut self.seen) && !is_due;
+    }
 }
 
 impl Spares {
     pub(super) fn new() -> Self {
         let (opened, inbox) = mpsc::unbounded_channel();
         let (converted, converted_inbox) = mpsc::unbounded_channel();
-        Self { opened, inbox, spares: BTreeMap::new(), converted, converted_inbox }
+        Self { opened, inbox, spares: BTreeMap::new(), converted, converted_inbox, due: Due::default() }
     }
 
     /// State that has been converted.
@@ -198,7 +218,9 @@ impl<K: Kafka> Thread<K> {
             }
         }
         // A thread that is about to let tasks go over commits and nothing else: what is copied meanwhile would be one commit more.
-        if !self.is_switch_due() {
+        let is_due = self.is_switch_due();
+        self.spares.due.see(is_due);
+        if !is_due {
             self.copy_state(&candidate);
         }
         self.shadows(&candidate);
@@ -262,11 +284,21 @@ impl<K: Kafka> Thread<K> {
         Arc::ptr_eq(&task.plan, &self.plan) || task.is_one_way() || self.candidate.as_ref().is_some_and(of)
     }
 
-    /// Whether tasks may go over when a commit has begun. A search for records that fail is for the version that failed.
+    /// Whether tasks may go over when a commit has begun. Not to or from a plan that there is a newer one of; and a search for records
+    /// that fail is for the version that failed.
     pub(super) fn may_switch_at_seal(&self) -> bool {
         self.is_exactly_once()
+            && !self.spares.due.missed
             && !self.equipment.control.is_draining()
+            && !self.equipment.plans.is_newer(self.plan_seen)
             && self.slots.values().all(|slot| slot.careful.is_none())
+    }
+
+    /// A commit has begun: what comes from here on is of the next one. Lets tasks go over that can.
+    pub(super) fn switch_at_seal(&mut self) -> Result<(), Failure> {
+        let is_due = self.is_switch_due();
+        self.spares.due.at_seal(is_due);
+        if is_due && self.may_switch_at_seal() { self.switch() } else { Ok(()) }
     }
 
     /// Lets tasks go over whose instances are open, and back those that are not to run the candidate any more. Everything is
@@ -305,6 +337,7 @@ impl<K: Kafka> Thread<K> {
             slot.begins_anew();
         }
         let pause_us = micros(began.elapsed());
+        self.spares.due = Due::default();
         self.went_over = switched.len();
         for partition in switched {
             let Some(task) = &self.tasks[partition as usize] else { continue };
@@ -450,4 +483,23 @@ fn copy_the_rest(task: &mut Task, candidate: &Candidate, now_ms: i64) -> Result<
             .map(|mirror| Migration::Mirroring { transform, mirror: Box::new(mirror) }),
     };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_switch_that_was_due_and_is_so_no_more_when_the_commit_begins_was_missed() {
+        let mut due = Due::default();
+        let mut commit = |seen: &[bool], is_due: bool| {
+            seen.iter().for_each(|is_due| due.see(*is_due));
+            due.at_seal(is_due);
+            due.missed
+        };
+        assert!(!commit(&[false], false));
+        assert!(!commit(&[false, true], true), "it is made");
+        assert!(commit(&[false, true, false], false));
+        assert!(commit(&[false], false), "until one is made");
+    }
 }
