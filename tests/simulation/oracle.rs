@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
-use sluicegate::checkpoint::head::{ChunkDigest, Head, Manifest};
+use sluicegate::checkpoint::head::{ChunkDigest, Head, Manifest, TransformIdentity};
 use sluicegate::checkpoint::resolve::{self, GroupOffsets};
 use sluicegate::checkpoint::store::TaskStore;
 use sluicegate::ids::{Epoch, ManifestId};
@@ -41,6 +41,8 @@ struct Inner {
     tree: Tree,
     heads: BTreeMap<u32, Head>,
     commits: u64,
+    /// What all tasks run since the last rollout has ended well, while there is no other change.
+    ended: Option<TransformIdentity>,
 }
 
 impl Oracle {
@@ -142,6 +144,13 @@ impl Oracle {
 
     fn follows(&self, task: u32, old: &Head, new: &Head) {
         let wrong = |what: &str| self.violated(format!("task {task}: {what}"));
+        if let Some(ended) = self.inner().ended.clone() {
+            let is_new = |made: &&Manifest| old.manifests().all(|known| known.id != made.id);
+            let is_other = |made: &Manifest| made.transforms.iter().all(|made_it| !made_it.is_same_version(&ended));
+            if new.manifests().filter(is_new).any(is_other) {
+                wrong("a commit is of another version than all tasks have gone over to");
+            }
+        }
         if new.generation < old.generation {
             wrong("the claim generation goes back");
         }
@@ -218,6 +227,11 @@ impl Oracle {
             Ok(manifest) => self.violated(format!("task {task} has not gone over for good: {}", manifest.id)),
             Err(disagreement) => self.violated(format!("task {task}, which has gone over: {disagreement}")),
         }
+    }
+
+    /// All tasks run this, and the rollout has ended; or something else is begun.
+    pub(crate) fn has_ended(&self, candidate: Option<&Candidate>) {
+        self.inner().ended = candidate.map(|it| it.plan.transforms[it.transform].identity.clone());
     }
 
     /// At the end: the state that a next owner would restore is what the inputs make of it. `offsets` is what Kafka would tell it,

@@ -271,6 +271,7 @@ impl World {
             told.filter(|(task, _)| is_stable(*task))
                 .for_each(|(task, _)| self.oracle.has_gone_over(task, &self.group_offsets(task as i32), candidate));
         }
+        self.oracle.has_ended(None);
         *now = match now.take() {
             None if some & 1 << 40 == 0 => {
                 self.kernel.note(format_args!("another plan"));
@@ -302,6 +303,7 @@ impl World {
                 1 if !candidate.routes.is_empty() && !self.all_run(&candidate) => Some(candidate),
                 1 => {
                     self.kernel.note(format_args!("the candidate is the plan"));
+                    self.oracle.has_ended(Some(&*candidate).filter(|candidate| self.all_run(candidate)));
                     self.plans.change(Arc::clone(&candidate.plan));
                     None
                 }
