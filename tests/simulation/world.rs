@@ -258,7 +258,8 @@ impl World {
         let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
         let (number, now) = &mut *tried;
         let some: u64 = self.kernel.random(|rng| rng.random());
-        let wants = |partition: u32| some >> partition & 1 == 1;
+        // All tasks, or some.
+        let wants = |partition: u32| (some >> 43 | some >> partition) & 1 == 1;
         let base = self.plans.newest();
         // A rollout that does not return ends by that: no crash may find such a task with the version before.
         if let Some(candidate) = now.as_ref().filter(|candidate| candidate.is_one_way()) {
@@ -287,10 +288,11 @@ impl World {
                 let candidate = Arc::new(if one_way { candidate.without_return() } else { candidate });
                 candidate.want(wants);
                 candidate.want_in_shadow(some >> 41 & 1 == 1);
-                let (stores, wanted) = (&candidate.plan.transforms.last().expect("one").identity.stores, some & 7);
+                let stores = &candidate.plan.transforms.last().expect("one").identity.stores;
+                let wanted = (0..3).rev().map(|task| u8::from(wants(task)).to_string()).collect::<String>();
                 let shadow = if candidate.is_wanted_in_shadow() { "in the shadow" } else { "not in the shadow" };
                 let back = if one_way { ", without a way back" } else { "" };
-                self.kernel.note(format_args!("a candidate with {stores:?}, wanted by {wanted:03b}, {shadow}{back}"));
+                self.kernel.note(format_args!("a candidate with {stores:?}, wanted by {wanted}, {shadow}{back}"));
                 Some(candidate)
             }
             Some(candidate) => match some >> 40 & 3 {
@@ -308,7 +310,8 @@ impl World {
                     None
                 }
                 _ => {
-                    self.kernel.note(format_args!("the candidate is wanted by {:03b}", some & 7));
+                    let wanted = (0..3).rev().map(|task| u8::from(wants(task)).to_string()).collect::<String>();
+                    self.kernel.note(format_args!("the candidate is wanted by {wanted}"));
                     candidate.want(wants);
                     candidate.want_in_shadow(some >> 42 & 1 == 1);
                     Some(candidate)
@@ -316,6 +319,11 @@ impl World {
             },
         };
         self.plans.try_out(now.clone());
+        // A rollout gets somewhere.
+        if now.is_some() && self.faults.may_strike() {
+            let (world, wait) = (self.clone(), self.kernel.between(Duration::from_millis(200), Duration::from_secs(2)));
+            self.kernel.after(wait, move || world.change());
+        }
     }
 
     /// As a leader sees it: whether all tasks run the candidate, and commits say so.

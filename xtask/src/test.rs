@@ -35,7 +35,14 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
         arguments.push("--");
         arguments.extend(options.arguments.iter().map(String::as_str));
     }
-    step("tests", || cargo(&arguments))
+    step("tests", || cargo_with(&arguments, &test_threads()))
+}
+
+/// Most tests of the suite wait for servers most of the time: twice as many at once as there are cores.
+fn test_threads() -> Option<(&'static str, String)> {
+    let name = "RUST_TEST_THREADS";
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::env::var_os(name).is_none().then(|| (name, (2 * cores).to_string()))
 }
 
 /// Fetches and builds everything that tests need.
@@ -89,8 +96,12 @@ fn step(what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {
+    cargo_with(arguments, &None)
+}
+
+fn cargo_with(arguments: &[&str], variable: &Option<(&str, String)>) -> Result<()> {
     eprintln!("   cargo {}", arguments.join(" "));
-    let status = plugins::cargo().args(arguments).status().context("run cargo")?;
+    let status = plugins::cargo().args(arguments).envs(variable.clone()).status().context("run cargo")?;
     if !status.success() {
         bail!("`cargo {}` failed ({status})", arguments.join(" "));
     }
