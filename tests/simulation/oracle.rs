@@ -144,7 +144,8 @@ impl Oracle {
 
     fn follows(&self, task: u32, old: &Head, new: &Head) {
         let wrong = |what: &str| self.violated(format!("task {task}: {what}"));
-        if let Some(ended) = self.inner().ended.clone() {
+        let ended = self.inner().ended.clone();
+        if let Some(ended) = ended {
             let is_new = |made: &&Manifest| old.manifests().all(|known| known.id != made.id);
             let is_other = |made: &Manifest| made.transforms.iter().all(|made_it| !made_it.is_same_version(&ended));
             if new.manifests().filter(is_new).any(is_other) {
