@@ -168,8 +168,8 @@ impl<K: Kafka> Thread<K> {
     pub(super) fn all_go_carefully(&mut self) {
         let now = self.equipment.runtime.now();
         // A candidate is suspected first, unless none of its output is there yet: its task goes on with the version before.
-        let is_suspected = |task: &&Box<Task>| self.goes_back(task) && !task.has_just_gone_over();
-        let on_trial = self.tasks.iter().flatten().filter(is_suspected);
+        let is_suspected = |task: &Task| self.goes_back(task) && !task.has_just_gone_over();
+        let on_trial = self.tasks.iter().flatten().filter(|task| is_suspected(task));
         let on_trial: Vec<u32> = on_trial.map(|task| task.partition).collect();
         for partition in &on_trial {
             self.note_refused(*partition, "kafka refuses output that may be of this version");
