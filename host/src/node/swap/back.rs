@@ -1,7 +1,7 @@
 //! Taking a transform back: a rollout that is under way is called off, one that has ended is changed back by another one.
 //!
 //! Where nothing converts the state back, neither is possible. What a held rollout comes to is decided by a person then: it goes on
-//! as it is ([`promote`]), or the tasks go back to the state from before it ([`super::from_copy`]).
+//! as it is ([`promote`]), or the tasks go back to the state from before it ([`super::from_copy()`]).
 
 use std::path::Path;
 use std::sync::Arc;
