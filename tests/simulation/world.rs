@@ -302,13 +302,10 @@ impl World {
                     self.kernel.note(format_args!("the candidate is called off"));
                     None
                 }
-                1 if !self.all_run(&candidate) => {
-                    candidate.want(|_| true);
-                    Some(candidate)
-                }
+                1 if !candidate.routes.is_empty() && !self.all_run(&candidate) => Some(candidate),
                 1 => {
                     self.kernel.note(format_args!("the candidate is the plan"));
-                    self.oracle.has_ended(Some(&candidate));
+                    self.oracle.has_ended(Some(&*candidate).filter(|candidate| self.all_run(candidate)));
                     self.plans.change(Arc::clone(&candidate.plan));
                     None
                 }
