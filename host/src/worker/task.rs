@@ -17,6 +17,9 @@ use crate::kafka::consumer::CommitOffset;
 use crate::record::Batch;
 use crate::state::TaskState;
 
+/// By transform; see [`Task::since`].
+pub type Since = Vec<Option<BTreeMap<String, i64>>>;
+
 /// A task that runs.
 pub struct Task {
     /// Its partition number.
@@ -27,7 +30,7 @@ pub struct Task {
     pub instances: Vec<Instance>,
     /// The first offsets that the code of each transform processed, by topic, where the task has gone over to it.
     /// None: from where it goes on when it has gone back.
-    pub since: Vec<Option<BTreeMap<String, i64>>>,
+    pub since: Since,
     /// Its stores.
     pub state: TaskState,
     /// What stays of versions before.
@@ -60,7 +63,7 @@ pub struct Sealed {
     /// The next offset of each input.
     pub next: Vec<i64>,
     /// The task has gone over to another version since, which the commit does not say; `since` as it was.
-    pub before: Option<Vec<Option<BTreeMap<String, i64>>>>,
+    pub before: Option<Since>,
 }
 
 /// The durable side of a task with state.
@@ -247,7 +250,7 @@ impl Task {
 
     /// The commit under way is aborted. If it has gone over by that, with state that was made of what is in there: lets it work by
     /// `plan` again, as if it had not. Whether that is so.
-    pub fn has_not_gone_over(&mut self, plan: &Arc<Plan>) -> bool {
+    pub fn undo_going_over(&mut self, plan: &Arc<Plan>) -> bool {
         if !matches!(self.migration, Some(Migration::Mirroring { .. } | Migration::OneWay(_))) {
             return false;
         }
@@ -459,9 +462,9 @@ mod tests {
     fn with_state_that_was_converted_it_has_not_gone_over_then() {
         let mut task = that_went_over_by_a_commit();
         let plan = Arc::clone(&task.plan);
-        assert!(task.has_just_gone_over() && !task.has_not_gone_over(&plan), "it has the state that it had");
+        assert!(task.has_just_gone_over() && !task.undo_going_over(&plan), "it has the state that it had");
         task.migration = Some(Migration::OneWay(OneWay::default()));
-        assert!(task.has_not_gone_over(&plan));
+        assert!(task.undo_going_over(&plan));
         task.roll_back(Vec::new());
         assert_eq!((task.since.clone(), task.is_one_way()), (vec![Some(BTreeMap::new())], false));
     }

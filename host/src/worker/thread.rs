@@ -277,6 +277,7 @@ impl<K: Kafka> Thread<K> {
 
     fn observe(&self) -> Observed {
         let dirty = self.tasks.iter().flatten().any(|task| task.dirty);
+        let switching = self.is_switch_due();
         Observed {
             now: self.equipment.runtime.now(),
             last_commit: self.last_commit,
@@ -296,9 +297,8 @@ impl<K: Kafka> Thread<K> {
                 && self.outbox.has_room()
                 && self.bytes_since_commit < self.plan.commit_bytes,
             running: self.tasks.iter().any(Option::is_some) && self.may_begin(),
-            changing: self.equipment.plans.is_newer(self.plan_seen)
-                || self.is_switch_due() && !self.may_switch_at_seal(),
-            switching: self.is_switch_due(),
+            changing: self.equipment.plans.is_newer(self.plan_seen) || switching && !self.may_switch_at_seal(),
+            switching,
             draining: self.equipment.control.is_draining(),
         }
     }

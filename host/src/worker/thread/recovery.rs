@@ -103,7 +103,7 @@ impl<K: Kafka> Thread<K> {
         let partitions: Vec<TopicPartition> = task.partitions().collect();
         self.consumer.halt(&partitions)?;
         let now_ms = self.equipment.runtime.now_ms();
-        if task.has_not_gone_over(&self.plan)
+        if task.undo_going_over(&self.plan)
             && let Some(slot) = self.slots.get_mut(&partition)
         {
             slot.begins_anew();
