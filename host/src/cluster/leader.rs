@@ -338,13 +338,7 @@ mod tests {
         }
 
         async fn change(&self, change: impl Fn(PipelineRecord) -> PipelineRecord) {
-            let specification = Specification {
-                file: String::new(),
-                canonical: String::new(),
-                digest: String::new(),
-                plugins: Vec::new(),
-                partitions: 4,
-            };
+            let specification = Specification { partitions: 4, ..Specification::default() };
             let first = PipelineRecord::first(specification, Desired::Running);
             let change = |known: Option<&PipelineRecord>| {
                 Ok::<_, MetaError>(Some(change(known.cloned().unwrap_or_else(|| first.clone()))))

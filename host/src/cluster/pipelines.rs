@@ -43,6 +43,7 @@ impl Desired {
 
 /// A specification, as it is written down.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize, ToSchema)]
+#[cfg_attr(test, derive(Default))]
 #[serde(rename_all = "kebab-case")]
 pub struct Specification {
     /// The pipeline file.

@@ -534,13 +534,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let store = Arc::new(LocalStore::open(dir.path()).await.unwrap());
             let pipeline = Segment::new("orders").unwrap();
-            let specification = Specification {
-                file: String::new(),
-                canonical: String::new(),
-                digest: String::new(),
-                plugins: Vec::new(),
-                partitions: 2,
-            };
+            let specification = Specification { partitions: 2, ..Specification::default() };
             let first = |_: Option<&PipelineRecord>| {
                 Ok::<_, MetaError>(Some(PipelineRecord::first(specification.clone(), desired)))
             };

@@ -47,13 +47,7 @@ mod tests {
     use crate::cluster::pipelines::{Desired, Specification};
 
     fn health(activity: Activity, revision: u64, running: usize, problem: Option<&str>) -> Health {
-        let specification = Specification {
-            file: String::new(),
-            canonical: String::new(),
-            digest: String::new(),
-            plugins: Vec::new(),
-            partitions: 2,
-        };
+        let specification = Specification { partitions: 2, ..Specification::default() };
         let record = PipelineRecord { revision: 3, ..PipelineRecord::first(specification, Desired::Running) };
         let problem = problem.map(str::to_owned);
         let presence = Presence { activity, revision, incarnation: 1, running, problem, ..Presence::starting(false) };

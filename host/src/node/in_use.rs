@@ -187,13 +187,8 @@ mod tests {
     }
 
     fn specification(name: &str) -> Specification {
-        Specification {
-            file: String::new(),
-            canonical: String::new(),
-            digest: name.to_owned(),
-            plugins: vec![plugin(name).hex()],
-            partitions: 1,
-        }
+        let (digest, plugins) = (name.to_owned(), vec![plugin(name).hex()]);
+        Specification { digest, plugins, partitions: 1, ..Specification::default() }
     }
 
     fn manifest(name: &str) -> Manifest {

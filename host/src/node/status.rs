@@ -447,8 +447,7 @@ mod tests {
     use crate::cluster::pipelines::Specification;
 
     fn record(desired: Desired) -> PipelineRecord {
-        let (file, canonical, digest) = (String::new(), String::new(), String::new());
-        PipelineRecord::first(Specification { file, canonical, digest, plugins: Vec::new(), partitions: 2 }, desired)
+        PipelineRecord::first(Specification { partitions: 2, ..Specification::default() }, desired)
     }
 
     fn presence(activity: Activity, running: usize) -> Presence {
