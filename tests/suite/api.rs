@@ -10,6 +10,7 @@ use crate::commands::{FROM_REGISTRY, done};
 use crate::deployment::Deployment;
 use crate::node::Node;
 use crate::records::Record;
+use crate::restarts::COUNT;
 use crate::shared::wait_for;
 
 const TOKEN: &str = "a-token-of-the-tests";
@@ -147,20 +148,13 @@ fn a_pipeline_is_deployed_changed_paused_and_taken_off_over_http() {
 }
 
 /// Counts per key, with state of schema 1.
-const COUNTING: &str = r#"
-name = "length"
-[[source]]
-topic = "in"
-[[transform]]
-name = "count"
-plugin = "keyed_count.wasm"
-[[sink]]
-topic = "out"
-"#;
+fn counting() -> String {
+    COUNT.replacen("name = \"count\"", "name = \"length\"", 1)
+}
 
 #[test]
 fn a_rollout_without_return_is_taken_back_over_http_when_that_is_said_twice() {
-    let deployment = Deployment::new(COUNTING);
+    let deployment = Deployment::new(&counting());
     take_a_token(&deployment);
     let mut node = deployment.spawn(deployment.command(&["worker", "--node-name", "a"]));
     let client = Client::of(&mut node);
@@ -199,7 +193,7 @@ fn a_rollout_without_return_is_taken_back_over_http_when_that_is_said_twice() {
 
 #[test]
 fn a_conversion_that_takes_longer_than_the_dry_run_may_is_given_up_and_said() {
-    let deployment = Deployment::new(&format!("{COUNTING}[limits]\ntime-per-batch = \"1m\"\n"));
+    let deployment = Deployment::new(&format!("{}[limits]\ntime-per-batch = \"1m\"\n", counting()));
     take_a_token(&deployment);
     let mut node = deployment.spawn(deployment.command(&["worker", "--node-name", "a"]));
     let client = Client::of(&mut node);
