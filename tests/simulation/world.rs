@@ -260,6 +260,7 @@ impl World {
         let some: u64 = self.kernel.random(|rng| rng.random());
         // All tasks, or some.
         let wants = |partition: u32| (some >> 43 | some >> partition) & 1 == 1;
+        let wanted: Vec<u32> = (0..self.plan.partitions).filter(|partition| wants(*partition)).collect();
         let base = self.plans.newest();
         // A rollout that does not return ends by that: no crash may find such a task with the version before.
         if let Some(candidate) = now.as_ref().filter(|candidate| candidate.is_one_way()) {
@@ -289,10 +290,9 @@ impl World {
                 candidate.want(wants);
                 candidate.want_in_shadow(some >> 41 & 1 == 1);
                 let stores = &candidate.plan.transforms.last().expect("one").identity.stores;
-                let wanted = (0..3).rev().map(|task| u8::from(wants(task)).to_string()).collect::<String>();
                 let shadow = if candidate.is_wanted_in_shadow() { "in the shadow" } else { "not in the shadow" };
                 let back = if one_way { ", without a way back" } else { "" };
-                self.kernel.note(format_args!("a candidate with {stores:?}, wanted by {wanted}, {shadow}{back}"));
+                self.kernel.note(format_args!("a candidate with {stores:?}, wanted by {wanted:?}, {shadow}{back}"));
                 Some(candidate)
             }
             Some(candidate) => match some >> 40 & 3 {
@@ -302,16 +302,18 @@ impl World {
                     self.kernel.note(format_args!("the candidate is called off"));
                     None
                 }
-                1 if !candidate.routes.is_empty() && !self.all_run(&candidate) => Some(candidate),
+                1 if !self.all_run(&candidate) => {
+                    candidate.want(|_| true);
+                    Some(candidate)
+                }
                 1 => {
                     self.kernel.note(format_args!("the candidate is the plan"));
-                    self.oracle.has_ended(Some(&*candidate).filter(|candidate| self.all_run(candidate)));
+                    self.oracle.has_ended(Some(&candidate));
                     self.plans.change(Arc::clone(&candidate.plan));
                     None
                 }
                 _ => {
-                    let wanted = (0..3).rev().map(|task| u8::from(wants(task)).to_string()).collect::<String>();
-                    self.kernel.note(format_args!("the candidate is wanted by {wanted}"));
+                    self.kernel.note(format_args!("the candidate is wanted by {wanted:?}"));
                     candidate.want(wants);
                     candidate.want_in_shadow(some >> 42 & 1 == 1);
                     Some(candidate)
