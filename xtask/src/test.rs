@@ -35,7 +35,27 @@ pub(crate) fn run(options: &TestOptions) -> Result<()> {
         arguments.push("--");
         arguments.extend(options.arguments.iter().map(String::as_str));
     }
-    step("tests", || cargo_with(&arguments, &test_threads()))
+    step("tests", || cargo_test(&arguments))
+}
+
+/// Runs tests; an error also when there was none to run, because no name contains the filter.
+fn cargo_test(arguments: &[&str]) -> Result<()> {
+    eprintln!("   cargo {}", arguments.join(" "));
+    let mut command = plugins::cargo();
+    let mut running =
+        command.args(arguments).envs(test_threads()).stdout(Stdio::piped()).spawn().context("run cargo")?;
+    let mut ran = false;
+    for line in running.stdout.take().into_iter().flat_map(|output| BufReader::new(output).lines()) {
+        let line = line.context("read what the tests say")?;
+        println!("{line}");
+        ran |= line.starts_with("running ") && !line.starts_with("running 0 ");
+    }
+    let status = running.wait().context("wait for cargo")?;
+    match status.success() {
+        true if ran => Ok(()),
+        true => bail!("no test ran: the name of none contains that"),
+        false => bail!("`cargo {}` failed ({status})", arguments.join(" ")),
+    }
 }
 
 /// Most tests of the suite wait for servers most of the time: twice as many at once as there are cores.
@@ -96,12 +116,8 @@ fn step(what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {
-    cargo_with(arguments, &None)
-}
-
-fn cargo_with(arguments: &[&str], variable: &Option<(&str, String)>) -> Result<()> {
     eprintln!("   cargo {}", arguments.join(" "));
-    let status = plugins::cargo().args(arguments).envs(variable.clone()).status().context("run cargo")?;
+    let status = plugins::cargo().args(arguments).status().context("run cargo")?;
     if !status.success() {
         bail!("`cargo {}` failed ({status})", arguments.join(" "));
     }
